@@ -1,0 +1,4 @@
+//! zmigrate keeps a ZFS dataset replicated to a peer over mutual TLS.
+
+pub mod port;
+pub mod types;

@@ -1,0 +1,261 @@
+//! The `Zfs` port: all that zmigrate asks of one host's ZFS.
+//!
+//! Every operation is safe to repeat: asking for what already is so succeeds. An implementation
+//! passes the contract tests in `tests/contract`, which run over the fake, zfs-fuse and OpenZFS alike.
+
+use std::{
+    fmt,
+    io::{Read, Write},
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{
+    BookmarkName, DatasetName, SnapshotName, SnapshotTag,
+    listing::{Capabilities, DatasetInfo, Listing},
+};
+
+/// What went wrong, so far as the text and the exit status of `zfs` tell (ZFS' messages are not an interface:
+/// a class only picks the hint and whether to try again; the full text is always shown).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ZfsErrorKind {
+    /// The dataset, snapshot, bookmark or origin does not exist.
+    NotFound,
+    /// The thing to be made is there already.
+    Exists,
+    /// The target's newest snapshot is not the incremental source.
+    Diverged,
+    /// The target was modified since its newest snapshot.
+    DirtyTarget,
+    /// The target holds the state of an interrupted receive.
+    PartialState,
+    /// Busy: mounted, held, cloned, or being received. May pass.
+    Busy,
+    /// The pool is full, or a quota is reached.
+    NoSpace,
+    /// The stream ended early, or its pipe broke. The other end of the pipe has the cause.
+    Transport,
+    /// The stream is damaged or not a stream.
+    BadStream,
+    /// The stream, or the operation, needs something that this ZFS or pool lacks.
+    Unsupported,
+    /// "kernel modules must be upgraded": under `-s` mostly a wrong target or a stale token.
+    Ambiguous,
+    /// Keys, IV sets, raw against plain.
+    Crypto,
+    /// A resume token that can no longer be used: its snapshot is gone or it does not parse.
+    DeadToken,
+    /// `zfs` said "permission denied".
+    Permission,
+    /// I/O error, suspended or read-only pool.
+    Io,
+    /// The process was killed by a signal that zmigrate did not send.
+    Killed,
+    /// zmigrate itself stopped the process.
+    Stopped,
+    /// `zfs` could not be started.
+    NoTool,
+    /// `zfs` printed something that zmigrate does not understand.
+    Unparsable,
+    /// Anything else.
+    Other,
+}
+
+/// A failed ZFS operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZfsError {
+    /// What was tried and on what, for instance `receive into tank/db`.
+    pub operation: String,
+    /// The class of the failure.
+    pub kind: ZfsErrorKind,
+    /// What `zfs` printed on stderr (bounded), or the cause where it was never run. One line or more.
+    pub detail: String,
+}
+
+impl fmt::Display for ZfsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.operation, self.detail)
+    }
+}
+
+impl std::error::Error for ZfsError {}
+
+/// The result of an operation of the port.
+pub type ZfsResult<T> = Result<T, ZfsError>;
+
+/// How far below the root a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Depth {
+    /// The root alone.
+    Root,
+    /// The root and everything below it.
+    Tree,
+}
+
+/// One atomic snapshot of a dataset or a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// The top.
+    pub root: DatasetName,
+    /// The tag that all get.
+    pub tag: SnapshotTag,
+    /// All below as well.
+    pub recursive: bool,
+    /// Left out, with everything below them.
+    pub except: Vec<DatasetName>,
+}
+
+/// What an incremental step starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Base {
+    /// A snapshot of the same dataset, or the origin of a clone.
+    Snapshot(SnapshotName),
+    /// A bookmark of the same dataset.
+    Bookmark(BookmarkName),
+}
+
+/// Flags of `zfs send`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendFlags {
+    /// `-L`.
+    pub large_block: bool,
+    /// `-c`.
+    pub compressed: bool,
+    /// `-e`.
+    pub embed: bool,
+    /// `-w`.
+    pub raw: bool,
+}
+
+/// One `zfs send`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SendSpec {
+    /// The whole of a snapshot.
+    Full {
+        /// What to send.
+        snapshot: SnapshotName,
+        /// How.
+        flags: SendFlags,
+    },
+    /// The change from a base to a snapshot (`-i`).
+    Incremental {
+        /// From here.
+        base: Base,
+        /// To here.
+        snapshot: SnapshotName,
+        /// How.
+        flags: SendFlags,
+    },
+    /// Go on where a token says (`-t`); the flags are in the token.
+    Resume {
+        /// `receive_resume_token` of the target.
+        token: String,
+    },
+}
+
+/// One `zfs receive`. It is always `-u`, and never `-F`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiveSpec {
+    /// The snapshot that will exist.
+    pub snapshot: SnapshotName,
+    /// `-s`: keep what has arrived when the stream breaks off.
+    pub resumable: bool,
+    /// `-o origin=`: the target's own copy of the clone's origin.
+    pub origin: Option<SnapshotName>,
+    /// `-o name=value`, in order.
+    pub set: Vec<(String, String)>,
+    /// `-x name`, in order.
+    pub exclude: Vec<String>,
+}
+
+/// A running `zfs` process.
+#[async_trait]
+pub trait Process: Send {
+    /// Waits for the end and judges it: exit status and stderr both.
+    ///
+    /// # Errors
+    /// When the process failed, was killed, or could not be waited for.
+    async fn wait(&mut self) -> ZfsResult<()>;
+
+    /// Ends the process at once (SIGKILL). `wait` then says [`ZfsErrorKind::Stopped`]. Harmless after the end.
+    fn kill(&mut self);
+}
+
+/// A running `zfs send`. Dropping it kills the process.
+pub struct Sending {
+    /// The stream. Reads block, so read it off the async threads.
+    pub stream: Box<dyn Read + Send>,
+    /// The process behind it.
+    pub process: Box<dyn Process>,
+}
+
+/// A running `zfs receive`. Dropping `stream` ends the stream; dropping `process` kills it.
+pub struct Receiving {
+    /// Takes the stream. Writes block, so write off the async threads.
+    pub stream: Box<dyn Write + Send>,
+    /// The process behind it.
+    pub process: Box<dyn Process>,
+}
+
+/// One host's ZFS.
+#[async_trait]
+pub trait Zfs: Send + Sync {
+    /// Probes what this ZFS and the pool called `pool` can do. Implementations may keep the answer.
+    async fn capabilities(&self, pool: &str) -> ZfsResult<Capabilities>;
+
+    /// Lists `root` (and what is below it) with a number of commands that does not depend on the size of the tree.
+    /// An absent root is an empty listing. Names that zmigrate cannot represent are an error, never left out.
+    async fn list(&self, root: &DatasetName, depth: Depth) -> ZfsResult<Listing>;
+
+    /// The named datasets without their snapshots and bookmarks; absent ones are left out. One command.
+    async fn datasets(&self, names: &[DatasetName]) -> ZfsResult<Vec<DatasetInfo>>;
+
+    /// Takes one atomic snapshot. Fails with `Exists` if one of that tag is there already.
+    async fn snapshot(&self, request: &SnapshotRequest) -> ZfsResult<()>;
+
+    /// Makes a bookmark of a snapshot; succeeds if that very bookmark (same GUID) is there.
+    async fn bookmark(&self, snapshot: &SnapshotName, bookmark: &BookmarkName) -> ZfsResult<()>;
+
+    /// Destroys a bookmark; succeeds if there is none.
+    async fn destroy_bookmark(&self, bookmark: &BookmarkName) -> ZfsResult<()>;
+
+    /// Destroys exactly one snapshot (no `-r`, `-R`, `-d`); succeeds if there is none, fails `Busy` if held or cloned.
+    async fn destroy_snapshot(&self, snapshot: &SnapshotName) -> ZfsResult<()>;
+
+    /// Puts a hold of that tag on each snapshot; succeeds where it is there.
+    async fn hold(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()>;
+
+    /// Takes the hold of that tag off each snapshot; succeeds where there is none, or no such snapshot.
+    async fn release(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()>;
+
+    /// The tags of the holds on each of the snapshots, as (snapshot, tag) pairs.
+    async fn holds(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<(SnapshotName, String)>>;
+
+    /// Reads properties of one dataset or snapshot: the named ones that have a value.
+    async fn get(&self, dataset: &str, names: &[&str]) -> ZfsResult<Vec<crate::types::listing::Property>>;
+
+    /// Sets properties of a dataset, in order.
+    async fn set(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()>;
+
+    /// Goes back to the inherited value of a property (`zfs inherit`).
+    async fn inherit(&self, dataset: &DatasetName, property: &str) -> ZfsResult<()>;
+
+    /// Makes an empty filesystem with these properties, not mounted. Fails with `Exists` if it is there.
+    async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()>;
+
+    /// `zfs rollback -r`: destroys the snapshots and bookmarks newer than `to`, and what was written since. Never `-R`.
+    async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()>;
+
+    /// `zfs receive -A`: throws away the state of an interrupted receive; succeeds if there is none.
+    async fn abort_receive(&self, dataset: &DatasetName) -> ZfsResult<()>;
+
+    /// Bytes that a send would be, or `None` where this ZFS cannot say.
+    async fn send_size(&self, spec: &SendSpec) -> ZfsResult<Option<u64>>;
+
+    /// Starts `zfs send`.
+    async fn send(&self, spec: &SendSpec) -> ZfsResult<Sending>;
+
+    /// Starts `zfs receive`.
+    async fn receive(&self, spec: &ReceiveSpec) -> ZfsResult<Receiving>;
+}

@@ -1,0 +1,13 @@
+//! Parsing newtypes. A value of one of these types is proof that its text was checked,
+//! so nothing below the edge of the program takes a bare string for a name.
+
+mod guid;
+pub mod listing;
+mod name;
+mod peer;
+mod size;
+
+pub use guid::{CreateTxg, Guid};
+pub use name::{BookmarkName, DatasetName, NameError, SnapshotName, SnapshotTag};
+pub use peer::{Endpoint, JobId, PeerAddress, PeerName, RemoteDataset};
+pub use size::{ByteSize, human_bytes, human_rate};
