@@ -1,13 +1,16 @@
 //! Parsing newtypes. A value of one of these types is proof that its text was checked,
 //! so nothing below the edge of the program takes a bare string for a name.
 
+mod failure;
 mod guid;
 pub mod listing;
 mod name;
 mod peer;
 mod size;
+pub mod transfer;
 
+pub use failure::{Failure, FailureClass};
 pub use guid::{CreateTxg, Guid};
 pub use name::{BookmarkName, DatasetName, NameError, SnapshotName, SnapshotTag};
-pub use peer::{Endpoint, JobId, PeerAddress, PeerName, RemoteDataset};
+pub use peer::{Access, DEFAULT_PORT, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset};
 pub use size::{ByteSize, human_bytes, human_rate};

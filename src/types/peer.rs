@@ -77,6 +77,28 @@ short_name!(
     JobId, "job id", 32, b"-_"
 );
 
+/// What a grant lets an identity do with a dataset and everything below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Send to it: the peer receives into the dataset.
+    Push,
+    /// Fetch from it: the peer sends the dataset.
+    Pull,
+    /// Take part in moving the dataset for good.
+    Cutover,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Push => "push",
+            Access::Pull => "pull",
+            Access::Cutover => "cutover",
+        })
+    }
+}
+
 /// Where a peer listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {

@@ -1,0 +1,54 @@
+//! Every bound in one place, each with its arithmetic. What comes from the network meets one of these
+//! before memory is set aside for it.
+
+use std::time::Duration;
+
+/// The largest chunk of a stream that travels as one frame, and the largest payload of any frame.
+/// 1 MiB: 8 ms of a 1 Gbit/s link, and large enough that a frame's fixed costs vanish (below 0.1 %).
+pub const MAX_CHUNK: usize = 1 << 20;
+
+/// The smallest chunk, used when `--bwlimit` is so low that a full one would make the link stutter.
+pub const MIN_CHUNK: usize = 64 << 10;
+
+/// Payload bytes of one transfer that may be on their way or waiting at the receiver.
+/// 64 MiB fills a link of 5 Gbit/s at 100 ms; each side holds at most this much for a transfer.
+pub const DEFAULT_WINDOW: u64 = 64 << 20;
+/// The smallest window that still keeps a pipeline of full chunks busy: 4 of them.
+pub const MIN_WINDOW: u64 = 4 << 20;
+/// The largest window that may be configured: 1 GiB fills 10 Gbit/s at 800 ms.
+pub const MAX_WINDOW: u64 = 1 << 30;
+
+/// Window of a session's control channel. A reply larger than this flows through it in pieces.
+pub const CONTROL_WINDOW: u64 = 4 << 20;
+
+/// The largest request that a peer takes, decoded: 20,000 dataset names of 200 bytes.
+pub const MAX_REQUEST: usize = 4 << 20;
+/// The largest reply that an initiator takes, decoded: a listing of about 500,000 snapshots at 120 bytes.
+pub const MAX_REPLY: usize = 64 << 20;
+/// A hello or its answer: names, versions, a reason. 16 KiB is 30 times what is needed.
+pub const MAX_HELLO: usize = 16 << 10;
+
+/// Requests of one session that are worked on at the same time; more wait their turn.
+pub const MAX_REQUESTS_IN_WORK: usize = 32;
+/// Transfers that one session may have open.
+pub const MAX_TRANSFERS: usize = 64;
+/// Connections that one transfer may be spread over.
+pub const MAX_STREAMS: u16 = 16;
+/// Datasets that a listing may hold before a peer refuses to send it.
+pub const MAX_DATASETS: usize = 100_000;
+
+/// Silence after which our side says that it is still there.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Silence after which a connection counts as lost: six missed heartbeats.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for TCP, TLS and hello together.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a lost connection is dialled again before the run gives up: longer than a router's reboot.
+pub const LINK_LOST_AFTER: Duration = Duration::from_secs(900);
+/// The longest pause between two attempts to dial.
+pub const REDIAL_MAX: Duration = Duration::from_secs(5);
+/// The first pause between two attempts to dial.
+pub const REDIAL_MIN: Duration = Duration::from_millis(50);
+
+/// Chunks between the reading and the compressing thread: enough that neither waits for the other's jitter.
+pub const CHUNKS_BETWEEN_THREADS: usize = 4;

@@ -1,0 +1,53 @@
+//! A token bucket for `--bwlimit`. The clock comes in as an argument.
+
+use std::time::Duration;
+
+/// Lets bytes through at a rate, with bursts of at most a quarter of a second.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBucket {
+    rate_bytes_per_s: u64,
+    /// Bytes that may pass at `at`; negative while a burst is being paid off.
+    level: f64,
+    at: Duration,
+}
+
+impl TokenBucket {
+    /// A full bucket. `now` counts from any fixed instant. A rate of 0 counts as 1 byte per second.
+    pub fn new(rate_bytes_per_s: u64, now: Duration) -> Self {
+        let rate_bytes_per_s = rate_bytes_per_s.max(1);
+        Self { rate_bytes_per_s, level: rate_bytes_per_s as f64 / 4.0, at: now }
+    }
+
+    /// Takes `bytes` out and returns how long to wait before they may be sent.
+    pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
+        let rate = self.rate_bytes_per_s as f64;
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        self.at = self.at.max(now);
+        self.level = (self.level + passed * rate).min(rate / 4.0) - bytes as f64;
+        if self.level >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.level / rate) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_holds_over_time() {
+        let mut now = Duration::ZERO;
+        let mut bucket = TokenBucket::new(1000, now);
+        for _ in 0..100 {
+            now += bucket.take(500, now);
+        }
+        // 50,000 bytes at 1,000 a second, less the first burst of 250.
+        assert!((now.as_secs_f64() - 49.75).abs() < 0.01, "{now:?}");
+    }
+
+    #[test]
+    fn idle_time_saves_up_no_more_than_a_burst() {
+        let mut bucket = TokenBucket::new(1000, Duration::ZERO);
+        let later = Duration::from_secs(3600);
+        assert_eq!(bucket.take(250, later), Duration::ZERO);
+        assert_eq!(bucket.take(100, later), Duration::from_millis(100));
+    }
+}

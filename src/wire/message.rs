@@ -1,0 +1,288 @@
+//! What the two sides say to each other once a session is open.
+//!
+//! The initiator sends [`Call`]s on the control channel and gets one [`Answer`] for each, in any order. A transfer has
+//! a channel of its own, on which chunks and [`StreamMessage`]s travel. Every request is safe to repeat.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{
+    Access, DatasetName, Failure, Guid, JobId, SnapshotName,
+    listing::{Capabilities, DatasetInfo, DatasetKind, Listing},
+    transfer::{Base, Depth, SendFlags, SendSpec, SnapshotRequest},
+};
+
+/// A request with the number that its answer will carry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the initiator, different for each.
+    pub id: u64,
+    /// What to do.
+    pub request: Request,
+}
+
+/// The answer to the call of that number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The call's number.
+    pub id: u64,
+    /// What came of it.
+    pub result: Result<Reply, Failure>,
+}
+
+/// The side of a replication that a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RoleOfDataset {
+    /// It is read.
+    Source,
+    /// It is written.
+    Target,
+}
+
+/// How the sender compresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    /// Decide chunk by chunk.
+    Auto,
+    /// Always zstd at this level, where a chunk shrinks.
+    Zstd(i8),
+    /// Never.
+    None,
+}
+
+/// One stream, as the source sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendStep {
+    /// What to send.
+    pub snapshot: SnapshotName,
+    /// Its GUID when it was planned; a snapshot of another GUID is not sent.
+    pub to_guid: Guid,
+    /// What it starts from, with that one's GUID.
+    pub base: Option<(Base, Guid)>,
+    /// Flags of `zfs send`.
+    pub flags: SendFlags,
+    /// The target's resume token.
+    pub resume: Option<String>,
+    /// Under whose name the snapshot is held.
+    pub job: JobId,
+    /// How to compress.
+    pub compression: Compression,
+    /// Wire bytes per second for all transfers of the session together.
+    pub bwlimit_bytes_per_s: Option<u64>,
+}
+
+/// One stream, as the target sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiveStep {
+    /// The snapshot that will exist.
+    pub snapshot: SnapshotName,
+    /// Its GUID.
+    pub to_guid: Guid,
+    /// The GUID that the stream must say it starts from; `None` for a full one.
+    pub from_guid: Option<Guid>,
+    /// The target's own snapshot of that GUID.
+    pub from: Option<SnapshotName>,
+    /// Filesystem or volume.
+    pub kind: DatasetKind,
+    /// The dataset does not exist yet, or only as the state of an interrupted first receive.
+    pub creates: bool,
+    /// The stream goes on where an interrupted one ended.
+    pub resumes: bool,
+    /// For a clone: the target's own copy of the origin.
+    pub origin: Option<SnapshotName>,
+    /// The stream is raw.
+    pub raw: bool,
+    /// The manifest: properties of the source that are wanted at the target. The target applies its own allow-list.
+    pub properties: Vec<(String, String)>,
+    /// Under whose name the newest common snapshot is held.
+    pub job: JobId,
+}
+
+/// What an initiator asks of a peer (or of itself: both sides of a run are driven by the same requests).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// What is there, and what can this ZFS do?
+    List {
+        /// The dataset.
+        root: DatasetName,
+        /// Itself, or all below as well.
+        depth: Depth,
+        /// Which grant it needs.
+        role: RoleOfDataset,
+    },
+    /// Keep other runs away from this target, and all below it, until the session ends.
+    Lock {
+        /// The target.
+        target: DatasetName,
+    },
+    /// Take one atomic snapshot of the source.
+    Snapshot(SnapshotRequest),
+    /// Make a marked placeholder, unless the dataset exists.
+    CreatePlaceholder {
+        /// Where.
+        dataset: DatasetName,
+    },
+    /// Remove an empty, marked placeholder, so that a stream can take its place.
+    RemovePlaceholder {
+        /// Which.
+        dataset: DatasetName,
+    },
+    /// Roll the target back to a snapshot that both sides have.
+    Rollback {
+        /// To this one.
+        to: SnapshotName,
+        /// Its GUID.
+        to_guid: Guid,
+        /// The newer snapshots that were shown to the operator; if there are others by now, nothing is done.
+        destroys: Vec<SnapshotName>,
+    },
+    /// Throw away the state of an interrupted receive.
+    AbortPartial {
+        /// Where.
+        dataset: DatasetName,
+    },
+    /// How many bytes would these streams be?
+    Sizes(Vec<SendSpec>),
+    /// Begin to receive on a channel that the initiator is about to attach.
+    OpenReceive {
+        /// The transfer's channel.
+        channel: u32,
+        /// What will come.
+        step: ReceiveStep,
+    },
+    /// Wait until a receive has ended, and say how.
+    FinishReceive {
+        /// The transfer's channel.
+        channel: u32,
+    },
+    /// Begin to send on a channel that the initiator is about to attach.
+    OpenSend {
+        /// The transfer's channel.
+        channel: u32,
+        /// What to send.
+        step: SendStep,
+    },
+    /// The receiver has ended: end the send, and say how it went.
+    FinishSend {
+        /// The transfer's channel.
+        channel: u32,
+    },
+    /// Give a transfer up.
+    Cancel {
+        /// The transfer's channel.
+        channel: u32,
+    },
+    /// The target has this snapshot for good: keep it as a base for next time, let go of the one before.
+    Acknowledge {
+        /// The snapshot at the source.
+        snapshot: SnapshotName,
+        /// Its GUID.
+        guid: Guid,
+        /// In whose name.
+        job: JobId,
+        /// Bookmarks and holds of this job on the same dataset that are no longer needed.
+        superseded: Vec<Base>,
+    },
+    /// The session ends well; its locks are free at once.
+    Bye,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done; nothing to say.
+    Done,
+    /// Done, and a person should read this.
+    DoneWith(Vec<String>),
+    /// To `List`.
+    Listed(Box<Listed>),
+    /// To `Sizes`, in the same order; `None` where this ZFS cannot say.
+    Sizes(Vec<Option<u64>>),
+    /// To `OpenReceive`: the target has that snapshot already, so there is nothing to send.
+    AlreadyReceived,
+    /// To `FinishReceive` and `FinishSend`.
+    Transferred(Transferred),
+}
+
+/// What is at a side, and what it can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The dataset and what is below.
+    pub listing: Listing,
+    /// The datasets above that exist, the pool's root first; for a target alone.
+    pub ancestors: Vec<DatasetInfo>,
+    /// What ZFS and the pool can do.
+    pub capabilities: Capabilities,
+}
+
+/// The end of a transfer that went well.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transferred {
+    /// Bytes of the send stream.
+    pub raw_bytes: u64,
+    /// Payload bytes on the wire.
+    pub wire_bytes: u64,
+    /// What a person should know although it went well.
+    pub warnings: Vec<String>,
+}
+
+/// What is said on a transfer's own channel, between chunks or in the other direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamMessage {
+    /// The stream is whole: its length, and the XXH3-128 of the checksums of its chunks in order.
+    End {
+        /// Bytes of the stream.
+        raw_bytes: u64,
+        /// The digest.
+        digest: u128,
+    },
+    /// This end has failed; the other need not go on.
+    Failed(Failure),
+}
+
+impl Request {
+    /// The grants without which a peer refuses the request. Empty for those that only concern the session itself.
+    pub fn needs(&self) -> Vec<(Access, DatasetName)> {
+        let base_of = |base: &Base| match base {
+            Base::Snapshot(s) => s.dataset(),
+            Base::Bookmark(b) => b.dataset(),
+        };
+        match self {
+            Request::List { root, role: RoleOfDataset::Source, .. } => vec![(Access::Pull, root.clone())],
+            Request::List { root, role: RoleOfDataset::Target, .. } => vec![(Access::Push, root.clone())],
+            Request::Lock { target } => vec![(Access::Push, target.clone())],
+            Request::Snapshot(request) => vec![(Access::Pull, request.root.clone())],
+            Request::CreatePlaceholder { dataset }
+            | Request::RemovePlaceholder { dataset }
+            | Request::AbortPartial { dataset } => vec![(Access::Push, dataset.clone())],
+            Request::Rollback { to, destroys, .. } => {
+                std::iter::once(to).chain(destroys).map(|s| (Access::Push, s.dataset())).collect()
+            }
+            Request::Sizes(specs) => specs
+                .iter()
+                .flat_map(|spec| match spec {
+                    SendSpec::Full { snapshot, .. } => vec![snapshot.dataset()],
+                    SendSpec::Incremental { base, snapshot, .. } => vec![base_of(base), snapshot.dataset()],
+                    // A token names a snapshot that has not been checked, so a peer never gives its size.
+                    SendSpec::Resume { .. } => vec![],
+                })
+                .map(|dataset| (Access::Pull, dataset))
+                .collect(),
+            Request::OpenReceive { step, .. } => [Some(&step.snapshot), step.from.as_ref(), step.origin.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|s| (Access::Push, s.dataset()))
+                .collect(),
+            Request::OpenSend { step, .. } => std::iter::once(step.snapshot.dataset())
+                .chain(step.base.iter().map(|(base, _)| base_of(base)))
+                .map(|dataset| (Access::Pull, dataset))
+                .collect(),
+            Request::Acknowledge { snapshot, superseded, .. } => std::iter::once(snapshot.dataset())
+                .chain(superseded.iter().map(base_of))
+                .map(|dataset| (Access::Pull, dataset))
+                .collect(),
+            Request::FinishReceive { .. } | Request::FinishSend { .. } | Request::Cancel { .. } | Request::Bye => {
+                vec![]
+            }
+        }
+    }
+}

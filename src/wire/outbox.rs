@@ -1,0 +1,120 @@
+//! The sending half of a channel: numbers frames, keeps each until the receiver has it, and spends the
+//! receiver's credit.
+//!
+//! ```text
+//!   push → [ unsent ] → take(connection) → [ on its way ] → ack → gone
+//!                ↑___________ lost(connection) ______|
+//! ```
+//!
+//! Invariants: the cost of the frames in here or unconsumed at the receiver never exceeds the window (one frame may
+//! always be pushed when nothing is outstanding); a frame leaves only when it was acknowledged.
+
+use std::collections::VecDeque;
+
+use super::frame::{Ack, Frame};
+
+/// Names one connection of a channel.
+pub type ConnectionId = u64;
+
+#[derive(Debug)]
+struct Slot {
+    frame: Frame,
+    on: Option<ConnectionId>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbox {
+    window: u64,
+    /// Sequence number of `slots[0]`.
+    first: u64,
+    slots: VecDeque<Slot>,
+    /// Cost of all that was ever pushed, and of what the receiver has consumed.
+    pushed: u64,
+    consumed: u64,
+    /// No slot before this index is unsent.
+    scan_from: usize,
+}
+
+/// An acknowledgement of something that was never sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer acknowledged frame {got}, but only {sent} were sent")]
+pub struct BadAck {
+    got: u64,
+    sent: u64,
+}
+
+impl Outbox {
+    /// An empty outbox that lets at most `window` bytes of cost be outstanding.
+    pub fn new(window: u64) -> Self {
+        Self { window, first: 0, slots: VecDeque::new(), pushed: 0, consumed: 0, scan_from: 0 }
+    }
+
+    /// True if a frame of that [`Frame::cost`] may be pushed now.
+    pub fn has_room(&self, cost: u64) -> bool {
+        let outstanding = self.pushed - self.consumed;
+        outstanding == 0 || outstanding + cost <= self.window
+    }
+
+    /// Numbers a frame and keeps it. The caller asks [`Self::has_room`] first.
+    pub fn push(&mut self, mut frame: Frame) {
+        frame.header.sequence = self.first + self.slots.len() as u64;
+        self.pushed += frame.cost();
+        self.slots.push_back(Slot { frame, on: None });
+    }
+
+    /// The next frame for that connection to carry, if any waits.
+    pub fn take(&mut self, connection: ConnectionId) -> Option<Frame> {
+        let at = (self.scan_from..self.slots.len()).find(|i| self.slots[*i].on.is_none())?;
+        self.scan_from = at + 1;
+        let slot = &mut self.slots[at];
+        slot.on = Some(connection);
+        Some(slot.frame.clone())
+    }
+
+    /// True if a frame waits to be taken.
+    pub fn has_unsent(&self) -> bool {
+        self.slots.iter().skip(self.scan_from).any(|s| s.on.is_none())
+    }
+
+    /// Puts back what that connection carried and was not acknowledged.
+    pub fn lost(&mut self, connection: ConnectionId) {
+        for slot in self.slots.iter_mut().filter(|s| s.on == Some(connection)) {
+            slot.on = None;
+        }
+        self.scan_from = 0;
+    }
+
+    /// Takes the receiver's word for what it has and what it has consumed. Late and repeated words do no harm.
+    ///
+    /// # Errors
+    /// When the receiver claims more than was sent.
+    pub fn ack(&mut self, ack: Ack) -> Result<(), BadAck> {
+        let end = self.first + self.slots.len() as u64;
+        if ack.next > end || ack.consumed > self.pushed {
+            return Err(BadAck { got: ack.next, sent: end });
+        }
+        while self.first < ack.next {
+            self.slots.pop_front();
+            self.first += 1;
+            self.scan_from = self.scan_from.saturating_sub(1);
+        }
+        self.consumed = self.consumed.max(ack.consumed);
+        Ok(())
+    }
+
+    /// True when the receiver has everything that was pushed.
+    pub fn is_delivered(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Cost of what waits here or at the receiver.
+    pub fn outstanding(&self) -> u64 {
+        self.pushed - self.consumed
+    }
+
+    /// The share of the window that is taken up, 0 to 1: near 1 the link or the receiver is the bottleneck.
+    pub fn fullness(&self) -> f32 {
+        self.outstanding() as f32 / self.window as f32
+    }
+}
