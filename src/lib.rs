@@ -2,5 +2,6 @@
 
 pub mod limits;
 pub mod port;
+pub mod session;
 pub mod types;
 pub mod wire;

@@ -94,6 +94,11 @@ pub trait Process: Send {
     /// When the process failed, was killed, or could not be waited for.
     async fn wait(&mut self) -> ZfsResult<()>;
 
+    /// What a process that ended well said on stderr all the same, such as a property that was not received.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Ends the process at once (SIGKILL). `wait` then says [`ZfsErrorKind::Stopped`]. Harmless after the end.
     fn kill(&mut self);
 }
@@ -159,6 +164,10 @@ pub trait Zfs: Send + Sync {
 
     /// Makes an empty filesystem with these properties, not mounted. Fails with `Exists` if it is there.
     async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()>;
+
+    /// Destroys an empty filesystem (plain `zfs destroy`, no `-r`): fails `Busy` or `Exists` if anything is below it or
+    /// it has snapshots; succeeds if there is none.
+    async fn destroy_filesystem(&self, dataset: &DatasetName) -> ZfsResult<()>;
 
     /// `zfs rollback -r`: destroys the snapshots and bookmarks newer than `to`, and what was written since. Never `-R`.
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()>;

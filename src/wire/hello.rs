@@ -43,6 +43,8 @@ pub enum Role {
         session: SessionId,
         /// Its channel; 0 is the control channel.
         channel: u32,
+        /// Which of the channel's parallel connections it is, from 0; it replaces an older one of that number.
+        stripe: u16,
         /// The lowest frame that the initiator does not have.
         next: u64,
     },
@@ -253,10 +255,10 @@ mod tests {
             clock_unix_ms: 1,
             features: 1,
             window: 2,
-            role: Role::Attach { session: SessionId(3), channel: 4, next: 5 },
+            role: Role::Attach { session: SessionId(3), channel: 4, stripe: 0, next: 5 },
         };
         let bytes = encode_hello(&hello).unwrap();
-        assert_eq!(hex::encode(&bytes), "5a4d4947010001000b000000017a0168010102010304 05".replace(' ', ""));
+        assert_eq!(hex::encode(&bytes), "5a4d4947010001000c000000017a016801010201030400 05".replace(' ', ""));
         let welcome =
             Welcome { agent: "z".into(), clock_unix_ms: 1, features: 1, window: 2, session: SessionId(3), next: 4 };
         let bytes = encode_welcome(1, &welcome).unwrap();

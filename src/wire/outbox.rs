@@ -32,6 +32,8 @@ pub struct Outbox {
     /// Cost of all that was ever pushed, and of what the receiver has consumed.
     pushed: u64,
     consumed: u64,
+    /// Cost of the slots.
+    queued: u64,
     /// No slot before this index is unsent.
     scan_from: usize,
 }
@@ -47,7 +49,7 @@ pub struct BadAck {
 impl Outbox {
     /// An empty outbox that lets at most `window` bytes of cost be outstanding.
     pub fn new(window: u64) -> Self {
-        Self { window, first: 0, slots: VecDeque::new(), pushed: 0, consumed: 0, scan_from: 0 }
+        Self { window, first: 0, slots: VecDeque::new(), pushed: 0, consumed: 0, queued: 0, scan_from: 0 }
     }
 
     /// True if a frame of that [`Frame::cost`] may be pushed now.
@@ -60,6 +62,7 @@ impl Outbox {
     pub fn push(&mut self, mut frame: Frame) {
         frame.header.sequence = self.first + self.slots.len() as u64;
         self.pushed += frame.cost();
+        self.queued += frame.cost();
         self.slots.push_back(Slot { frame, on: None });
     }
 
@@ -70,11 +73,6 @@ impl Outbox {
         let slot = &mut self.slots[at];
         slot.on = Some(connection);
         Some(slot.frame.clone())
-    }
-
-    /// True if a frame waits to be taken.
-    pub fn has_unsent(&self) -> bool {
-        self.slots.iter().skip(self.scan_from).any(|s| s.on.is_none())
     }
 
     /// Puts back what that connection carried and was not acknowledged.
@@ -95,7 +93,7 @@ impl Outbox {
             return Err(BadAck { got: ack.next, sent: end });
         }
         while self.first < ack.next {
-            self.slots.pop_front();
+            self.queued -= self.slots.pop_front().map_or(0, |slot| slot.frame.cost());
             self.first += 1;
             self.scan_from = self.scan_from.saturating_sub(1);
         }
@@ -113,8 +111,9 @@ impl Outbox {
         self.pushed - self.consumed
     }
 
-    /// The share of the window that is taken up, 0 to 1: near 1 the link or the receiver is the bottleneck.
-    pub fn fullness(&self) -> f32 {
-        self.outstanding() as f32 / self.window as f32
+    /// The share of the window, 0 to 1, that has not reached the other side: near 1 the link is the bottleneck, whereas
+    /// what waits at the receiver for `zfs receive` does not count.
+    pub fn backlog(&self) -> f32 {
+        self.queued as f32 / self.window as f32
     }
 }

@@ -1,0 +1,61 @@
+//! The moving data path of one transfer.
+//!
+//! ```text
+//! zfs send → read ─ tap ─→ [4 chunks] → pack (zstd) → Channel ═══ Channel → unpack ─ tap → zfs receive
+//!            blocking thread            blocking thread  async      async    blocking thread
+//! ```
+//!
+//! Invariants: memory is bounded by the window of the channel and the few chunks between the threads; the last record
+//! of a stream reaches `zfs receive` only after the sender said that its `zfs send` ended well, and the digests agree.
+
+pub mod buffers;
+pub mod compress;
+pub mod sink;
+pub mod source;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xxhash_rust::xxh3::Xxh3;
+
+/// How far a transfer has come. Read by progress displays while it runs.
+#[derive(Debug, Default)]
+pub struct Counters {
+    raw_bytes: AtomicU64,
+    wire_bytes: AtomicU64,
+}
+
+impl Counters {
+    fn add(&self, raw: usize, wire: usize) {
+        self.raw_bytes.fetch_add(raw as u64, Ordering::Relaxed);
+        self.wire_bytes.fetch_add(wire as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of the send stream so far.
+    pub fn raw_bytes(&self) -> u64 {
+        self.raw_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Payload bytes on the wire so far, repeats not counted.
+    pub fn wire_bytes(&self) -> u64 {
+        self.wire_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The digest of a stream: XXH3-128 over the XXH3-64 of its chunks, in order. Both sides cut the stream alike, because
+/// chunks travel whole.
+#[derive(Default)]
+struct StreamDigest {
+    hash: Xxh3,
+    raw_bytes: u64,
+}
+
+impl StreamDigest {
+    fn add(&mut self, check: u64, raw_len: usize) {
+        self.hash.update(&check.to_le_bytes());
+        self.raw_bytes += raw_len as u64;
+    }
+
+    fn value(&self) -> u128 {
+        self.hash.digest128()
+    }
+}

@@ -1,0 +1,52 @@
+//! The `Journal` port: what is about to be destroyed is written down first, durably.
+
+use serde::Serialize;
+
+use crate::types::{DatasetName, SnapshotName};
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Entry {
+    /// A rollback, which the operator asked for.
+    Rollback {
+        /// To this snapshot.
+        to: SnapshotName,
+        /// These are destroyed.
+        destroys: Vec<SnapshotName>,
+    },
+    /// The state of an interrupted receive is thrown away.
+    AbortPartial {
+        /// Of this dataset.
+        dataset: DatasetName,
+    },
+    /// An empty placeholder is removed.
+    RemovePlaceholder {
+        /// This one.
+        dataset: DatasetName,
+    },
+}
+
+/// Intent, then outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// About to be done.
+    Intent,
+    /// Done.
+    Done,
+    /// Not done, and why.
+    Failed {
+        /// The cause.
+        cause: String,
+    },
+}
+
+/// An append-only record that survives a crash.
+pub trait Journal: Send + Sync {
+    /// Appends and syncs. An intent that cannot be written must not be acted on.
+    ///
+    /// # Errors
+    /// When the record is not safely on disk.
+    fn append(&self, by: &str, phase: &Phase, entry: &Entry) -> std::io::Result<()>;
+}

@@ -1,0 +1,421 @@
+//! A channel: frames in order, exactly once, in both directions, over connections that may come and go.
+//!
+//! Invariants: a frame handed to [`Channel::send`] is delivered once or the channel ends; what is outstanding never
+//! exceeds the window; after [`Channel::close`] nothing waits for ever.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    limits::MAX_CHUNK,
+    types::{Failure, FailureClass},
+    wire::{
+        bucket::TokenBucket,
+        codec::{self, Use},
+        frame::{Ack, FLAG_MORE, Frame, FrameKind},
+        inbox::Inbox,
+        outbox::{ConnectionId, Outbox},
+    },
+};
+
+/// A rate that all transfers of a run or session keep to together.
+pub struct RateLimit {
+    bucket: Mutex<TokenBucket>,
+    epoch: Instant,
+}
+
+impl RateLimit {
+    /// A limit in bytes on the wire per second.
+    pub fn new(rate_bytes_per_s: u64) -> Arc<RateLimit> {
+        Arc::new(RateLimit {
+            bucket: Mutex::new(TokenBucket::new(rate_bytes_per_s, Duration::ZERO)),
+            epoch: Instant::now(),
+        })
+    }
+
+    fn pause_for(&self, bytes: u64) -> Duration {
+        let mut bucket = self.bucket.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        bucket.take(bytes, self.epoch.elapsed())
+    }
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Channel {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    send_window: u64,
+    state: Mutex<State>,
+    /// A frame or an acknowledgement waits to be carried, or the channel was closed.
+    to_send: Notify,
+    /// The window has room again, all was delivered, or the channel was closed.
+    room: Notify,
+    /// A frame came, or the channel was closed.
+    arrived: Notify,
+    /// A connection came or went.
+    connections: Notify,
+    /// Payload bytes carried, without repeats.
+    payload_bytes: AtomicU64,
+    /// Round-trip time in microseconds, of the last ping; 0 while unknown.
+    rtt_us: AtomicU64,
+}
+
+struct State {
+    outbox: Outbox,
+    inbox: Inbox,
+    /// The live connections.
+    live: BTreeMap<ConnectionId, Live>,
+    next_connection: ConnectionId,
+    /// When the last connection went.
+    alone_since: Option<Instant>,
+    closed: Option<Failure>,
+    rate: Option<Arc<RateLimit>>,
+}
+
+struct Live {
+    /// Which of the parallel connections of the channel it is.
+    stripe: u16,
+    /// What it told the other side last.
+    told: Option<Ack>,
+}
+
+/// What a connection's writer shall do next.
+pub(super) enum Next {
+    /// Carry this frame, not before the pause is over.
+    Frame(Frame, Duration),
+    /// Tell the other side how far we are.
+    Ack(Ack),
+    /// Wait: nothing to do.
+    Wait,
+    /// The channel is closed.
+    Closed,
+}
+
+impl Channel {
+    /// A channel without connections. `send_window` is what the other side is ready to hold, `receive_window` what
+    /// this side is, both as cost of frames in bytes.
+    pub fn new(send_window: u64, receive_window: u64) -> Channel {
+        Channel {
+            inner: Arc::new(Inner {
+                send_window,
+                state: Mutex::new(State {
+                    outbox: Outbox::new(send_window),
+                    inbox: Inbox::new(receive_window),
+                    live: BTreeMap::new(),
+                    next_connection: 0,
+                    alone_since: Some(Instant::now()),
+                    closed: None,
+                    rate: None,
+                }),
+                to_send: Notify::new(),
+                room: Notify::new(),
+                arrived: Notify::new(),
+                connections: Notify::new(),
+                payload_bytes: AtomicU64::new(0),
+                rtt_us: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The lock is held for a few instructions that do not panic; if one did, its state is still whole.
+        self.inner.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Keeps the data of this channel to a rate that others may share.
+    pub fn limit_rate(&self, rate: Arc<RateLimit>) {
+        self.state().rate = Some(rate);
+    }
+
+    /// Waits for room in the window, then hands a frame over.
+    ///
+    /// # Errors
+    /// When the channel is closed.
+    pub async fn send(&self, frame: Frame) -> Result<(), Failure> {
+        loop {
+            let room = self.inner.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let mut state = self.state();
+                if let Some(failure) = &state.closed {
+                    return Err(failure.clone());
+                }
+                if state.outbox.has_room(frame.cost()) {
+                    self.inner.payload_bytes.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
+                    state.outbox.push(frame);
+                    self.inner.to_send.notify_waiters();
+                    return Ok(());
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Sends a message, in as many frames as it needs.
+    ///
+    /// # Errors
+    /// When it is too large for its kind, or the channel is closed.
+    pub async fn send_message<T: Serialize>(&self, message: &T, r#use: Use) -> Result<(), Failure> {
+        let bytes = Bytes::from(codec::encode(message, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e))?);
+        let mut rest = bytes;
+        loop {
+            let part = rest.split_to(rest.len().min(MAX_CHUNK));
+            let flags = if rest.is_empty() { 0 } else { FLAG_MORE };
+            self.send(Frame::plain(FrameKind::Message, flags, part)).await?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next frame in order. Its cost stays charged until [`Self::consumed`] is called.
+    ///
+    /// # Errors
+    /// When the channel is closed and all that came before is taken.
+    pub async fn receive(&self) -> Result<Frame, Failure> {
+        loop {
+            let arrived = self.inner.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            {
+                let mut state = self.state();
+                if let Some(frame) = state.inbox.pop() {
+                    return Ok(frame);
+                }
+                if let Some(failure) = &state.closed {
+                    return Err(failure.clone());
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// The next message; frames of a stream are an error here.
+    ///
+    /// # Errors
+    /// When something else comes, it does not decode, it is too large, or the channel is closed.
+    pub async fn receive_message<T: DeserializeOwned>(&self, r#use: Use) -> Result<T, Failure> {
+        let mut bytes = Vec::new();
+        loop {
+            let frame = self.receive().await?;
+            let more = self.gather(&frame, &mut bytes, r#use)?;
+            if !more {
+                return codec::decode(&bytes, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e));
+            }
+        }
+    }
+
+    /// Adds a message frame's payload to `bytes`, releases its cost, and says whether more frames follow.
+    fn gather(&self, frame: &Frame, bytes: &mut Vec<u8>, r#use: Use) -> Result<bool, Failure> {
+        let protocol = |what: String| Failure::new(FailureClass::Protocol, what);
+        if frame.header.kind != FrameKind::Message {
+            return Err(protocol("the peer sent data where a message belongs".into()));
+        }
+        bytes.extend_from_slice(&frame.open().map_err(|e| protocol(e.to_string()))?);
+        self.consumed(frame.cost());
+        if bytes.len() > r#use.limit() {
+            return Err(protocol(format!("the peer sent a message over the limit of {} bytes", r#use.limit())));
+        }
+        Ok(frame.header.flags & FLAG_MORE != 0)
+    }
+
+    /// Says that a received frame of that cost has left memory, which lets the other side send as much again.
+    pub fn consumed(&self, cost: u64) {
+        self.state().inbox.consumed(cost);
+        self.inner.to_send.notify_waiters();
+    }
+
+    /// Waits until the other side has everything that was sent.
+    ///
+    /// # Errors
+    /// When the channel is closed before.
+    pub async fn delivered(&self) -> Result<(), Failure> {
+        loop {
+            let room = self.inner.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let state = self.state();
+                if state.outbox.is_delivered() {
+                    return Ok(());
+                }
+                if let Some(failure) = &state.closed {
+                    return Err(failure.clone());
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// Ends the channel: what waits on it gets this failure, connections are let go. The first reason stays.
+    pub fn close(&self, reason: Failure) {
+        self.state().closed.get_or_insert(reason);
+        for notify in [&self.inner.to_send, &self.inner.room, &self.inner.arrived, &self.inner.connections] {
+            notify.notify_waiters();
+        }
+    }
+
+    /// Why the channel is closed, if it is.
+    pub fn closed(&self) -> Option<Failure> {
+        self.state().closed.clone()
+    }
+
+    /// Waits until the channel is closed.
+    pub async fn until_closed(&self) -> Failure {
+        self.until(|state| state.closed.clone()).await
+    }
+
+    /// Waits until the channel has no connection, or is closed.
+    pub async fn until_alone(&self) {
+        self.until(|state| (state.live.is_empty() || state.closed.is_some()).then_some(())).await;
+    }
+
+    async fn until<T>(&self, ready: impl Fn(&State) -> Option<T>) -> T {
+        loop {
+            let changed = self.inner.connections.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(value) = ready(&self.state()) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+
+    /// Since when the channel has had no connection; `None` while it has one.
+    pub fn alone_since(&self) -> Option<Instant> {
+        self.state().alone_since
+    }
+
+    /// The lowest frame that this side does not have: what to tell the other side when attaching.
+    pub fn next_expected(&self) -> u64 {
+        self.state().inbox.ack().next
+    }
+
+    /// The share of the sending window, 0 to 1, that the link has not carried yet.
+    pub fn backlog(&self) -> f32 {
+        self.state().outbox.backlog()
+    }
+
+    /// Payload bytes handed over for sending so far.
+    pub fn payload_bytes(&self) -> u64 {
+        self.inner.payload_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The cost of frames that may be outstanding in our direction.
+    pub fn send_window(&self) -> u64 {
+        self.inner.send_window
+    }
+
+    /// The last round-trip time that was measured.
+    pub fn rtt(&self) -> Option<Duration> {
+        let us = self.inner.rtt_us.load(Ordering::Relaxed);
+        (us > 0).then(|| Duration::from_micros(us))
+    }
+
+    /// How many connections were attached after the first.
+    pub fn reconnects(&self) -> u64 {
+        self.state().next_connection.saturating_sub(1)
+    }
+
+    // What follows is for connections (connection.rs).
+
+    /// Registers a connection of which the other side said that `their_next` is the lowest frame it lacks. It takes the
+    /// place of an older one of the same stripe, which the other side has given up even if we have not noticed.
+    pub(super) fn attach(&self, stripe: u16, their_next: u64) -> Result<ConnectionId, Failure> {
+        let mut state = self.state();
+        if let Some(failure) = &state.closed {
+            return Err(failure.clone());
+        }
+        // Attaching says which frames arrived; what was consumed, the next Ack will say.
+        state.outbox.ack(Ack { next: their_next, consumed: 0 }).map_err(|e| Failure::new(FailureClass::Protocol, e))?;
+        let old: Vec<_> = state.live.iter().filter(|(_, live)| live.stripe == stripe).map(|(id, _)| *id).collect();
+        for id in old {
+            state.live.remove(&id);
+            state.outbox.lost(id);
+        }
+        let id = state.next_connection;
+        state.next_connection += 1;
+        state.live.insert(id, Live { stripe, told: None });
+        state.alone_since = None;
+        drop(state);
+        self.inner.to_send.notify_waiters();
+        self.inner.room.notify_waiters();
+        self.inner.connections.notify_waiters();
+        Ok(id)
+    }
+
+    /// A connection is gone: what it carried and was not acknowledged is carried again.
+    pub(super) fn detach(&self, id: ConnectionId) {
+        let mut state = self.state();
+        state.live.remove(&id);
+        state.outbox.lost(id);
+        if state.live.is_empty() && state.alone_since.is_none() {
+            state.alone_since = Some(Instant::now());
+        }
+        drop(state);
+        self.inner.to_send.notify_waiters();
+        self.inner.connections.notify_waiters();
+    }
+
+    /// What the writer of a connection shall do next.
+    pub(super) fn next(&self, id: ConnectionId) -> Next {
+        let mut state = self.state();
+        if state.closed.is_some() {
+            return Next::Closed;
+        }
+        let ack = state.inbox.ack();
+        match state.live.get_mut(&id) {
+            None => return Next::Closed,
+            Some(live) if live.told != Some(ack) => {
+                live.told = Some(ack);
+                return Next::Ack(ack);
+            }
+            Some(_) => {}
+        }
+        let Some(frame) = state.outbox.take(id) else { return Next::Wait };
+        let pause = match &state.rate {
+            Some(rate) if frame.header.kind == FrameKind::Data => rate.pause_for(frame.wire_len()),
+            _ => Duration::ZERO,
+        };
+        Next::Frame(frame, pause)
+    }
+
+    /// Resolves when [`Self::next`] may have something new to say.
+    pub(super) fn something_to_send(&self) -> tokio::sync::futures::Notified<'_> {
+        self.inner.to_send.notified()
+    }
+
+    /// A sequenced frame came in.
+    pub(super) fn deliver(&self, frame: Frame) -> Result<(), Failure> {
+        let result = self.state().inbox.put(frame);
+        self.inner.arrived.notify_waiters();
+        self.inner.to_send.notify_waiters();
+        result.map_err(|e| Failure::new(FailureClass::Protocol, e))
+    }
+
+    /// The other side said how far it is.
+    pub(super) fn acknowledged(&self, ack: Ack) -> Result<(), Failure> {
+        let result = self.state().outbox.ack(ack);
+        self.inner.room.notify_waiters();
+        result.map_err(|e| Failure::new(FailureClass::Protocol, e))
+    }
+
+    /// A ping came back.
+    pub(super) fn measured_rtt(&self, rtt: Duration) {
+        self.inner.rtt_us.store(rtt.as_micros().min(u128::from(u64::MAX)) as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,249 @@
+//! The initiator's end of a session: one control channel for calls, one channel for each transfer.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::oneshot, time::sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    channel::Channel,
+    engine::Channels,
+    handshake::{initiate, refused},
+    keeper::{Dialer, keep},
+};
+use crate::{
+    limits::{CONTROL_WINDOW, MAX_STREAMS, REDIAL_MAX},
+    port::link::Link,
+    types::{Failure, FailureClass, PeerName},
+    wire::{
+        codec::Use,
+        hello::{Hello, Role, features},
+        message::{Answer, Call, Reply, Request},
+    },
+};
+
+/// How a session behaves.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Cost of frames that a transfer may have outstanding at our side, in bytes.
+    pub window_bytes: u64,
+    /// How long the first connection is tried.
+    pub connect_for: Duration,
+    /// How long a lost connection is dialled again.
+    pub lost_after: Duration,
+    /// Connections for each transfer.
+    pub streams: u16,
+    /// Our host's name, for "who holds the target".
+    pub host: String,
+}
+
+/// An open session with a peer.
+pub struct Client {
+    dialer: Dialer,
+    control: Channel,
+    pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>>,
+    next_call: AtomicU64,
+    next_channel: AtomicU32,
+    transfers: Mutex<HashMap<u32, Transfer>>,
+    send_window: u64,
+    window: u64,
+    streams: u16,
+    clock_skew_ms: i64,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+struct Transfer {
+    channel: Channel,
+    keepers: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Program and version, as the handshake carries them.
+pub const AGENT: &str = concat!("zmigrate ", env!("CARGO_PKG_VERSION"));
+
+/// Milliseconds since 1970.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+impl Client {
+    /// Dials, says hello and opens a session.
+    ///
+    /// # Errors
+    /// `Unreachable` when the peer cannot be reached within `connect_for`, `NotGranted` when one side does not trust
+    /// the other, `Protocol` when they have no version in common.
+    pub async fn connect(link: Arc<dyn Link>, options: &ClientOptions) -> Result<Arc<Client>, Failure> {
+        let hello = Hello {
+            agent: AGENT.into(),
+            host: options.host.clone(),
+            clock_unix_ms: unix_ms(),
+            features: features::OURS,
+            window: options.window_bytes,
+            role: Role::Open,
+        };
+        let deadline = tokio::time::Instant::now() + options.connect_for;
+        let mut pause = Duration::from_millis(200);
+        let (dialled, welcome) = loop {
+            match open(&*link, &hello).await {
+                Ok(opened) => break opened,
+                Err(failure) if failure.transient && tokio::time::Instant::now() + pause < deadline => {
+                    tracing::debug!(peer = %link, "{failure}");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(REDIAL_MAX);
+                }
+                Err(failure) => return Err(failure),
+            }
+        };
+        let dialer = Dialer {
+            link,
+            session: welcome.session,
+            identity: dialled.identity,
+            hello,
+            lost_after: options.lost_after,
+        };
+        let control = Channel::new(CONTROL_WINDOW, CONTROL_WINDOW);
+        let pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>> = Arc::default();
+        let first = Some((dialled.connection, welcome.next));
+        let tasks = vec![
+            AbortOnDropHandle::new(tokio::spawn(keep(dialer.clone(), control.clone(), 0, 0, first))),
+            AbortOnDropHandle::new(tokio::spawn(read_answers(control.clone(), Arc::clone(&pending)))),
+        ];
+        let striping = welcome.features & features::STRIPING != 0;
+        Ok(Arc::new(Client {
+            dialer,
+            control,
+            pending,
+            next_call: AtomicU64::new(0),
+            next_channel: AtomicU32::new(1),
+            transfers: Mutex::default(),
+            send_window: welcome.window.min(options.window_bytes),
+            window: options.window_bytes,
+            streams: if striping { options.streams.clamp(1, MAX_STREAMS) } else { 1 },
+            clock_skew_ms: welcome.clock_unix_ms as i64 - unix_ms() as i64,
+            _tasks: tasks,
+        }))
+    }
+
+    /// The identity in the peer's certificate.
+    pub fn identity(&self) -> &PeerName {
+        &self.dialer.identity
+    }
+
+    /// How far the peer's clock is ahead of ours, in milliseconds, round-trip time included.
+    pub fn clock_skew_ms(&self) -> i64 {
+        self.clock_skew_ms
+    }
+
+    /// Asks the peer to do something and waits for what came of it, across lost connections.
+    ///
+    /// # Errors
+    /// What the peer says, or that the session is lost.
+    pub async fn call(&self, request: Request) -> Result<Reply, Failure> {
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (tell, told) = oneshot::channel();
+        lock(&self.pending).insert(id, tell);
+        // After the insertion: if the channel closes in between, either the sweep or this check sees it.
+        if let Some(failure) = self.control.closed() {
+            lock(&self.pending).remove(&id);
+            return Err(failure);
+        }
+        if let Err(failure) = self.control.send_message(&Call { id, request }, Use::Request).await {
+            lock(&self.pending).remove(&id);
+            return Err(failure);
+        }
+        match told.await {
+            Ok(result) => result,
+            Err(_) => Err(self.control.closed().unwrap_or_else(|| session_lost("the session ended"))),
+        }
+    }
+
+    /// A number for the next transfer's channel.
+    pub fn next_channel(&self) -> u32 {
+        self.next_channel.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Connects a transfer's channel, which both sides have opened by now.
+    pub fn attach(&self, number: u32) {
+        let mut transfers = lock(&self.transfers);
+        if let Some(transfer) = transfers.get_mut(&number) {
+            transfer.keepers = (0..self.streams)
+                .map(|stripe| {
+                    let keeper = keep(self.dialer.clone(), transfer.channel.clone(), number, stripe, None);
+                    AbortOnDropHandle::new(tokio::spawn(keeper))
+                })
+                .collect();
+        }
+    }
+
+    /// Lets a transfer's channel go.
+    pub fn close_channel(&self, number: u32) {
+        if let Some(transfer) = lock(&self.transfers).remove(&number) {
+            transfer.channel.close(Failure::new(FailureClass::Interrupted, "the transfer has ended"));
+            // Its connections say goodbye by themselves.
+            transfer.keepers.into_iter().for_each(|keeper| drop(keeper.detach()));
+        }
+    }
+
+    /// Ends the session so that the peer's locks are free at once. Failing to say so is not an error.
+    pub async fn bye(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.call(Request::Bye)).await;
+        self.control.close(session_lost("the session has ended"));
+    }
+}
+
+impl Channels for Client {
+    fn open(&self, number: u32) -> Result<Channel, Failure> {
+        let channel = Channel::new(self.send_window, self.window);
+        lock(&self.transfers).insert(number, Transfer { channel: channel.clone(), keepers: Vec::new() });
+        Ok(channel)
+    }
+
+    fn close(&self, number: u32) {
+        self.close_channel(number);
+    }
+}
+
+fn session_lost(what: &str) -> Failure {
+    Failure::new(FailureClass::SessionLost, what)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+async fn open(
+    link: &dyn Link,
+    hello: &Hello,
+) -> Result<(crate::port::link::Dialled, crate::wire::hello::Welcome), Failure> {
+    let mut dialled = link.dial().await?;
+    match initiate(&mut dialled.connection, hello).await? {
+        Ok(welcome) => Ok((dialled, welcome)),
+        Err(refusal) => Err(refused(&link.to_string(), refusal)),
+    }
+}
+
+async fn read_answers(control: Channel, pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>>) {
+    loop {
+        match control.receive_message::<Answer>(Use::Reply).await {
+            Ok(answer) => {
+                if let Some(tell) = lock(&pending).remove(&answer.id) {
+                    // The caller may have stopped waiting.
+                    let _ = tell.send(answer.result);
+                }
+            }
+            Err(failure) => {
+                control.close(failure.clone());
+                for (_, tell) in lock(&pending).drain() {
+                    let _ = tell.send(Err(failure.clone()));
+                }
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One connection of a channel: a reader and a writer that end when either does.
+//!
+//! A stalled receiver is not a lost link: this side keeps reading whatever the pipe behind it does (the window bounds
+//! what can come), and keeps answering pings. Only silence ends a connection.
+
+use std::{io, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::channel::{Channel, Next};
+use crate::{
+    limits::{HEARTBEAT, IDLE_TIMEOUT},
+    port::link::Connection,
+    types::{Failure, FailureClass},
+    wire::{
+        frame::{Ack, Frame, FrameKind, HEADER_LEN, Header},
+        outbox::ConnectionId,
+    },
+};
+
+/// Carries frames of `channel` over `connection` until either is at its end. `their_next` is the lowest frame that the
+/// other side lacks. The channel is closed only if the other side breaks the protocol.
+///
+/// # Errors
+/// Why the connection is no longer of use. A closed channel is not an error.
+pub(super) async fn carry(
+    channel: &Channel,
+    connection: Box<dyn Connection>,
+    stripe: u16,
+    their_next: u64,
+) -> Result<(), Failure> {
+    let id = channel.attach(stripe, their_next)?;
+    // Pings carry the time since here, not a wall clock.
+    let born = Instant::now();
+    let (reader, writer) = tokio::io::split(connection);
+    let (pongs_in, pongs_out) = mpsc::channel(4);
+    let result = tokio::select! {
+        end = read(channel, born, reader, pongs_in) => end,
+        end = write(channel, id, born, writer, pongs_out) => end,
+    };
+    channel.detach(id);
+    if let Err(failure) = &result
+        && failure.class == FailureClass::Protocol
+    {
+        channel.close(failure.clone());
+    }
+    result
+}
+
+fn lost(what: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureClass::Unreachable, format!("the connection was lost: {what}")).transient()
+}
+
+fn protocol(what: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureClass::Protocol, format!("the other side broke the protocol: {what}"))
+}
+
+/// Reads exactly `buffer`; only silence for [`IDLE_TIMEOUT`] is too slow, however little comes at a time.
+async fn read_full(reader: &mut (impl AsyncRead + Unpin), mut buffer: &mut [u8]) -> Result<(), Failure> {
+    while !buffer.is_empty() {
+        match timeout(IDLE_TIMEOUT, reader.read(buffer)).await {
+            Err(_) => return Err(lost(format_args!("nothing was heard for {} s", IDLE_TIMEOUT.as_secs()))),
+            Ok(Err(e)) => return Err(lost(e)),
+            Ok(Ok(0)) => return Err(lost("the other side closed it")),
+            Ok(Ok(n)) => buffer = &mut buffer[n..],
+        }
+    }
+    Ok(())
+}
+
+async fn read(
+    channel: &Channel,
+    born: Instant,
+    mut reader: impl AsyncRead + Unpin,
+    pongs: mpsc::Sender<Bytes>,
+) -> Result<(), Failure> {
+    let mut head = [0; HEADER_LEN];
+    loop {
+        read_full(&mut reader, &mut head).await?;
+        let header = Header::decode(&head).map_err(protocol)?;
+        // Bounded by MAX_CHUNK, which decoding has checked.
+        let mut payload = BytesMut::zeroed(header.payload_len as usize);
+        read_full(&mut reader, &mut payload).await?;
+        let payload = payload.freeze();
+        match header.kind {
+            FrameKind::Data | FrameKind::Message => channel.deliver(Frame { header, payload })?,
+            FrameKind::Ack => channel.acknowledged(Ack::from_payload(&payload).map_err(protocol)?)?,
+            // A full queue means that pongs are on their way already.
+            FrameKind::Ping => drop(pongs.try_send(payload)),
+            FrameKind::Pong => {
+                let sent_us = <[u8; 8]>::try_from(&payload[..])
+                    .map(u64::from_le_bytes)
+                    .map_err(|_| protocol("a pong has not 8 bytes"))?;
+                channel.measured_rtt(born.elapsed().saturating_sub(Duration::from_micros(sent_us)));
+            }
+        }
+    }
+}
+
+async fn write(
+    channel: &Channel,
+    id: ConnectionId,
+    born: Instant,
+    mut writer: impl AsyncWrite + Unpin,
+    mut pongs: mpsc::Receiver<Bytes>,
+) -> Result<(), Failure> {
+    // The first ping goes out at once, so that the round-trip time is known early.
+    let mut ping_at = born;
+    loop {
+        let wake = channel.something_to_send();
+        tokio::pin!(wake);
+        wake.as_mut().enable();
+        match channel.next(id) {
+            Next::Closed => {
+                // Best effort: the other side learns the reason elsewhere.
+                let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
+                return Ok(());
+            }
+            Next::Ack(ack) => put(&mut writer, &ack.to_frame()).await?,
+            Next::Frame(frame, pause) => {
+                // A pause imposed by --bwlimit must not look like silence.
+                let go_at = Instant::now() + pause;
+                while Instant::now() < go_at {
+                    sleep_until(go_at.min(ping_at)).await;
+                    heartbeat(&mut writer, &mut ping_at, born, &mut pongs).await?;
+                }
+                put(&mut writer, &frame).await?;
+            }
+            Next::Wait => {
+                flush(&mut writer).await?;
+                tokio::select! {
+                    () = wake => {}
+                    () = sleep_until(ping_at) => {}
+                    Some(payload) = pongs.recv() => {
+                        put(&mut writer, &Frame::plain(FrameKind::Pong, 0, payload)).await?;
+                    }
+                }
+            }
+        }
+        heartbeat(&mut writer, &mut ping_at, born, &mut pongs).await?;
+    }
+}
+
+/// Sends what pings and pongs are due.
+async fn heartbeat(
+    writer: &mut (impl AsyncWrite + Unpin),
+    ping_at: &mut Instant,
+    born: Instant,
+    pongs: &mut mpsc::Receiver<Bytes>,
+) -> Result<(), Failure> {
+    let mut any = false;
+    while let Ok(payload) = pongs.try_recv() {
+        put(writer, &Frame::plain(FrameKind::Pong, 0, payload)).await?;
+        any = true;
+    }
+    if Instant::now() >= *ping_at {
+        *ping_at = Instant::now() + HEARTBEAT;
+        let sent_us = born.elapsed().as_micros() as u64;
+        put(writer, &Frame::plain(FrameKind::Ping, 0, Bytes::copy_from_slice(&sent_us.to_le_bytes()))).await?;
+        any = true;
+    }
+    if any { flush(writer).await } else { Ok(()) }
+}
+
+async fn in_time<T>(io: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    match timeout(IDLE_TIMEOUT, io).await {
+        Err(_) => Err(lost(format_args!("nothing could be sent for {} s", IDLE_TIMEOUT.as_secs()))),
+        Ok(result) => result.map_err(lost),
+    }
+}
+
+async fn put(writer: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<(), Failure> {
+    in_time(writer.write_all(&frame.header.encode())).await?;
+    let mut rest: &[u8] = &frame.payload;
+    while !rest.is_empty() {
+        let n = in_time(writer.write(rest)).await?;
+        if n == 0 {
+            return Err(lost("it takes no more bytes"));
+        }
+        rest = &rest[n..];
+    }
+    Ok(())
+}
+
+async fn flush(writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), Failure> {
+    in_time(writer.flush()).await
+}

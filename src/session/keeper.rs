@@ -1,0 +1,103 @@
+//! Keeps one connection of a channel alive on the initiator's side: when it is lost, dials again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    channel::Channel,
+    connection::carry,
+    handshake::{initiate, refused},
+};
+use crate::{
+    limits::{REDIAL_MAX, REDIAL_MIN},
+    port::link::{Connection, Link},
+    types::{Failure, FailureClass, PeerName},
+    wire::hello::{Hello, Role, SessionId},
+};
+
+/// What all connections of a session have in common.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    pub link: Arc<dyn Link>,
+    pub session: SessionId,
+    /// The identity that opened the session; another one is not taken for it.
+    pub identity: PeerName,
+    /// What to say of ourselves; its role is replaced.
+    pub hello: Hello,
+    /// How long a lost connection is dialled again.
+    pub lost_after: Duration,
+}
+
+/// Runs until the channel is closed, which it does itself when the link is lost for good.
+pub(super) async fn keep(
+    dialer: Dialer,
+    channel: Channel,
+    number: u32,
+    stripe: u16,
+    mut first: Option<(Box<dyn Connection>, u64)>,
+) {
+    let mut pause = REDIAL_MIN;
+    let mut lost_at = Instant::now();
+    let mut reported = false;
+    while channel.closed().is_none() {
+        let attached = match first.take() {
+            Some(attached) => Ok(attached),
+            None => tokio::select! {
+                attached = dialer.attach(&channel, number, stripe) => attached,
+                _ = channel.until_closed() => return,
+            },
+        };
+        match attached {
+            Ok((connection, their_next)) => {
+                if reported {
+                    tracing::info!(peer = %dialer.link, channel = number, after_s = lost_at.elapsed().as_secs(), "connected again; the transfer goes on");
+                    reported = false;
+                }
+                let since = Instant::now();
+                if let Err(failure) = carry(&channel, connection, stripe, their_next).await
+                    && channel.closed().is_none()
+                {
+                    tracing::warn!(peer = %dialer.link, channel = number, "{failure}; dialing again");
+                    reported = true;
+                }
+                lost_at = Instant::now();
+                // A connection that lived earns a prompt redial; one that dies at once does not.
+                if since.elapsed() > REDIAL_MAX {
+                    pause = REDIAL_MIN;
+                }
+            }
+            Err(failure) if !failure.transient => return channel.close(failure),
+            Err(failure) if lost_at.elapsed() >= dialer.lost_after => {
+                let text =
+                    format!("the link to {} was lost for {} s: {failure}", dialer.link, dialer.lost_after.as_secs());
+                return channel.close(
+                    Failure::new(FailureClass::Unreachable, text)
+                        .hint("run the same command again when the peer can be reached; it goes on where it stopped"),
+                );
+            }
+            Err(failure) => tracing::debug!(peer = %dialer.link, channel = number, "{failure}"),
+        }
+        tokio::select! {
+            () = sleep(pause) => pause = (pause * 2).min(REDIAL_MAX),
+            _ = channel.until_closed() => return,
+        }
+    }
+}
+
+impl Dialer {
+    async fn attach(&self, channel: &Channel, number: u32, stripe: u16) -> Result<(Box<dyn Connection>, u64), Failure> {
+        let mut dialled = self.link.dial().await?;
+        if dialled.identity != self.identity {
+            let text =
+                format!("{} answers as {} now; the session is with {}", self.link, dialled.identity, self.identity);
+            return Err(Failure::new(FailureClass::NotGranted, text));
+        }
+        let role = Role::Attach { session: self.session, channel: number, stripe, next: channel.next_expected() };
+        let hello = Hello { role, ..self.hello.clone() };
+        match initiate(&mut dialled.connection, &hello).await? {
+            Ok(welcome) => Ok((dialled.connection, welcome.next)),
+            Err(refusal) => Err(refused(&self.link.to_string(), refusal)),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The peer's end of sessions: finds the session that a connection belongs to, and ends sessions that are over.
+//!
+//! ```text
+//! connection ── Open   → new PeerSession, control channel, its calls are served
+//!            └─ Attach → the channel of a session of the same identity, or a refusal
+//! ```
+//!
+//! A session without a connection is kept for a while, because its initiator may only have lost the link. If a new run
+//! of the same identity wants a target that such a session holds, the old session yields.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::{sync::Semaphore, time::sleep};
+
+use super::{
+    channel::Channel,
+    client::{AGENT, unix_ms},
+    connection::carry,
+    engine::{Channels, Engine, EngineSession},
+    handshake::{accept, refuse, welcome},
+};
+use crate::{
+    limits::{CONTROL_WINDOW, MAX_REQUESTS_IN_WORK, MAX_TRANSFERS, MIN_WINDOW},
+    port::link::Connection,
+    types::{Access, DatasetName, Failure, FailureClass, PeerName},
+    wire::{
+        codec::Use,
+        hello::{Hello, RefusalCode, Role, SessionId, Welcome, features},
+        message::{Answer, Call, Reply, Request},
+    },
+};
+
+/// What an identity may do; asked anew for each request, so that a reload takes effect at once.
+pub trait Authority: Send + Sync {
+    /// True if the identity has any grant.
+    fn knows(&self, identity: &PeerName) -> bool;
+    /// # Errors
+    /// A `NotGranted` failure that names what is missing.
+    fn check(&self, identity: &PeerName, access: Access, dataset: &DatasetName) -> Result<(), Failure>;
+}
+
+/// How many of what a peer serves.
+#[derive(Clone, Debug)]
+pub struct RegistryLimits {
+    /// Sessions of one identity at a time.
+    pub sessions_per_identity: usize,
+    /// Cost of frames that a transfer may have outstanding at this side, in bytes.
+    pub window_bytes: u64,
+    /// How long a session without a connection is kept.
+    pub lost_after: Duration,
+}
+
+/// All sessions of one daemon.
+pub struct Registry {
+    engine: Arc<Engine>,
+    authority: Arc<dyn Authority>,
+    limits: RegistryLimits,
+    sessions: Mutex<HashMap<SessionId, Arc<PeerSession>>>,
+    /// Set while the daemon drains: no new sessions.
+    draining: std::sync::atomic::AtomicBool,
+}
+
+/// One session, as the daemon lists it.
+pub struct PeerSession {
+    id: SessionId,
+    identity: PeerName,
+    host: String,
+    /// The certificate that opened it.
+    serial: String,
+    control: Channel,
+    transfers: Mutex<HashMap<u32, Channel>>,
+    send_window: u64,
+    window: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Channels for PeerSession {
+    fn open(&self, number: u32) -> Result<Channel, Failure> {
+        let mut transfers = lock(&self.transfers);
+        transfers.retain(|_, channel| channel.closed().is_none());
+        if transfers.len() >= MAX_TRANSFERS {
+            return Err(Failure::new(FailureClass::Refused, format!("a session may have {MAX_TRANSFERS} transfers")));
+        }
+        if number == 0 || transfers.contains_key(&number) {
+            return Err(Failure::new(FailureClass::Protocol, format!("channel {number} is in use")));
+        }
+        let channel = Channel::new(self.send_window, self.window);
+        transfers.insert(number, channel.clone());
+        Ok(channel)
+    }
+
+    fn close(&self, number: u32) {
+        if let Some(channel) = lock(&self.transfers).remove(&number) {
+            channel.close(Failure::new(FailureClass::Interrupted, "the transfer has ended"));
+        }
+    }
+}
+
+impl PeerSession {
+    /// True when no connection of it lives.
+    fn is_alone(&self) -> bool {
+        self.control.alone_since().is_some()
+            && lock(&self.transfers).values().all(|channel| channel.alone_since().is_some())
+    }
+
+    fn end(&self, reason: &Failure) {
+        self.control.close(reason.clone());
+        for channel in lock(&self.transfers).values() {
+            channel.close(reason.clone());
+        }
+    }
+}
+
+impl Registry {
+    /// A registry without sessions.
+    pub fn new(engine: Arc<Engine>, authority: Arc<dyn Authority>, limits: RegistryLimits) -> Arc<Registry> {
+        Arc::new(Registry {
+            engine,
+            authority,
+            limits,
+            sessions: Mutex::default(),
+            draining: std::sync::atomic::AtomicBool::new(false),
+        })
+    }
+
+    /// Serves one connection, whose certificate said `identity` and has that serial number, until it ends.
+    ///
+    /// # Errors
+    /// Why the connection was not served or was lost; for the log.
+    pub async fn serve(
+        self: &Arc<Self>,
+        mut connection: Box<dyn Connection>,
+        identity: &PeerName,
+        serial: &str,
+    ) -> Result<(), Failure> {
+        let (version, hello) = accept(&mut connection).await?;
+        match hello.role {
+            Role::Open => match self.open(&hello, identity, serial) {
+                Ok(session) => {
+                    welcome(&mut connection, version, &session.welcome(&hello, &session.control)).await?;
+                    tokio::spawn(Arc::clone(self).run(Arc::clone(&session)));
+                    carry(&session.control, connection, 0, 0).await
+                }
+                Err((code, text)) => {
+                    refuse(&mut connection, code, &text).await?;
+                    Err(Failure::new(FailureClass::Refused, text))
+                }
+            },
+            Role::Attach { session, channel, stripe, next } => match self.find(session, channel, identity) {
+                Ok((session, channel)) => {
+                    welcome(&mut connection, version, &session.welcome(&hello, &channel)).await?;
+                    carry(&channel, connection, stripe, next).await
+                }
+                Err((code, text)) => {
+                    refuse(&mut connection, code, text).await?;
+                    Err(Failure::new(FailureClass::Refused, text))
+                }
+            },
+        }
+    }
+
+    fn open(
+        &self,
+        hello: &Hello,
+        identity: &PeerName,
+        serial: &str,
+    ) -> Result<Arc<PeerSession>, (RefusalCode, String)> {
+        if self.draining.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err((RefusalCode::Draining, "zmigrated is being stopped".into()));
+        }
+        if !self.authority.knows(identity) {
+            return Err((RefusalCode::NotGranted, format!("the identity {identity} has no grant here")));
+        }
+        let mut sessions = lock(&self.sessions);
+        let limit = self.limits.sessions_per_identity;
+        if sessions.values().filter(|s| s.identity == *identity).count() >= limit {
+            return Err((RefusalCode::Busy, format!("{identity} has {limit} sessions open, which is the limit")));
+        }
+        let window = self.limits.window_bytes;
+        let session = Arc::new(PeerSession {
+            id: random_id().map_err(|e| (RefusalCode::Busy, format!("no randomness: {e}")))?,
+            identity: identity.clone(),
+            host: hello.host.chars().filter(|c| !c.is_control()).take(64).collect(),
+            serial: serial.to_owned(),
+            control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW),
+            transfers: Mutex::default(),
+            send_window: hello.window.clamp(MIN_WINDOW, window),
+            window,
+        });
+        sessions.insert(session.id, Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn find(
+        &self,
+        id: SessionId,
+        number: u32,
+        identity: &PeerName,
+    ) -> Result<(Arc<PeerSession>, Channel), (RefusalCode, &'static str)> {
+        let unknown =
+            (RefusalCode::UnknownSession, "this session is not known here; zmigrated was restarted or gave up");
+        let sessions = lock(&self.sessions);
+        // Another identity learns nothing of the session's existence.
+        let session = sessions.get(&id).filter(|s| s.identity == *identity).ok_or(unknown)?;
+        let channel =
+            if number == 0 { Some(session.control.clone()) } else { lock(&session.transfers).get(&number).cloned() };
+        match channel {
+            Some(channel) if channel.closed().is_none() => Ok((Arc::clone(session), channel)),
+            Some(channel) if channel.closed().is_some_and(|f| f.class == FailureClass::Locked) => {
+                Err((RefusalCode::Superseded, "a newer run has taken over this session's target"))
+            }
+            _ => Err((RefusalCode::UnknownChannel, "the transfer has ended here")),
+        }
+    }
+
+    /// Serves a session's calls until it is over, then undoes what it holds.
+    async fn run(self: Arc<Self>, session: Arc<PeerSession>) {
+        let holder = format!("{} on {}", session.identity, session.host);
+        let channels: Arc<dyn Channels> = Arc::clone(&session) as _;
+        let work = Arc::new(EngineSession::new(Arc::clone(&self.engine), holder, channels));
+        tracing::info!(identity = %session.identity, host = %session.host, "session opened");
+        let end = tokio::select! {
+            end = self.serve_calls(&session, &work) => end,
+            () = self.abandoned(&session) => Failure::new(FailureClass::Unreachable, "the initiator did not come back"),
+        };
+        session.end(&end);
+        // Receives save their state; only when they have ended are the locks let go.
+        work.shut_down().await;
+        lock(&self.sessions).remove(&session.id);
+        tracing::info!(identity = %session.identity, host = %session.host, "session closed: {end}");
+    }
+
+    async fn serve_calls(self: &Arc<Self>, session: &Arc<PeerSession>, work: &Arc<EngineSession>) -> Failure {
+        let slots = Arc::new(Semaphore::new(MAX_REQUESTS_IN_WORK));
+        loop {
+            // A permit is taken before the next call is read, so that calls wait in the window, not in memory.
+            let Ok(permit) = Arc::clone(&slots).acquire_owned().await else {
+                return Failure::new(FailureClass::Internal, "the session's semaphore is closed");
+            };
+            let call: Call = match session.control.receive_message(Use::Request).await {
+                Ok(call) => call,
+                Err(failure) => return failure,
+            };
+            if call.request == Request::Bye {
+                work.shut_down().await;
+                let answer = Answer { id: call.id, result: Ok(Reply::Done) };
+                let _ = session.control.send_message(&answer, Use::Reply).await;
+                let _ = tokio::time::timeout(Duration::from_secs(2), session.control.delivered()).await;
+                return Failure::new(FailureClass::Interrupted, "the run has ended");
+            }
+            let (this, session, work) = (Arc::clone(self), Arc::clone(session), Arc::clone(work));
+            tokio::spawn(async move {
+                let result = this.answer(&session, &work, call.request).await;
+                let answer = Answer { id: call.id, result };
+                if let Err(failure) = session.control.send_message(&answer, Use::Reply).await {
+                    let result = Err(failure);
+                    let _ = session.control.send_message(&Answer { id: call.id, result }, Use::Reply).await;
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn answer(&self, session: &PeerSession, work: &EngineSession, request: Request) -> Result<Reply, Failure> {
+        for (access, dataset) in request.needs() {
+            self.authority.check(&session.identity, access, &dataset)?;
+        }
+        if let Request::Lock { target } = &request {
+            self.evict_dead_holders(session, target).await;
+        }
+        work.handle(request).await
+    }
+
+    /// Ends sessions of the same identity that have lost all connections, so that a new run need not wait for them.
+    async fn evict_dead_holders(&self, asking: &PeerSession, target: &DatasetName) {
+        let dead: Vec<_> = lock(&self.sessions)
+            .values()
+            .filter(|s| s.id != asking.id && s.identity == asking.identity && s.is_alone())
+            .cloned()
+            .collect();
+        for session in &dead {
+            tracing::info!(identity = %session.identity, %target, "an earlier session without a connection yields to a new run");
+            session.end(&Failure::new(FailureClass::Locked, "a newer run has taken over this session's target"));
+        }
+        // Bounded: a receive that does not end in time keeps its lock, and the new run is told who has it.
+        for _ in 0..100 {
+            if dead.iter().all(|s| !lock(&self.sessions).contains_key(&s.id)) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Returns when a session has had no connection for too long.
+    async fn abandoned(&self, session: &PeerSession) {
+        loop {
+            if session.is_alone()
+                && session.control.alone_since().is_some_and(|since| since.elapsed() >= self.limits.lost_after)
+            {
+                return;
+            }
+            sleep(Duration::from_secs(1).min(self.limits.lost_after)).await;
+        }
+    }
+
+    /// Ends every session whose certificate `is_revoked` says is revoked, by serial number.
+    pub fn cut_revoked(&self, is_revoked: impl Fn(&str) -> bool) {
+        for session in lock(&self.sessions).values().filter(|s| is_revoked(&s.serial)) {
+            tracing::warn!(identity = %session.identity, "its certificate was revoked: the session is cut");
+            session.end(&Failure::new(FailureClass::NotGranted, "the certificate was revoked"));
+        }
+    }
+
+    /// From now on no new sessions are opened; those that are open go on.
+    pub fn drain(&self) {
+        self.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// How many sessions are open.
+    pub fn open_sessions(&self) -> usize {
+        lock(&self.sessions).len()
+    }
+
+    /// Ends all sessions and waits until what they hold is undone, or `within` is over.
+    pub async fn end_all(&self, within: Duration) {
+        let reason = Failure::new(FailureClass::Interrupted, "zmigrated is being stopped");
+        lock(&self.sessions).values().for_each(|session| session.end(&reason));
+        let _ = tokio::time::timeout(within, async {
+            while self.open_sessions() > 0 {
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+}
+
+impl PeerSession {
+    fn welcome(&self, hello: &Hello, channel: &Channel) -> Welcome {
+        Welcome {
+            agent: AGENT.into(),
+            clock_unix_ms: unix_ms(),
+            features: hello.features & features::OURS,
+            window: self.window,
+            session: self.id,
+            next: channel.next_expected(),
+        }
+    }
+}
+
+fn random_id() -> rustix::io::Result<SessionId> {
+    let mut bytes = [0u8; 16];
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(SessionId(u128::from_le_bytes(bytes)))
+}

@@ -1,0 +1,323 @@
+//! One transfer at one side: what is checked before it starts, the pipe while it runs, and what must be so after it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    channel::RateLimit,
+    engine::{EngineSession, hold_tag},
+};
+use crate::{
+    limits::{MAX_CHUNK, MIN_CHUNK},
+    pipe::{
+        Counters,
+        sink::receive_stream,
+        source::{SourceOptions, send_stream},
+    },
+    port::zfs::{Base, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind},
+    stream::{
+        Tap,
+        gate::{Gate, GatePolicy},
+        token::ResumeToken,
+    },
+    types::{
+        DatasetName, Failure, FailureClass, SnapshotName,
+        listing::{Capabilities, DatasetKind, JOB, MANIFEST_PROPERTIES},
+    },
+    wire::message::{ReceiveStep, SendStep, Transferred},
+};
+
+type Outcome = Result<Transferred, Failure>;
+
+/// A transfer that runs by itself; whoever asks gets its outcome.
+pub(super) struct Transfer {
+    outcome: watch::Receiver<Option<Outcome>>,
+    cancelled: CancellationToken,
+    receiver_ended: CancellationToken,
+    counters: Arc<Counters>,
+}
+
+impl Transfer {
+    fn start(
+        counters: Arc<Counters>,
+        cancelled: CancellationToken,
+        receiver_ended: CancellationToken,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) -> Transfer {
+        let (tell, outcome) = watch::channel(None);
+        tokio::spawn(async move {
+            let result = work.await;
+            tell.send_replace(Some(result));
+        });
+        Transfer { outcome, cancelled, receiver_ended, counters }
+    }
+
+    /// Waits for the end.
+    pub async fn outcome(&self) -> Outcome {
+        let mut outcome = self.outcome.clone();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or_else(|| Err(vanished())),
+            Err(_) => Err(vanished()),
+        }
+    }
+
+    /// Gives it up; what `zfs receive -s` has taken is kept.
+    pub fn cancel(&self) {
+        self.cancelled.cancel();
+    }
+
+    /// Tells a send that its receiver is done, so that it waits for nothing more.
+    pub fn receiver_has_ended(&self) {
+        self.receiver_ended.cancel();
+    }
+
+    /// Raw and wire bytes so far.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.counters.raw_bytes(), self.counters.wire_bytes())
+    }
+}
+
+fn vanished() -> Failure {
+    Failure::new(FailureClass::Internal, "the transfer's task ended without a result")
+}
+
+fn refused(text: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureClass::Refused, text)
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What safety rule 2 wants of a dataset that is received into, until a cutover promotes it.
+pub(super) fn protections(kind: DatasetKind, capabilities: &Capabilities) -> Vec<(String, String)> {
+    match kind {
+        DatasetKind::Filesystem => {
+            pairs(&[("readonly", "on"), ("canmount", "noauto"), ("setuid", "off"), ("exec", "off"), ("devices", "off")])
+        }
+        DatasetKind::Volume if capabilities.volmode => {
+            pairs(&[("readonly", "on"), ("volmode", "none"), ("snapdev", "hidden")])
+        }
+        DatasetKind::Volume => pairs(&[("readonly", "on")]),
+    }
+}
+
+/// The part of a manifest that the allow-list lets through for that kind of dataset.
+fn allowed(properties: &[(String, String)], kind: DatasetKind) -> Vec<(String, String)> {
+    const VOLUME: &[&str] = &[
+        "checksum",
+        "compression",
+        "copies",
+        "logbias",
+        "primarycache",
+        "redundant_metadata",
+        "secondarycache",
+        "sync",
+    ];
+    properties
+        .iter()
+        .filter(|(name, _)| MANIFEST_PROPERTIES.contains(&name.as_str()))
+        .filter(|(name, _)| kind == DatasetKind::Filesystem || VOLUME.contains(&name.as_str()))
+        .cloned()
+        .collect()
+}
+
+/// Starts a receive; `None` if the target has the snapshot already.
+pub(super) async fn open_receive(
+    session: &EngineSession,
+    channel: u32,
+    step: ReceiveStep,
+) -> Result<Option<Transfer>, Failure> {
+    let dataset = step.snapshot.dataset();
+    let capabilities = session.capabilities(&dataset).await?;
+    match session.guid_of(step.snapshot.as_str()).await? {
+        Some(guid) if guid == step.to_guid => {
+            // An earlier run's word was lost after the receive had committed. Finish what it had to do.
+            after_receive(session, &dataset, &step, &capabilities).await?;
+            return Ok(None);
+        }
+        Some(_) => return Err(refused(format!("{} exists and is another snapshot", step.snapshot))),
+        None => {}
+    }
+    if let (Some(from), Some(guid)) = (&step.from, step.from_guid)
+        && session.guid_of(from.as_str()).await? != Some(guid)
+    {
+        return Err(refused(format!("{from} changed since the run was planned; run it again")));
+    }
+    let sets_properties = capabilities.receive_properties && step.creates;
+    let mut set = Vec::new();
+    if sets_properties {
+        set.extend(allowed(&step.properties, step.kind));
+        set.extend(protections(step.kind, &capabilities));
+        set.push((JOB.to_owned(), step.job.to_string()));
+    }
+    let spec = ReceiveSpec {
+        snapshot: step.snapshot.clone(),
+        resumable: capabilities.receive_resumable,
+        // Older ZFS finds the origin by its GUID alone.
+        origin: step.origin.clone().filter(|_| capabilities.receive_properties),
+        set,
+        exclude: Vec::new(),
+    };
+    let policy = GatePolicy { raw: step.raw, resuming: step.resumes, ..GatePolicy::step(step.from_guid, step.to_guid) };
+    let tap = Tap::new(Gate::new(policy));
+    let link = session.channels.open(channel)?;
+    let receiving = match session.engine.zfs.receive(&spec).await {
+        Ok(receiving) => receiving,
+        Err(e) => {
+            session.channels.close(channel);
+            return Err(e.into());
+        }
+    };
+    let counters = Arc::new(Counters::default());
+    let cancelled = CancellationToken::new();
+    let worker = session.worker();
+    let work = {
+        let (counters, cancelled) = (Arc::clone(&counters), cancelled.clone());
+        async move {
+            let mut transferred = receive_stream(receiving, tap, link, counters, cancelled).await?;
+            // Whether or not the initiator still lives: what has been received must be protected.
+            match worker.guid_of(step.snapshot.as_str()).await? {
+                Some(guid) if guid == step.to_guid => {}
+                other => {
+                    let found = other.map_or("nothing".to_owned(), |guid| format!("GUID {guid}"));
+                    let text =
+                        format!("zfs receive ended well, but {} is {found}, not GUID {}", step.snapshot, step.to_guid);
+                    return Err(Failure::new(FailureClass::Zfs, text));
+                }
+            }
+            transferred.warnings.extend(after_receive(&worker, &dataset, &step, &capabilities).await?);
+            Ok(transferred)
+        }
+    };
+    Ok(Some(Transfer::start(counters, cancelled, CancellationToken::new(), work)))
+}
+
+/// Reads back what safety rule 2 wants and sets what is missing; holds the newest common snapshot.
+async fn after_receive(
+    session: &EngineSession,
+    dataset: &DatasetName,
+    step: &ReceiveStep,
+    capabilities: &Capabilities,
+) -> Result<Vec<String>, Failure> {
+    let mut warnings = Vec::new();
+    let mut wanted = if step.creates { allowed(&step.properties, step.kind) } else { Vec::new() };
+    if !wanted.is_empty() {
+        // A value that this ZFS or pool does not know is a pity, not a failure.
+        for pair in std::mem::take(&mut wanted) {
+            if let Err(failure) = session.ensure(dataset, std::slice::from_ref(&pair)).await {
+                warnings.push(format!("{}={} was not taken over: {failure}", pair.0, pair.1));
+            }
+        }
+    }
+    let protections = protections(step.kind, capabilities);
+    let mended = session.ensure(dataset, &protections).await?;
+    // Where they could not be set by the receive itself, setting them now is the plan and no news.
+    let is_news = !step.creates || (capabilities.receive_properties && !step.resumes);
+    if is_news && !mended.is_empty() {
+        warnings.push(format!("{dataset} was not protected as it should be; set again: {}", mended.join(" ")));
+    }
+    // Last: a target that bears the job's id is known to be protected.
+    session.ensure(dataset, &[(JOB.to_owned(), step.job.to_string())]).await?;
+    if capabilities.holds {
+        let tag = hold_tag(&step.job);
+        session.engine.zfs.hold(&tag, std::slice::from_ref(&step.snapshot)).await?;
+        let older: Vec<SnapshotName> = step.from.iter().filter(|from| from.dataset() == *dataset).cloned().collect();
+        if !older.is_empty() {
+            session.engine.zfs.release(&tag, &older).await?;
+        }
+    }
+    Ok(warnings)
+}
+
+/// Starts a send.
+pub(super) async fn open_send(
+    session: &EngineSession,
+    channel: u32,
+    step: SendStep,
+    rate: Option<Arc<RateLimit>>,
+) -> Result<Transfer, Failure> {
+    let capabilities = session.capabilities(&step.snapshot.dataset()).await?;
+    let mut to_hold = vec![step.snapshot.clone()];
+    let mut names = vec![(step.snapshot.to_string(), step.to_guid)];
+    if let Some((base, guid)) = &step.base {
+        match base {
+            Base::Snapshot(snapshot) => {
+                to_hold.push(snapshot.clone());
+                names.push((snapshot.to_string(), *guid));
+            }
+            Base::Bookmark(bookmark) => names.push((bookmark.to_string(), *guid)),
+        }
+    }
+    for (name, guid) in names {
+        if session.guid_of(&name).await? != Some(guid) {
+            return Err(refused(format!("{name} was destroyed or replaced since the run was planned; run it again")));
+        }
+    }
+    if let Some(token) = &step.resume {
+        check_token(token, &step)?;
+    }
+    if capabilities.holds {
+        session.engine.zfs.hold(&hold_tag(&step.job), &to_hold).await.map_err(|e: ZfsError| match e.kind {
+            ZfsErrorKind::NotFound => {
+                refused(format!("{} was destroyed since the run was planned; run it again", step.snapshot))
+            }
+            _ => e.into(),
+        })?;
+    }
+    let spec = match (&step.resume, &step.base) {
+        (Some(token), _) => SendSpec::Resume { token: token.clone() },
+        (None, Some((base, _))) => {
+            SendSpec::Incremental { base: base.clone(), snapshot: step.snapshot.clone(), flags: step.flags }
+        }
+        (None, None) => SendSpec::Full { snapshot: step.snapshot.clone(), flags: step.flags },
+    };
+    let from_guid = step.base.as_ref().map(|(_, guid)| *guid);
+    let policy = GatePolicy {
+        raw: step.flags.raw,
+        resuming: step.resume.is_some(),
+        ..GatePolicy::step(from_guid, step.to_guid)
+    };
+    let tap = Tap::new(Gate::new(policy));
+    let link = session.channels.open(channel)?;
+    if let Some(rate) = rate {
+        link.limit_rate(rate);
+    }
+    let sending = match session.engine.zfs.send(&spec).await {
+        Ok(sending) => sending,
+        Err(e) => {
+            session.channels.close(channel);
+            return Err(e.into());
+        }
+    };
+    let counters = Arc::new(Counters::default());
+    let (cancelled, receiver_ended) = (CancellationToken::new(), CancellationToken::new());
+    let options = SourceOptions {
+        compression: step.compression,
+        chunk_bytes: chunk_size(step.bwlimit_bytes_per_s),
+        window_bytes: link.send_window(),
+        cancelled: cancelled.clone(),
+        receiver_ended: receiver_ended.clone(),
+    };
+    let work = send_stream(sending, tap, link, Arc::clone(&counters), options);
+    Ok(Transfer::start(counters, cancelled, receiver_ended, work))
+}
+
+/// A quarter of a second of a limited link, so that it does not stutter.
+fn chunk_size(bwlimit_bytes_per_s: Option<u64>) -> usize {
+    bwlimit_bytes_per_s.map_or(MAX_CHUNK, |rate| (rate / 4).clamp(MIN_CHUNK as u64, MAX_CHUNK as u64) as usize)
+}
+
+/// A token comes from the other side and names what `zfs send -t` opens, so it must name exactly what was granted.
+fn check_token(token: &str, step: &SendStep) -> Result<(), Failure> {
+    let token = ResumeToken::parse(token).map_err(|e| refused(format!("the resume token cannot be used: {e}")))?;
+    let from_guid = step.base.as_ref().map(|(_, guid)| *guid);
+    let fits = token.to_name == step.snapshot.as_str()
+        && token.to_guid == step.to_guid
+        && token.from_guid == from_guid
+        && token.raw == step.flags.raw
+        && !token.redacted;
+    if fits { Ok(()) } else { Err(refused("the resume token is for another stream than the one that was planned")) }
+}
