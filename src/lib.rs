@@ -1,7 +1,10 @@
 //! zmigrate keeps a ZFS dataset replicated to a peer over mutual TLS.
 
 pub mod limits;
+pub mod pipe;
+pub mod plan;
 pub mod port;
 pub mod session;
+pub mod stream;
 pub mod types;
 pub mod wire;
