@@ -6,8 +6,9 @@ pub mod listing;
 mod name;
 mod peer;
 mod size;
+pub mod transfer;
 
 pub use guid::{CreateTxg, Guid};
-pub use name::{BookmarkName, DatasetName, NameError, SnapshotName, SnapshotTag};
+pub use name::{BookmarkName, DatasetName, MAX_NAME_BYTES, NameError, SnapshotName, SnapshotTag};
 pub use peer::{Endpoint, JobId, PeerAddress, PeerName, RemoteDataset};
 pub use size::{ByteSize, human_bytes, human_rate};
