@@ -2,4 +2,5 @@
 
 pub mod plan;
 pub mod port;
+pub mod stream;
 pub mod types;
