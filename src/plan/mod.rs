@@ -19,11 +19,13 @@ mod clones;
 mod dataset;
 mod exclude;
 mod flags;
+mod fresh;
 mod history;
 mod model;
 mod refusal;
 mod render;
 mod resume;
+mod steps;
 mod tree;
 
 #[cfg(test)]

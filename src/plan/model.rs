@@ -80,6 +80,9 @@ pub enum EncryptionMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Datasets to be made on the target only because something below them needs a parent. Parents first.
+    ///
+    /// Not all can be made at the start: one may stand below a dataset that this run receives, which is received
+    /// only where nothing is. Before a dataset is worked on, those that [`Plan::placeholders_of`] gives are made.
     pub placeholders: Vec<DatasetName>,
     /// One entry for each dataset that takes part, in an order in which they can be worked off.
     pub datasets: Vec<DatasetPlan>,
@@ -246,6 +249,13 @@ impl Plan {
     /// True if there is nothing to do and nothing is refused.
     pub fn is_up_to_date(&self) -> bool {
         self.placeholders.is_empty() && self.datasets.iter().all(|d| matches!(d.decision, Decision::UpToDate { .. }))
+    }
+
+    /// The placeholders that must stand before the work on this dataset begins. Parents first.
+    /// Several datasets may need the same one.
+    pub fn placeholders_of(&self, dataset: &DatasetPlan) -> impl Iterator<Item = &DatasetName> {
+        let needs = matches!(dataset.decision, Decision::Work(_));
+        self.placeholders.iter().filter(move |p| needs && dataset.target.is_at_or_below(p))
     }
 
     /// The refused datasets.

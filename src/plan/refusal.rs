@@ -92,7 +92,7 @@ pub enum Refusal {
         /// What it is.
         target_kind: DatasetKind,
     },
-    /// A volume stands where a parent is needed.
+    /// A volume stands where a parent is needed, on the target.
     ParentNotFilesystem {
         /// What would have been made.
         target: DatasetName,
@@ -101,8 +101,8 @@ pub enum Refusal {
     },
     /// The name on the target would not be one: longer than 255 bytes or deeper than 50 levels.
     NameTooLong {
-        /// On the source.
-        source: DatasetName,
+        /// The dataset, by the name that it has.
+        dataset: DatasetName,
         /// What it would be called.
         wanted: String,
     },
@@ -236,7 +236,9 @@ impl fmt::Display for Refusal {
             ParentNotFilesystem { target, parent } => {
                 write!(f, "{target} cannot be made below {parent}, which is a volume")
             }
-            NameTooLong { source, wanted } => write!(f, "{source} would be called {wanted:?}, which is no valid name"),
+            NameTooLong { dataset, wanted } => {
+                write!(f, "{dataset} would be called {wanted:?}, which is no valid name")
+            }
             Fenced { target, fence } => write!(f, "{target} is fenced by cutover {fence}"),
             TargetDiverged { source_newest, target_newest, common, newer } => write!(
                 f,
