@@ -70,7 +70,7 @@ pub(super) struct Start {
     pub crypt: Crypt,
     /// What must be in the same mode, raw or not: the target itself, or the target's copy of the origin.
     pub chain: Option<(DatasetName, Crypt)>,
-    /// Why partial state cannot be used whatever it is.
+    /// Why partial state, if there is any, cannot be used whatever it is.
     pub abort: Option<String>,
 }
 
@@ -150,7 +150,7 @@ impl<'a> Decider<'_, 'a> {
                 Ok((token, to)) => resumed = Some((text.to_owned(), token, to)),
                 Err(reason) => start.actions.insert(0, Action::AbortPartial { reason }),
             }
-        } else if let Some(reason) = start.abort.take() {
+        } else if let Some(reason) = start.abort.take().filter(|_| start.creates) {
             start.actions.insert(0, Action::AbortPartial { reason });
         }
 
@@ -256,7 +256,12 @@ impl<'a> Decider<'_, 'a> {
         let has_goal =
             member.target_past.as_ref().and_then(|p| p.position(newest.guid)).is_some_and(|at| at < start.kept);
         if !has_goal && let Some(last) = kept.last() {
-            return Err(Refusal::TargetPastSnapshot { wanted: newest, target_newest: reference(target, last)? });
+            let last = reference(target, last)?;
+            if self.input.options.upto.is_some() {
+                return Err(Refusal::TargetPastSnapshot { wanted: newest, target_newest: last });
+            }
+            // The source has only a bookmark left of what the target has as its newest.
+            notes.push(format!("lacks {newest} on the target, which is already at the newer {last}"));
         }
         if token && !works {
             notes.push(

@@ -159,6 +159,8 @@ impl<'a> Decider<'_, 'a> {
             return Ok(());
         };
         start.base = Some(StepBase { base: Base::Snapshot(origin.name.clone()), guid: origin.guid });
+        // A clone is encrypted as its origin is, whatever is above it.
+        start.crypt = crypt.clone();
         start.chain = Some((copy.dataset(), crypt));
         start.origin = Some(copy);
         Ok(())

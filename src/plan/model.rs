@@ -119,7 +119,8 @@ pub struct DatasetPlan {
 pub enum Decision {
     /// The target has all that is wanted.
     UpToDate {
-        /// The newest wanted snapshot, by its name on the source.
+        /// The newest wanted snapshot, by its name on the source. The target has it, or (then a note says so)
+        /// is already at a newer one, of which the source has only a bookmark left.
         newest: SnapshotName,
         /// Its GUID.
         guid: Guid,
