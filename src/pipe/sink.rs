@@ -104,11 +104,12 @@ pub async fn receive_stream(
         (Err(fed), _, Ok(())) => fed,
         (Ok(()), Err(written), _) => Failure { consequence: false, ..written },
     };
-    let told = async {
-        channel.send_message(&StreamMessage::Failed(failure.clone()), Use::Request).await?;
-        channel.delivered().await
-    };
     if !failure.consequence {
+        let word = StreamMessage::Failed(failure.clone());
+        let told = async {
+            channel.send_message(&word, Use::Request).await?;
+            channel.delivered().await
+        };
         // If it does not get through, the sender learns it from the lost session.
         let _ = timeout(Duration::from_secs(30), told).await;
     }

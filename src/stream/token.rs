@@ -8,6 +8,8 @@
 
 use std::io::Read;
 
+use serde::{Deserialize, Serialize};
+
 use super::nvlist::{self, Limits, NvError, NvList};
 use crate::types::Guid;
 
@@ -18,7 +20,7 @@ pub const MAX_TOKEN_BYTES: usize = 64 << 10;
 pub const MAX_PACKED_BYTES: u64 = 1 << 20;
 
 /// What `zfs send -t` would send.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumeToken {
     /// The snapshot being sent, by the name that it had on the source.
     pub to_name: String,

@@ -11,6 +11,6 @@ pub mod transfer;
 
 pub use failure::{Failure, FailureClass};
 pub use guid::{CreateTxg, Guid};
-pub use name::{BookmarkName, DatasetName, NameError, SnapshotName, SnapshotTag};
+pub use name::{BookmarkName, DatasetName, MAX_NAME_BYTES, NameError, SnapshotName, SnapshotTag};
 pub use peer::{Access, DEFAULT_PORT, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset};
 pub use size::{ByteSize, human_bytes, human_rate};
