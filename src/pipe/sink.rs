@@ -215,8 +215,9 @@ impl Sink {
         }
         if let Some(fault) = fault {
             let text = format!("the stream cannot be trusted: {fault}");
-            return Err(Failure::new(FailureClass::BadStream, text)
-                .hint("nothing of it was taken as complete; if it happens again, check memory and disks of the sending host"));
+            return Err(Failure::new(FailureClass::BadStream, text).hint(
+                "nothing of it was taken as complete; if it happens again, check memory and disks of the sending host",
+            ));
         }
         self.tail.extend_from_slice(&raw[from_raw..]);
         Ok(())

@@ -236,11 +236,7 @@ async fn conclude(
             return Err(Failure::new(FailureClass::Interrupted, "the transfer was given up").consequence());
         }
     }
-    Ok(Transferred {
-        raw_bytes: digest.raw_bytes,
-        wire_bytes: counters.wire_bytes(),
-        warnings: process.warnings(),
-    })
+    Ok(Transferred { raw_bytes: digest.raw_bytes, wire_bytes: counters.wire_bytes(), warnings: process.warnings() })
 }
 
 /// Tells the receiver why the stream ends here, so that it does not wait.

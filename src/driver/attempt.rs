@@ -1,0 +1,246 @@
+//! One attempt: from a new session to the end of the last dataset, or to what stops everything.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, sync::watch, task::JoinSet, time::sleep};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{
+    DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions,
+    side::{Side, unexpected},
+    step::Work,
+};
+use crate::{
+    plan::{Decision, Plan, PlanInput, PlanOptions, plan},
+    session::{client::Client, engine::EngineSession},
+    types::{
+        Failure, FailureClass, Guid, JobId, PeerName,
+        listing::{DatasetInfo, JOB, Listing},
+        transfer::{Depth, SnapshotRequest},
+    },
+    wire::message::{Listed, Reply, Request, RoleOfDataset},
+};
+
+/// How long a lock that another run holds is asked for again: the peer may not have noticed yet that an earlier run of
+/// ours was killed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// # Errors
+/// What concerns the run as a whole. Failures of single datasets go into the report.
+pub(super) async fn attempt(context: &RunContext, options: &RunOptions, report: &mut Report) -> Result<(), Failure> {
+    let client = Client::connect(Arc::clone(&context.link), &context.client).await?;
+    let skew_s = client.clock_skew_ms() / 1000;
+    if skew_s.abs() > 300 {
+        report.notes.push(format!("the clocks of the two hosts are {} s apart", skew_s.abs()));
+    }
+    let holder = format!("a run on this host (pid {})", std::process::id());
+    let local = Arc::new(EngineSession::new(Arc::clone(&context.engine), holder, Arc::clone(&client) as _));
+    let result = with_session(context, options, report, &client, &local).await;
+    local.shut_down().await;
+    client.bye().await;
+    result
+}
+
+async fn with_session(
+    context: &RunContext,
+    options: &RunOptions,
+    report: &mut Report,
+    client: &Arc<Client>,
+    local: &Arc<EngineSession>,
+) -> Result<(), Failure> {
+    let (here, there) = (Side::Local(Arc::clone(local)), Side::Remote(Arc::clone(client)));
+    let (source, target, target_identity) = match options.direction {
+        Direction::Push => (here, there, client.identity().clone()),
+        Direction::Pull => (there, here, context.identity.clone()),
+    };
+    if !options.dry_run {
+        lock(&target, options).await?;
+        if let Some(tag) = &options.snapshot {
+            take_snapshot(&source, options, tag).await?;
+            report.snapshot = Some(tag.clone());
+        }
+    }
+    let depth = if options.recursive { Depth::Tree } else { Depth::Root };
+    let (root, role) = (options.source.clone(), RoleOfDataset::Source);
+    // What is below the target must be known even if only its root is written: it may be a placeholder.
+    let target_request =
+        Request::List { root: options.target.clone(), depth: Depth::Tree, role: RoleOfDataset::Target };
+    let (source_has, target_has) =
+        tokio::try_join!(source.list(Request::List { root, depth, role }), target.list(target_request))?;
+    let job = job_id(options, &source_has.listing, &target_has.listing, &target_identity)?;
+    let plan = plan(&PlanInput {
+        source: &source_has.listing,
+        source_root: &options.source,
+        source_caps: &source_has.capabilities,
+        target: &target_has.listing,
+        target_root: &options.target,
+        target_ancestors: &target_has.ancestors,
+        target_caps: &target_has.capabilities,
+        options: &PlanOptions {
+            recursive: options.recursive,
+            exclude: options.exclude.clone(),
+            history: options.history,
+            upto: options.upto.clone(),
+            encryption: options.encryption,
+            rollback: options.rollback,
+            job: job.clone(),
+        },
+    })
+    .map_err(|refusal| Failure::new(FailureClass::Refused, &refusal).hint(refusal.hint()))?;
+    report.notes.extend(plan.notes.iter().filter(|note| !report.notes.contains(note)).cloned().collect::<Vec<_>>());
+    let sizes = sizes(&source, &plan, &source_has).await?;
+    if options.dry_run {
+        for dataset in &plan.datasets {
+            report.merge(dry(dataset));
+        }
+        report.plan = Some(plan);
+        report.plan_sizes = sizes;
+        return Ok(());
+    }
+    let known: Option<u64> = sizes.iter().copied().sum();
+    context.board.planned(sizes.len(), known);
+    let work = Arc::new(Work {
+        client: Arc::clone(client),
+        local: Arc::clone(local),
+        source,
+        target,
+        job,
+        options: options.clone(),
+        board: Arc::clone(&context.board),
+        bookmarks: source_has.capabilities.bookmarks,
+    });
+    for placeholder in &plan.placeholders {
+        work.target.tell(Request::CreatePlaceholder { dataset: placeholder.clone() }).await?;
+    }
+    carry_out(work, plan, source_has, target_has, sizes, report).await
+}
+
+async fn lock(target: &Side, options: &RunOptions) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match target.tell(Request::Lock { target: options.target.clone() }).await {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.class == FailureClass::Locked && tokio::time::Instant::now() < deadline => {
+                sleep(Duration::from_millis(250)).await;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// One atomic snapshot of what takes part.
+async fn take_snapshot(source: &Side, options: &RunOptions, tag: &crate::types::SnapshotTag) -> Result<(), Failure> {
+    let mut except = Vec::new();
+    if options.recursive && !options.exclude.is_empty() {
+        let (root, role) = (options.source.clone(), RoleOfDataset::Source);
+        let listed = source.list(Request::List { root, depth: Depth::Tree, role }).await?;
+        let is_excluded = |info: &DatasetInfo| {
+            let relative = info.name.relative_to(&options.source).unwrap_or_default();
+            !relative.is_empty() && options.exclude.iter().any(|pattern| pattern.excludes(relative))
+        };
+        except.extend(listed.listing.datasets.iter().filter(|d| is_excluded(d)).map(|d| d.name.clone()));
+    }
+    let request =
+        SnapshotRequest { root: options.source.clone(), tag: tag.clone(), recursive: options.recursive, except };
+    source.tell(Request::Snapshot(request)).await?;
+    Ok(())
+}
+
+/// The id under which state is left: the one that the target bears, so that renaming either side strands nothing; for
+/// a new target, one made of the source's GUID and the target's place.
+fn job_id(options: &RunOptions, source: &Listing, target: &Listing, identity: &PeerName) -> Result<JobId, Failure> {
+    if let Some(job) = target.get(&options.target).and_then(|info| info.local(JOB)) {
+        return job.parse().map_err(|e| {
+            Failure::new(FailureClass::Refused, format!("{} bears a job id that is none: {e}", options.target))
+                .hint(format!("zfs inherit {JOB} {}", options.target))
+        });
+    }
+    let guid = source.get(&options.source).map_or(Guid(0), |info| info.guid);
+    let hash = xxh3_128(format!("{guid} {identity} {}", options.target).as_bytes());
+    let id = format!("{:012x}", hash >> 80);
+    id.parse().map_err(|e| Failure::new(FailureClass::Internal, e))
+}
+
+/// The estimates of all steps, in the order of the plan.
+async fn sizes(source: &Side, plan: &Plan, source_has: &Listed) -> Result<Vec<Option<u64>>, Failure> {
+    let specs: Vec<_> = plan.datasets.iter().flat_map(|d| d.steps().map(|s| s.send_spec())).collect();
+    // One command each: for a plan of hundreds of steps the estimate is not worth the wait.
+    if !source_has.capabilities.send_estimate || specs.len() > 200 || specs.is_empty() {
+        return Ok(vec![None; specs.len()]);
+    }
+    let count = specs.len();
+    match source.ask(Request::Sizes(specs)).await? {
+        Reply::Sizes(sizes) if sizes.len() == count => Ok(sizes),
+        _ => Err(unexpected()),
+    }
+}
+
+fn dry(plan: &crate::plan::DatasetPlan) -> DatasetReport {
+    DatasetReport {
+        source: plan.source.clone(),
+        target: plan.target.clone(),
+        result: match &plan.decision {
+            Decision::UpToDate { .. } => DatasetResult::UpToDate,
+            Decision::Work(_) => DatasetResult::Done,
+            Decision::Refused(_) => DatasetResult::Refused,
+        },
+        steps: Vec::new(),
+        notes: plan.notes.clone(),
+        error: plan.refusal().map(|r| Failure::new(FailureClass::Refused, r).hint(r.hint())),
+    }
+}
+
+/// Works the datasets off, `jobs` at a time, each after those that it needs.
+async fn carry_out(
+    work: Arc<Work>,
+    plan: Plan,
+    source_has: Listed,
+    target_has: Listed,
+    sizes: Vec<Option<u64>>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let slots = Arc::new(Semaphore::new(work.options.jobs.max(1)));
+    let find = |listing: &Listing| -> std::collections::HashMap<_, DatasetInfo> {
+        listing.datasets.iter().map(|d| (d.name.clone(), d.clone())).collect()
+    };
+    let (mut sources, mut targets) = (find(&source_has.listing), find(&target_has.listing));
+    drop((source_has, target_has));
+    let mut sizes = sizes.into_iter();
+    // What each dataset tells those that wait for it: Some(true) when it went well.
+    let (tells, hears): (Vec<_>, Vec<_>) = plan.datasets.iter().map(|_| watch::channel(None::<bool>)).unzip();
+    let mut running = JoinSet::new();
+    for ((index, dataset), tell) in plan.datasets.into_iter().enumerate().zip(tells) {
+        let needs: Vec<_> = dataset.after.iter().filter_map(|at| hears.get(*at).cloned()).collect();
+        let own_sizes: Vec<_> = sizes.by_ref().take(dataset.steps().count()).collect();
+        let (source, target) = (sources.remove(&dataset.source), targets.remove(&dataset.target));
+        let (work, slots) = (Arc::clone(&work), Arc::clone(&slots));
+        running.spawn(async move {
+            let mut needs_met = true;
+            for mut need in needs {
+                needs_met &= matches!(need.wait_for(Option::is_some).await.as_deref(), Ok(Some(true)));
+            }
+            let outcome = if needs_met {
+                // The semaphore is never closed.
+                let _slot = slots.acquire().await;
+                work.dataset(&dataset, source.as_ref(), target.as_ref(), &own_sizes).await
+            } else {
+                DatasetReport {
+                    result: DatasetResult::Skipped,
+                    error: Some(
+                        Failure::new(FailureClass::Zfs, "not tried, because a dataset that it needs failed")
+                            .consequence(),
+                    ),
+                    ..dry(&dataset)
+                }
+            };
+            tell.send_replace(Some(matches!(outcome.result, DatasetResult::Done | DatasetResult::UpToDate)));
+            (index, outcome)
+        });
+    }
+    let mut outcomes = running.join_all().await;
+    outcomes.sort_by_key(|(index, _)| *index);
+    for (_, outcome) in outcomes {
+        report.merge(outcome);
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! One run: connect, lock, look, plan, carry out, report.
+//!
+//! ```text
+//! run ─ attempt ─┬─ list both sides, plan          (again after a restart of the peer)
+//!                ├─ placeholders
+//!                └─ datasets, `jobs` at a time ─ actions in order ─ step ─ transfer, acknowledge
+//! ```
+//!
+//! A run holds no state of its own that matters: what has been done is read from both sides' ZFS each time, so an
+//! attempt that broke off anywhere is simply made again.
+
+mod attempt;
+mod board;
+mod report;
+mod side;
+mod step;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
+pub use report::{DatasetReport, DatasetResult, Report, StepReport};
+
+use crate::{
+    plan::{EncryptionMode, ExcludePattern, History},
+    port::link::Link,
+    session::{client::ClientOptions, engine::Engine},
+    types::{DatasetName, Failure, FailureClass, PeerName, SnapshotTag},
+    wire::message::Compression,
+};
+
+/// Which way the data goes, seen from where the command was typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The source is here.
+    Push,
+    /// The target is here.
+    Pull,
+}
+
+/// What to replicate, and how.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Which way.
+    pub direction: Direction,
+    /// The dataset that is read.
+    pub source: DatasetName,
+    /// The dataset that will exist.
+    pub target: DatasetName,
+    /// All below it as well.
+    pub recursive: bool,
+    /// Left out, each with all below it.
+    pub exclude: Vec<ExcludePattern>,
+    /// All snapshots, or the newest.
+    pub history: History,
+    /// As far as this snapshot.
+    pub upto: Option<SnapshotTag>,
+    /// Raw or plain.
+    pub encryption: EncryptionMode,
+    /// A target that went its own way may be rolled back.
+    pub rollback: bool,
+    /// Take a snapshot of this name first.
+    pub snapshot: Option<SnapshotTag>,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Datasets in parallel.
+    pub jobs: usize,
+    /// How to compress.
+    pub compression: Compression,
+    /// Wire bytes per second, for all transfers together.
+    pub bwlimit_bytes_per_s: Option<u64>,
+}
+
+/// What a run works with.
+pub struct RunContext {
+    /// How to reach the peer.
+    pub link: Arc<dyn Link>,
+    /// This host's side.
+    pub engine: Arc<Engine>,
+    /// How the session behaves.
+    pub client: ClientOptions,
+    /// The name in our own certificate.
+    pub identity: PeerName,
+    /// Where progress is shown.
+    pub board: Arc<Board>,
+}
+
+/// Attempts in a row without any step done before a passing failure is taken for a lasting one.
+const FRUITLESS_ATTEMPTS: u32 = 5;
+
+/// Replicates, and goes on after whatever passes by itself.
+///
+/// Failures of single datasets are in the report; its exit code says what the whole amounts to.
+pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
+    let started = Instant::now();
+    let mut report = Report::new(options, &context.link.to_string());
+    let mut options = options.clone();
+    let mut fruitless = 0;
+    loop {
+        let steps_before = report.steps_done();
+        let result = attempt::attempt(context, &options, &mut report).await;
+        let again = match &result {
+            Err(failure) => is_passing(failure),
+            Ok(()) => report.failures().any(is_passing),
+        };
+        if report.snapshot.is_some() {
+            // Taken once; the next attempt finds it.
+            options.snapshot = None;
+        }
+        fruitless = if report.steps_done() > steps_before { 0 } else { fruitless + 1 };
+        if !again || fruitless >= FRUITLESS_ATTEMPTS {
+            report.conclude(result.err(), started.elapsed());
+            return report;
+        }
+        let why = result.err().or_else(|| report.failures().find(|f| is_passing(f)).cloned());
+        let pause = Duration::from_millis(500) * 2u32.pow(fruitless.min(4));
+        if let Some(why) = why {
+            tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32());
+        }
+        sleep(pause).await;
+    }
+}
+
+/// True for what a new session may get over: the peer was restarted, a process was killed, something was busy.
+fn is_passing(failure: &Failure) -> bool {
+    match failure.class {
+        FailureClass::SessionLost => true,
+        FailureClass::Zfs => failure.transient,
+        _ => false,
+    }
+}

@@ -1,0 +1,301 @@
+//! Carries out what is planned for one dataset: actions in order, each step through a transfer of its own.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{DatasetReport, DatasetResult, RunOptions, StepReport, board::Board, side::Side, side::unexpected};
+use crate::{
+    plan::{Action, DatasetPlan, Decision, Step},
+    session::{
+        client::Client,
+        engine::{EngineSession, bookmark_name},
+    },
+    types::{
+        Failure, FailureClass, JobId, SnapshotName,
+        listing::{DatasetInfo, JOB, MANIFEST_PROPERTIES, PropertySource},
+        transfer::Base,
+    },
+    wire::message::{ReceiveStep, Reply, Request, SendStep, Transferred},
+};
+
+/// What all datasets of an attempt share.
+pub(super) struct Work {
+    pub client: Arc<Client>,
+    pub local: Arc<EngineSession>,
+    pub source: Side,
+    pub target: Side,
+    pub job: JobId,
+    pub options: RunOptions,
+    pub board: Arc<Board>,
+    /// True where the source can keep bookmarks.
+    pub bookmarks: bool,
+}
+
+impl Work {
+    /// Does what is planned for one dataset. `source` and `target` are its entries in the listings, `sizes` the
+    /// estimates of its steps in order.
+    pub async fn dataset(
+        &self,
+        plan: &DatasetPlan,
+        source: Option<&DatasetInfo>,
+        target: Option<&DatasetInfo>,
+        sizes: &[Option<u64>],
+    ) -> DatasetReport {
+        let mut report = DatasetReport {
+            source: plan.source.clone(),
+            target: plan.target.clone(),
+            result: DatasetResult::Done,
+            steps: Vec::new(),
+            notes: plan.notes.clone(),
+            error: None,
+        };
+        let result = match &plan.decision {
+            Decision::Refused(refusal) => {
+                report.result = DatasetResult::Refused;
+                Err(Failure::new(FailureClass::Refused, refusal).hint(refusal.hint()))
+            }
+            Decision::UpToDate { newest, guid } => {
+                report.result = DatasetResult::UpToDate;
+                self.catch_up(plan, newest, *guid, source, target, &mut report).await
+            }
+            Decision::Work(actions) => self.actions(plan, actions, (source, target), sizes, &mut report).await,
+        };
+        if let Err(failure) = result {
+            if report.result != DatasetResult::Refused {
+                report.result =
+                    if failure.class == FailureClass::Refused { DatasetResult::Refused } else { DatasetResult::Failed };
+            }
+            report.error = Some(failure);
+        }
+        report
+    }
+
+    async fn actions(
+        &self,
+        plan: &DatasetPlan,
+        actions: &[Action],
+        (source, target): (Option<&DatasetInfo>, Option<&DatasetInfo>),
+        sizes: &[Option<u64>],
+        report: &mut DatasetReport,
+    ) -> Result<(), Failure> {
+        let mut kept = source.map(|info| self.kept_bases(info)).unwrap_or_default();
+        let mut sizes = sizes.iter();
+        let mut previous = None;
+        for action in actions {
+            match action {
+                Action::AbortPartial { reason } => {
+                    report.notes.push(format!("the interrupted receive of {} was thrown away: {reason}", plan.target));
+                    self.target.tell(Request::AbortPartial { dataset: plan.target.clone() }).await?;
+                }
+                Action::ReplacePlaceholder { target } => {
+                    self.target.tell(Request::RemovePlaceholder { dataset: target.clone() }).await?;
+                }
+                Action::Rollback { to, to_guid, destroys } => {
+                    let request = Request::Rollback { to: to.clone(), to_guid: *to_guid, destroys: destroys.clone() };
+                    self.target.tell(request).await?;
+                    report.notes.push(format!(
+                        "{} was rolled back to @{}; {} snapshots were destroyed",
+                        plan.target,
+                        to.tag(),
+                        destroys.len()
+                    ));
+                }
+                Action::Step(step) => {
+                    let size = sizes.next().copied().flatten();
+                    let base = step.from.as_ref().and_then(|from| {
+                        previous.take().or_else(|| target?.snapshot_name(target?.snapshot_by_guid(from.guid)?).ok())
+                    });
+                    self.step(step, base, source, size, &mut kept, report).await?;
+                    previous = Some(step.target_snapshot.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One step: transfer, then keep the snapshot as a base. `base` is the target's own copy of what it starts from.
+    async fn step(
+        &self,
+        step: &Step,
+        base: Option<SnapshotName>,
+        source: Option<&DatasetInfo>,
+        size: Option<u64>,
+        kept: &mut Vec<Base>,
+        report: &mut DatasetReport,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let transferred = self.transfer(step, base, source, size).await?;
+        if let Some(transferred) = &transferred {
+            report.notes.extend(transferred.warnings.iter().cloned());
+            report.steps.push(StepReport {
+                snapshot: step.snapshot.clone(),
+                from: step.from.as_ref().map(|from| match &from.base {
+                    Base::Snapshot(snapshot) => snapshot.to_string(),
+                    Base::Bookmark(bookmark) => bookmark.to_string(),
+                }),
+                resumed: step.resume.is_some(),
+                raw_bytes: transferred.raw_bytes,
+                wire_bytes: transferred.wire_bytes,
+                seconds: started.elapsed().as_secs_f64(),
+            });
+        }
+        if let Some(from) = &step.from {
+            kept.push(from.base.clone());
+        }
+        self.acknowledge(&step.snapshot, step.to_guid, kept, report).await
+    }
+
+    async fn acknowledge(
+        &self,
+        snapshot: &SnapshotName,
+        guid: crate::types::Guid,
+        kept: &mut Vec<Base>,
+        report: &mut DatasetReport,
+    ) -> Result<(), Failure> {
+        let superseded = std::mem::take(kept);
+        let (snapshot, job) = (snapshot.clone(), self.job.clone());
+        if self.bookmarks
+            && let Ok(bookmark) = bookmark_name(&snapshot, guid, &job)
+        {
+            kept.push(Base::Bookmark(bookmark));
+        }
+        report.notes.extend(self.source.tell(Request::Acknowledge { snapshot, guid, job, superseded }).await?);
+        Ok(())
+    }
+
+    /// What this job keeps on a dataset of the source and a later step makes superfluous.
+    fn kept_bases(&self, info: &DatasetInfo) -> Vec<Base> {
+        let ours = format!("zmigrate:{}:", self.job);
+        info.bookmarks
+            .iter()
+            .filter(|b| b.tag.as_str().starts_with(&ours))
+            .filter_map(|b| info.bookmark_name(b).ok().map(Base::Bookmark))
+            .collect()
+    }
+
+    /// Finishes what an earlier run may have left undone after the data had arrived.
+    async fn catch_up(
+        &self,
+        plan: &DatasetPlan,
+        newest: &SnapshotName,
+        guid: crate::types::Guid,
+        source: Option<&DatasetInfo>,
+        target: Option<&DatasetInfo>,
+        report: &mut DatasetReport,
+    ) -> Result<(), Failure> {
+        let bookmark = bookmark_name(newest, guid, &self.job).ok().map(|b| b.tag());
+        let has_bookmark = source.is_some_and(|s| s.bookmarks.iter().any(|b| Some(&b.tag) == bookmark.as_ref()));
+        if self.bookmarks && !has_bookmark {
+            let mut kept = source.map(|info| self.kept_bases(info)).unwrap_or_default();
+            self.acknowledge(newest, guid, &mut kept, report).await?;
+        }
+        // The job's id is set last, so a target without it may lack its protections, too.
+        let Some(held) = target.filter(|t| t.local(JOB).is_none()).and_then(|t| t.snapshot_by_guid(guid).zip(Some(t)))
+        else {
+            return Ok(());
+        };
+        let snapshot = held.1.snapshot_name(held.0).map_err(|e| Failure::new(FailureClass::Usage, e))?;
+        let step = ReceiveStep {
+            snapshot,
+            to_guid: guid,
+            from_guid: None,
+            from: None,
+            kind: plan.kind,
+            creates: false,
+            resumes: false,
+            origin: None,
+            raw: false,
+            properties: Vec::new(),
+            job: self.job.clone(),
+        };
+        let channel = self.client.next_channel();
+        match self.target.ask(Request::OpenReceive { channel, step }).await? {
+            Reply::AlreadyReceived => Ok(()),
+            _ => {
+                let _ = self.target.ask(Request::Cancel { channel }).await;
+                Err(Failure::new(FailureClass::Refused, format!("{} changed while the run was planned", plan.target)))
+            }
+        }
+    }
+
+    /// Moves one stream; `None` if the target had it already.
+    async fn transfer(
+        &self,
+        step: &Step,
+        base: Option<SnapshotName>,
+        source: Option<&DatasetInfo>,
+        size: Option<u64>,
+    ) -> Result<Option<Transferred>, Failure> {
+        let channel = self.client.next_channel();
+        let receive = Request::OpenReceive { channel, step: self.receive_step(step, base, source) };
+        match self.target.ask(receive).await? {
+            Reply::Done => {}
+            Reply::AlreadyReceived => return Ok(None),
+            _ => return Err(unexpected()),
+        }
+        let send = Request::OpenSend { channel, step: self.send_step(step) };
+        if let Err(failure) = self.source.tell(send).await {
+            let _ = self.target.ask(Request::Cancel { channel }).await;
+            return Err(failure);
+        }
+        let label = format!("{} → {}", step.snapshot, step.target);
+        tracing::debug!(channel, "{label}");
+        self.board.begin(channel, label, size, &self.local);
+        self.client.attach(channel);
+        let received = self.target.transferred(Request::FinishReceive { channel }).await;
+        let sent = self.source.transferred(Request::FinishSend { channel }).await;
+        self.client.close_channel(channel);
+        let result = match (received, sent) {
+            (Ok(mut received), sent) => {
+                // The target has it for good, whatever the sender says of its own end.
+                received.warnings.extend(sent.map(|sent| sent.warnings).unwrap_or_default());
+                Ok(received)
+            }
+            (Err(received), Err(sent)) => Err(received.first_cause(sent)),
+            (Err(received), Ok(_)) => Err(received),
+        };
+        self.board.end(channel, result.as_ref().ok().map(|t| (t.raw_bytes, t.wire_bytes)));
+        result.map(Some)
+    }
+
+    fn send_step(&self, step: &Step) -> SendStep {
+        SendStep {
+            snapshot: step.snapshot.clone(),
+            to_guid: step.to_guid,
+            base: step.from.as_ref().map(|from| (from.base.clone(), from.guid)),
+            flags: step.flags,
+            resume: step.resume.as_ref().map(|(token, _)| token.clone()),
+            job: self.job.clone(),
+            compression: self.options.compression,
+            bwlimit_bytes_per_s: self.options.bwlimit_bytes_per_s,
+        }
+    }
+
+    fn receive_step(&self, step: &Step, base: Option<SnapshotName>, source: Option<&DatasetInfo>) -> ReceiveStep {
+        ReceiveStep {
+            snapshot: step.target_snapshot.clone(),
+            to_guid: step.to_guid,
+            from_guid: step.from.as_ref().map(|from| from.guid),
+            from: base,
+            kind: step.kind,
+            creates: step.creates_target,
+            resumes: step.resume.is_some(),
+            origin: step.origin.clone(),
+            raw: step.flags.raw,
+            properties: source.map(manifest).unwrap_or_default(),
+            job: self.job.clone(),
+        }
+    }
+}
+
+/// The properties that were set on the source itself and may be carried over.
+fn manifest(source: &DatasetInfo) -> Vec<(String, String)> {
+    source
+        .properties
+        .iter()
+        .filter(|p| matches!(p.source, PropertySource::Local | PropertySource::Received))
+        .filter(|p| MANIFEST_PROPERTIES.contains(&p.name.as_str()))
+        .map(|p| (p.name.clone(), p.value.clone()))
+        .collect()
+}
