@@ -1,4 +1,5 @@
 //! zmigrate keeps a ZFS dataset replicated to a peer over mutual TLS.
 
+pub mod adapter;
 pub mod port;
 pub mod types;
