@@ -2,4 +2,5 @@
 
 pub mod adapter;
 pub mod port;
+pub mod stream;
 pub mod types;

@@ -10,7 +10,7 @@ use super::NameError;
 ///
 /// A snapshot keeps its GUID when it is sent, renamed or bookmarked; that is what makes it the
 /// identity that planning works with (`zfsprops(7)`, `guid`). Written in decimal, as `zfs` does.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Guid(pub u64);
 
