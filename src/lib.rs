@@ -1,5 +1,6 @@
 //! zmigrate keeps a ZFS dataset replicated to a peer over mutual TLS.
 
+pub mod adapter;
 pub mod driver;
 pub mod limits;
 pub mod pipe;

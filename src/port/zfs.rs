@@ -101,6 +101,12 @@ pub trait Process: Send {
 
     /// Ends the process at once (SIGKILL). `wait` then says [`ZfsErrorKind::Stopped`]. Harmless after the end.
     fn kill(&mut self);
+
+    /// What the process printed on stderr although it succeeded, line by line; empty before `wait` has returned.
+    /// `zfs receive` reports a property that it could not set in this way alone.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A running `zfs send`. Dropping it kills the process.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     features::begin_flag_names,
     fletcher::ByteOrder,
-    parser::{Ending, Judge, Parser, StreamFault, Totals},
+    parser::{Ending, FaultKind, Judge, Parser, StreamFault, Totals},
     record::{Begin, RECORD_BYTES, RawRecord, Record, RecordType},
 };
 use crate::types::human_bytes;
@@ -69,9 +69,9 @@ impl Inspector {
         let catalog = self.parser.judge();
         let first = catalog.first.clone().unwrap_or_default();
         let stream_bytes = match &ending {
-            // Records and payloads, all there.
-            Ending::Complete | Ending::SavedWithoutEnd => self.parser.fed(),
-            Ending::Damaged(_) => self.parser.released(),
+            // What follows the damage is not counted; what a truncated stream has, is.
+            Ending::Damaged(fault) if fault.kind != FaultKind::Truncated => self.parser.released(),
+            _ => self.parser.fed(),
         };
         let mut found = Inspection::new(&first, catalog.streams.clone(), &totals, &ending, stream_bytes);
         found.byte_order = match self.parser.byte_order() {
@@ -229,6 +229,9 @@ impl Inspection {
 
     fn text(&self, out: &mut String) -> std::fmt::Result {
         let none = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+        if let (0, Some(f)) = (self.total_records, &self.fault) {
+            return writeln!(out, "no ZFS send stream: {}", f.cause);
+        }
         writeln!(out, "{} {}", self.kind, self.to_name)?;
         if self.kind != "package" {
             writeln!(out, "  GUID      {}", self.to_guid)?;

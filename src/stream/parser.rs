@@ -302,6 +302,7 @@ impl<J: Judge> Parser<J> {
             _ if self.fed == 0 => "the stream is empty".to_owned(),
             (Awaiting::Payload { left, .. }, _) => format!("the stream ends {left} bytes short in a payload"),
             (Awaiting::BeginPayload { left }, _) => format!("the stream ends {left} bytes short in a payload"),
+            (Awaiting::Record, Place::Start) => "it is shorter than one record".to_owned(),
             (Awaiting::Record, _) if self.partial_len > 0 => "the stream ends in a record".to_owned(),
             (Awaiting::Record, Place::PackageHead | Place::Package) => "the package has no END".to_owned(),
             (Awaiting::Record, _) => "the stream has no END".to_owned(),
@@ -365,7 +366,7 @@ impl<J: Judge> Parser<J> {
         let framing = |cause: String| (FaultKind::Framing, cause);
         if self.place == Place::Start {
             let order =
-                record::byte_order(raw).ok_or_else(|| framing("not a ZFS send stream: no BEGIN record".into()))?;
+                record::byte_order(raw).ok_or_else(|| framing("it does not begin with a BEGIN record".into()))?;
             self.sums = Some(Fletcher4::new(order));
         }
         let Some(sums) = self.sums.as_mut() else { return Err(framing("no BEGIN record".into())) };
@@ -462,3 +463,6 @@ impl<J: Judge> Parser<J> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

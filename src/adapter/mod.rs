@@ -1,0 +1,3 @@
+//! Implementations of the ports on the real world. Only the wiring and tests name them.
+
+pub mod zfs;

@@ -1,0 +1,289 @@
+//! The operations of the port, each as one command where that can be.
+
+use async_trait::async_trait;
+
+use super::{
+    ZfsCommand, args, argument_lists,
+    classify::{Exit, classify_resume, classify_text, without_usage},
+    listing::{ignoring, is_absent},
+    parse, process,
+    run::{MAX_ARGUMENT_BYTES, Tool, error},
+};
+use crate::{
+    port::zfs::{
+        Depth, ReceiveSpec, Receiving, SendSpec, Sending, SnapshotRequest, Zfs, ZfsError,
+        ZfsErrorKind::{self, *},
+        ZfsResult,
+    },
+    types::{
+        BookmarkName, DatasetName, SnapshotName,
+        listing::{Capabilities, DatasetInfo, Listing, Property},
+    },
+};
+
+/// Turns "there is none", where that is what was wanted, into success.
+fn or_absent(result: ZfsResult<()>) -> ZfsResult<()> {
+    match result {
+        Err(ZfsError { kind: NotFound, .. }) => Ok(()),
+        other => other,
+    }
+}
+
+fn names(snapshots: &[SnapshotName]) -> Vec<&str> {
+    snapshots.iter().map(SnapshotName::as_str).collect()
+}
+
+impl ZfsCommand {
+    async fn plain(&self, operation: &str, args: &[&str]) -> ZfsResult<()> {
+        self.zfs(operation, args).await?.ok(operation).map(drop)
+    }
+
+    /// One atomic command naming each dataset, for trees with exceptions. `None` if the names do not fit into one.
+    async fn snapshot_named(&self, operation: &str, request: &SnapshotRequest) -> ZfsResult<Option<()>> {
+        let list = ["list", "-H", "-r", "-t", "filesystem,volume", "-o", "name", request.root.as_str()];
+        let out = self.zfs(operation, list).await?.ok(operation)?;
+        let mut wanted = Vec::new();
+        for name in out.stdout.lines().filter(|n| !n.contains('%')) {
+            let name: DatasetName = name.parse().map_err(|e| error(operation, Unparsable, e))?;
+            if !request.except.iter().any(|out| name.is_at_or_below(out)) {
+                wanted.push(format!("{name}@{}", request.tag));
+            }
+        }
+        if wanted.is_empty() {
+            return Err(error(operation, NotFound, "everything is excluded"));
+        }
+        if wanted.iter().map(|n| n.len() + 9).sum::<usize>() > MAX_ARGUMENT_BYTES {
+            return Ok(None);
+        }
+        let args: Vec<&str> = ["snapshot"].into_iter().chain(wanted.iter().map(String::as_str)).collect();
+        self.plain(operation, &args).await.map(Some)
+    }
+
+    /// The whole tree, and then away with what was excluded. `zfs snapshot -r` makes all or nothing, and fails if any
+    /// is there; so what carries this tag and the root's createtxg afterwards was made here.
+    async fn snapshot_and_prune(&self, operation: &str, request: &SnapshotRequest) -> ZfsResult<()> {
+        let root = request.root.snapshot(&request.tag).map_err(|e| error(operation, Other, e))?;
+        self.plain(operation, &["snapshot", "-r", root.as_str()]).await?;
+        let listing = self.list_tree(&request.root, Depth::Tree).await?;
+        let made = |d: &DatasetInfo| d.snapshots.iter().find(|s| s.tag == request.tag).map(|s| s.createtxg);
+        let here = listing.get(&request.root).and_then(made);
+        for d in &listing.datasets {
+            let excluded = request.except.iter().any(|out| d.name.is_at_or_below(out));
+            if excluded && here.is_some() && made(d) == here {
+                let name = d.name.snapshot(&request.tag).map_err(|e| error(operation, Other, e))?;
+                self.destroy_snapshot(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One of `hold` and `release` over many snapshots, where each that fails has a line of its own.
+    async fn each(&self, verb: &str, tag: &str, snapshots: &[SnapshotName], fine: &[&str]) -> ZfsResult<()> {
+        let operation = match snapshots {
+            [one] => format!("{verb} {one}"),
+            _ => format!("{verb} {} snapshots", snapshots.len()),
+        };
+        let tag = args::hold_tag(tag).map_err(|why| error(&operation, Other, why))?;
+        for list in argument_lists(&names(snapshots)) {
+            let out = self.zfs(&operation, [&[verb, tag], list].concat()).await?;
+            let text = without_usage(&out.stderr);
+            let worse = text.lines().find(|line| !line.trim().is_empty() && !fine.iter().any(|ok| line.contains(ok)));
+            match (out.exit, worse) {
+                (Exit::Code(1), None) if !text.is_empty() => {}
+                (Exit::Code(1), Some(line)) => return Err(out.failure(&operation, classify_text(line))),
+                _ => out.ok(&operation).map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn same_guid(&self, snapshot: &SnapshotName, bookmark: &BookmarkName) -> ZfsResult<bool> {
+        let listing = self.list_tree(&bookmark.dataset(), Depth::Root).await?;
+        let Some(at) = listing.get(&bookmark.dataset()) else { return Ok(false) };
+        let guid = at.snapshots.iter().find(|s| s.tag == snapshot.tag()).map(|s| s.guid);
+        Ok(guid.is_some() && at.bookmarks.iter().any(|b| b.tag == bookmark.tag() && Some(b.guid) == guid))
+    }
+}
+
+#[async_trait]
+impl Zfs for ZfsCommand {
+    async fn capabilities(&self, pool: &str) -> ZfsResult<Capabilities> {
+        self.pool_capabilities(pool).await
+    }
+
+    async fn list(&self, root: &DatasetName, depth: Depth) -> ZfsResult<Listing> {
+        self.list_tree(root, depth).await
+    }
+
+    async fn datasets(&self, names: &[DatasetName]) -> ZfsResult<Vec<DatasetInfo>> {
+        self.list_datasets(names).await
+    }
+
+    async fn snapshot(&self, request: &SnapshotRequest) -> ZfsResult<()> {
+        let operation = format!("snapshot {}@{}", request.root, request.tag);
+        let name = request.root.snapshot(&request.tag).map_err(|e| error(&operation, Other, e))?;
+        if !request.recursive {
+            return self.plain(&operation, &["snapshot", name.as_str()]).await;
+        }
+        if request.except.is_empty() {
+            return self.plain(&operation, &["snapshot", "-r", name.as_str()]).await;
+        }
+        if request.except.iter().any(|out| request.root.is_at_or_below(out)) {
+            return Err(error(&operation, NotFound, "everything is excluded"));
+        }
+        if self.tools().await?.capabilities.snapshot_many
+            && let Some(()) = self.snapshot_named(&operation, request).await?
+        {
+            return Ok(());
+        }
+        self.snapshot_and_prune(&operation, request).await
+    }
+
+    async fn bookmark(&self, snapshot: &SnapshotName, bookmark: &BookmarkName) -> ZfsResult<()> {
+        let operation = format!("bookmark {snapshot} as {bookmark}");
+        match self.plain(&operation, &["bookmark", snapshot.as_str(), bookmark.as_str()]).await {
+            Err(e) if e.kind == Exists && self.same_guid(snapshot, bookmark).await? => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn destroy_bookmark(&self, bookmark: &BookmarkName) -> ZfsResult<()> {
+        let operation = format!("destroy {bookmark}");
+        match self.plain(&operation, &["destroy", bookmark.as_str()]).await {
+            // A ZFS without bookmarks takes no name with a #, so there is none of it.
+            Err(e) if e.detail.contains("invalid dataset name") => Ok(()),
+            other => or_absent(other),
+        }
+    }
+
+    async fn destroy_snapshot(&self, snapshot: &SnapshotName) -> ZfsResult<()> {
+        or_absent(self.plain(&format!("destroy {snapshot}"), &["destroy", snapshot.as_str()]).await)
+    }
+
+    async fn hold(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()> {
+        self.each("hold", tag, snapshots, &["tag already exists on this dataset"]).await
+    }
+
+    async fn release(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()> {
+        self.each("release", tag, snapshots, &["no such tag on this dataset", "does not exist"]).await
+    }
+
+    async fn holds(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<(SnapshotName, String)>> {
+        let operation = "list holds";
+        let mut all = Vec::new();
+        for list in argument_lists(&names(snapshots)) {
+            let out = self.zfs(operation, [&["holds", "-H"], list].concat()).await?;
+            let out = ignoring(&[NotFound], out, operation)?;
+            all.extend(parse::holds(&out.stdout).map_err(|e| error(operation, Unparsable, e))?);
+        }
+        Ok(all)
+    }
+
+    async fn get(&self, dataset: &str, names: &[&str]) -> ZfsResult<Vec<Property>> {
+        let operation = format!("read properties of {dataset}");
+        let known = dataset.parse::<DatasetName>().is_ok()
+            || dataset.parse::<SnapshotName>().is_ok()
+            || dataset.parse::<BookmarkName>().is_ok();
+        if !known {
+            return Err(error(&operation, Other, "not a name of a dataset, snapshot or bookmark"));
+        }
+        for name in names {
+            args::property(name).map_err(|why| error(&operation, Other, why))?;
+        }
+        let out = self.get_known(&operation, &["get", "-Hp"], names, &[dataset]).await?.ok(&operation)?;
+        let values = parse::values(&out.stdout).map_err(|e| error(&operation, Unparsable, e))?;
+        Ok(values.into_iter().flat_map(|v| v.properties).collect())
+    }
+
+    async fn set(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
+        // One command each: `zfs set` with several does not promise an order.
+        for (name, value) in properties {
+            let operation = format!("set {name} of {dataset}");
+            let assignment = args::assignment(name, value).map_err(|why| error(&operation, Other, why))?;
+            self.plain(&operation, &["set", &assignment, dataset.as_str()]).await?;
+        }
+        Ok(())
+    }
+
+    async fn inherit(&self, dataset: &DatasetName, property: &str) -> ZfsResult<()> {
+        let operation = format!("inherit {property} of {dataset}");
+        let property = args::property(property).map_err(|why| error(&operation, Other, why))?;
+        self.plain(&operation, &["inherit", property, dataset.as_str()]).await
+    }
+
+    async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
+        let operation = format!("create {dataset}");
+        let unmounted = self.tools().await?.create_unmounted;
+        let mut args = vec!["create".to_owned()];
+        if unmounted {
+            args.push("-u".to_owned());
+        }
+        for (name, value) in properties {
+            let assignment = args::assignment(name, value).map_err(|why| error(&operation, Other, why))?;
+            args.extend(["-o".to_owned(), assignment]);
+        }
+        args.push(dataset.to_string());
+        self.zfs(&operation, &args).await?.ok(&operation)?;
+        let stays_off = properties.iter().any(|(n, v)| n == "canmount" && (v == "off" || v == "noauto"));
+        if unmounted || stays_off {
+            return Ok(());
+        }
+        match self.plain(&operation, &["unmount", dataset.as_str()]).await {
+            Err(e) if e.detail.contains("not currently mounted") || e.detail.contains("legacy") => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
+        self.plain(&format!("roll back to {to}"), &["rollback", "-r", to.as_str()]).await
+    }
+
+    async fn abort_receive(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let operation = format!("abort the receive into {dataset}");
+        if !self.tools().await?.capabilities.receive_resumable {
+            return Ok(());
+        }
+        match self.plain(&operation, &["receive", "-A", dataset.as_str()]).await {
+            Err(e) if e.detail.contains("does not have any resumable receive state to abort") => Ok(()),
+            Err(e) if is_absent(&e, dataset.as_str()) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn send_size(&self, spec: &SendSpec) -> ZfsResult<Option<u64>> {
+        if !self.tools().await?.capabilities.send_estimate {
+            return Ok(None);
+        }
+        let operation = format!("estimate: {}", args::send_subject(spec));
+        let mut args = args::send(spec).map_err(|why| error(&operation, bad_spec(spec), why))?;
+        args.insert(1, "-nP".to_owned());
+        let out = self.zfs(&operation, &args).await?;
+        if matches!(spec, SendSpec::Resume { .. })
+            && let Some(kind) = classify_resume(out.exit, &out.stderr)
+        {
+            return Err(out.failure(&operation, kind));
+        }
+        let out = out.ok(&operation)?;
+        match parse::send_size(&out.stdout).or_else(|| parse::send_size(&out.stderr)) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(error(&operation, Unparsable, format!("no size in {:?}", out.stdout))),
+        }
+    }
+
+    async fn send(&self, spec: &SendSpec) -> ZfsResult<Sending> {
+        let operation = args::send_subject(spec);
+        let args = args::send(spec).map_err(|why| error(&operation, bad_spec(spec), why))?;
+        let resumes = matches!(spec, SendSpec::Resume { .. });
+        process::send(operation, self.runner.command(Tool::Zfs, args), resumes)
+    }
+
+    async fn receive(&self, spec: &ReceiveSpec) -> ZfsResult<Receiving> {
+        let operation = format!("receive into {}", spec.snapshot);
+        let args = args::receive(spec).map_err(|why| error(&operation, Other, why))?;
+        process::receive(operation, self.runner.command(Tool::Zfs, args))
+    }
+}
+
+fn bad_spec(spec: &SendSpec) -> ZfsErrorKind {
+    if matches!(spec, SendSpec::Resume { .. }) { DeadToken } else { Other }
+}
