@@ -110,7 +110,11 @@ impl<'a> Decider<'_, 'a> {
             let made_anew = relative
                 .and_then(|relative| self.by_relative.get(relative))
                 .filter(|at| !self.members[**at].established())
-                .and_then(|at| self.outcomes[*at].as_ref());
+                .and_then(|at| self.outcomes[*at].as_ref())
+                .filter(|outcome| outcome.works);
+            if made_anew.is_none() && is_partial(existing) {
+                return Err(Refusal::ParentPartial { target: target.clone(), parent: above });
+            }
             return Ok((missing, made_anew.map_or_else(|| Crypt::of(existing), |o| o.crypt.clone())));
         }
         Ok((missing, Crypt::default()))

@@ -15,6 +15,8 @@
 //! - a plan made after its own plan was carried out has nothing to do;
 //! - a dataset stands after all that it needs: every index in [`DatasetPlan::after`] is smaller than its own.
 
+#![allow(clippy::result_large_err, reason = "a refusal is made once for a dataset, and its fields are matched on")]
+
 mod clones;
 mod dataset;
 mod exclude;

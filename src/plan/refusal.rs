@@ -99,6 +99,14 @@ pub enum Refusal {
         /// The volume above it.
         parent: DatasetName,
     },
+    /// What stands where a parent is needed is the state of an interrupted first receive, and nothing in this
+    /// run goes on with it.
+    ParentPartial {
+        /// What would have been made.
+        target: DatasetName,
+        /// The incomplete dataset above it.
+        parent: DatasetName,
+    },
     /// The name on the target would not be one: longer than 255 bytes or deeper than 50 levels.
     NameTooLong {
         /// The dataset, by the name that it has.
@@ -236,6 +244,10 @@ impl fmt::Display for Refusal {
             ParentNotFilesystem { target, parent } => {
                 write!(f, "{target} cannot be made below {parent}, which is a volume")
             }
+            ParentPartial { target, parent } => write!(
+                f,
+                "{target} cannot be made below {parent}, which holds only the state of an interrupted receive"
+            ),
             NameTooLong { dataset, wanted } => {
                 write!(f, "{dataset} would be called {wanted:?}, which is no valid name")
             }
@@ -324,6 +336,7 @@ impl Refusal {
             SnapshotAbsent { .. } => "name a snapshot that exists, or leave it out to send up to the newest".into(),
             WrongType { target, .. } => format!("send to another name, or rename {target} out of the way"),
             ParentNotFilesystem { .. } => "choose a target below a filesystem".into(),
+            ParentPartial { parent, .. } => format!("`zfs receive -A {parent}` on the target throws that state away"),
             NameTooLong { .. } => "choose a shorter target, or leave the dataset out with --exclude".into(),
             Fenced { fence, .. } => {
                 let id = fence.split_once(':').map_or(fence.as_str(), |(id, _)| id);

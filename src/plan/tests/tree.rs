@@ -138,3 +138,10 @@ fn a_pools_root_can_only_be_gone_on_with() {
     c.target = vec![ds("backup").snaps("s")];
     assert_eq!(c.lines(), ["tank/db@t -> backup@t from tank/db@s"]);
 }
+
+#[test]
+fn nothing_is_made_below_what_an_interrupted_receive_left() {
+    let source = [ds("tank/db"), ds("tank/db/a").snaps("s")];
+    let c = case(source, [ds("backup/db").inconsistent()]).recursive();
+    assert!(matches!(c.refusal(), Refusal::ParentPartial { parent, .. } if parent == name("backup/db")));
+}
