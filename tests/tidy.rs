@@ -4,6 +4,8 @@
 //! breach is a line `path:line: what is wrong`, and all are shown at once. It reads the source as text, so a name that a macro
 //! puts together escapes it.
 
+#![allow(clippy::unwrap_used, reason = "a test may end with a panic")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
