@@ -1,1 +1,3 @@
+//! The command `zmigrate`: parses its arguments and hands over.
+
 fn main() {}

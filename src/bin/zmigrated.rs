@@ -1,1 +1,3 @@
+//! The daemon `zmigrated`: reads its configuration and serves.
+
 fn main() {}
