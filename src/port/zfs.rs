@@ -94,11 +94,6 @@ pub trait Process: Send {
     /// When the process failed, was killed, or could not be waited for.
     async fn wait(&mut self) -> ZfsResult<()>;
 
-    /// What a process that ended well said on stderr all the same, such as a property that was not received.
-    fn warnings(&self) -> Vec<String> {
-        Vec::new()
-    }
-
     /// Ends the process at once (SIGKILL). `wait` then says [`ZfsErrorKind::Stopped`]. Harmless after the end.
     fn kill(&mut self);
 

@@ -234,6 +234,10 @@ impl Zfs for ZfsCommand {
         }
     }
 
+    async fn destroy_filesystem(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        or_absent(self.plain(&format!("destroy {dataset}"), &["destroy", dataset.as_str()]).await)
+    }
+
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
         self.plain(&format!("roll back to {to}"), &["rollback", "-r", to.as_str()]).await
     }
