@@ -1,3 +1,6 @@
 //! Implementations of the ports on the real world. Only the wiring and tests name them.
 
+pub mod journal;
+pub mod locks;
+pub mod net;
 pub mod zfs;

@@ -6,6 +6,7 @@ use tokio::{
 };
 
 use crate::{
+    identity::HandshakeError,
     limits::HANDSHAKE_TIMEOUT,
     types::{Failure, FailureClass},
     wire::{
@@ -24,7 +25,14 @@ async fn in_time<T>(what: &str, io: impl Future<Output = std::io::Result<T>>) ->
     let unreachable = |why: String| Failure::new(FailureClass::Unreachable, why).transient();
     match timeout(HANDSHAKE_TIMEOUT, io).await {
         Err(_) => Err(unreachable(format!("{what}: no answer within {} s", HANDSHAKE_TIMEOUT.as_secs()))),
-        Ok(Err(e)) => Err(unreachable(format!("{what}: {e}"))),
+        Ok(Err(e)) => {
+            // In TLS 1.3 the other side judges our certificate after our own handshake is done, so its refusal comes here.
+            let error = HandshakeError::from_io(e);
+            match &error {
+                HandshakeError::Io(e) => Err(unreachable(format!("{what}: {e}"))),
+                refused => Err(Failure::new(FailureClass::NotGranted, refused).hint(refused.hint())),
+            }
+        }
         Ok(Ok(value)) => Ok(value),
     }
 }

@@ -1,0 +1,130 @@
+//! Locks on targets as `flock(2)` on files in the runtime directory. The kernel drops them when a process dies.
+//!
+//! A lock on `tank/a/b` is an exclusive lock on the file of `tank/a/b` and shared ones on those of `tank` and `tank/a`,
+//! so two runs meet if one's target is at, above or below the other's.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, Write},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{
+    port::locks::{LockError, LockGuard, Locks},
+    types::DatasetName,
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct FileLocks {
+    dir: PathBuf,
+}
+
+struct Guard {
+    // Closing the files lets the locks go.
+    _files: Vec<File>,
+}
+
+impl LockGuard for Guard {}
+
+impl FileLocks {
+    /// Locks in `runtime_dir/locks`, which is made when first needed.
+    pub fn new(runtime_dir: &Path) -> FileLocks {
+        FileLocks { dir: runtime_dir.join("locks") }
+    }
+
+    fn path(&self, dataset: &DatasetName) -> PathBuf {
+        // `!` is no character of a dataset's name, so no two datasets share a file.
+        self.dir.join(format!("{}.lock", dataset.as_str().replace('/', "!")))
+    }
+
+    /// Says who holds `target` or something below it, from what holders wrote into their files.
+    fn holder(&self, target: &DatasetName) -> String {
+        let prefix = format!("{}!", target.as_str().replace('/', "!"));
+        let own = self.path(target);
+        let below = fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix))
+        });
+        std::iter::once(own)
+            .chain(below)
+            .filter(|path| File::open(path).is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared).is_err()))
+            .find_map(|path| {
+                let mut text = String::new();
+                File::open(path).ok()?.take(1024).read_to_string(&mut text).ok()?;
+                Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+            })
+            .unwrap_or_else(|| "another run".to_owned())
+    }
+}
+
+impl Locks for FileLocks {
+    fn acquire(&self, target: &DatasetName, holder: &str) -> Result<Box<dyn LockGuard>, LockError> {
+        let failed = |why: String| LockError::Failed { target: target.clone(), why };
+        fs::create_dir_all(&self.dir).map_err(|e| failed(format!("cannot make {}: {e}", self.dir.display())))?;
+        let mut files = Vec::new();
+        let wanted = target
+            .ancestors()
+            .into_iter()
+            .map(|above| (above, FlockOperation::NonBlockingLockShared))
+            .chain([(target.clone(), FlockOperation::NonBlockingLockExclusive)]);
+        for (dataset, operation) in wanted {
+            let path = self.path(&dataset);
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|e| failed(format!("cannot open {}: {e}", path.display())))?;
+            match flock(&file, operation) {
+                Ok(()) => files.push(file),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(LockError::Held { target: target.clone(), by: self.holder(&dataset) });
+                }
+                Err(e) => return Err(failed(format!("cannot lock {}: {e}", path.display()))),
+            }
+        }
+        if let Some(own) = files.last_mut() {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            // For people alone: a lock without these words is a lock all the same.
+            let _ = own.set_len(0).and_then(|()| own.rewind()).and_then(|()| writeln!(own, "{holder}, since {}", utc(since)));
+        }
+        Ok(Box::new(Guard { _files: files }))
+    }
+}
+
+fn utc(unix_s: u64) -> String {
+    jiff::Timestamp::from_second(unix_s as i64).map_or_else(|_| format!("{unix_s}"), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ds(name: &str) -> DatasetName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn one_run_at_a_time_at_above_and_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(dir.path());
+        let held = locks.acquire(&ds("tank/a"), "dc1 on db7").unwrap();
+        for other in ["tank/a", "tank/a/b", "tank"] {
+            match FileLocks::new(dir.path()).acquire(&ds(other), "me") {
+                Err(LockError::Held { by, .. }) => assert!(by.starts_with("dc1 on db7, since "), "{other}: {by}"),
+                Err(e) => panic!("{other}: {e}"),
+                Ok(_) => panic!("{other} was locked twice"),
+            }
+        }
+        let beside = [locks.acquire(&ds("tank/ab"), "me").unwrap(), locks.acquire(&ds("tank2"), "me").unwrap()];
+        drop(held);
+        assert!(locks.acquire(&ds("tank/a/b"), "me").is_ok());
+        assert!(locks.acquire(&ds("tank"), "me").is_err());
+        drop(beside);
+        assert!(locks.acquire(&ds("tank"), "me").is_ok());
+    }
+}

@@ -1,0 +1,83 @@
+//! The `Link` port over TCP and TLS, and what both sides do to a TCP connection.
+
+use std::{fmt, io, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::{io::BufReader, net::TcpStream, time::timeout};
+
+use crate::{
+    identity::{HandshakeError, IdentityStore, handshake},
+    limits::HANDSHAKE_TIMEOUT,
+    port::link::{Dialled, Link},
+    types::{Endpoint, Failure, FailureClass, PeerName},
+};
+
+/// Bytes that one read of the socket may bring. The TLS library reads 4 KiB at a time, which would be a system call
+/// each; 256 KiB holds 16 full TLS records.
+const READ_BUFFER: usize = 256 << 10;
+
+/// What TLS runs over.
+pub type Socket = BufReader<TcpStream>;
+
+/// Prepares a connection: no delay for small frames, large reads.
+///
+/// # Errors
+/// When the system refuses the option.
+pub fn prepare(stream: TcpStream) -> io::Result<Socket> {
+    stream.set_nodelay(true)?;
+    Ok(BufReader::with_capacity(READ_BUFFER, stream))
+}
+
+/// One peer, reached over TCP.
+pub struct TlsLink {
+    endpoint: Endpoint,
+    expected: Option<PeerName>,
+    store: Arc<IdentityStore>,
+    label: String,
+}
+
+impl TlsLink {
+    /// A peer at `endpoint` that must be `expected`, or any node of the fleet. `label` is what the operator wrote.
+    pub fn new(endpoint: Endpoint, expected: Option<PeerName>, store: Arc<IdentityStore>, label: String) -> TlsLink {
+        TlsLink { endpoint, expected, store, label }
+    }
+}
+
+impl fmt::Display for TlsLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+#[async_trait]
+impl Link for TlsLink {
+    async fn dial(&self) -> Result<Dialled, Failure> {
+        let unreachable = |why: String| {
+            let text = format!("cannot reach {} at {}: {why}", self.label, self.endpoint);
+            Failure::new(FailureClass::Unreachable, text)
+                .transient()
+                .hint("check that zmigrated runs there, the address, and the firewall between")
+        };
+        let late = |_| unreachable(format!("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs()));
+        let address = (self.endpoint.host.as_str(), self.endpoint.port);
+        let stream = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(late)?
+            .and_then(prepare)
+            .map_err(|e| unreachable(e.to_string()))?;
+        let (stream, identity) =
+            timeout(HANDSHAKE_TIMEOUT, handshake::connect(&self.store, stream, self.expected.as_ref()))
+                .await
+                .map_err(late)?
+                .map_err(|e| handshake_failed(&self.label, &e))?;
+        Ok(Dialled { connection: Box::new(stream), identity: identity.name })
+    }
+}
+
+/// The failure that a TLS handshake's error means for the run.
+fn handshake_failed(peer: &str, e: &HandshakeError) -> Failure {
+    let class = if e.is_transient() { FailureClass::Unreachable } else { FailureClass::NotGranted };
+    let mut failure = Failure::new(class, format!("{peer}: {e}")).hint(e.hint());
+    failure.transient = e.is_transient();
+    failure
+}

@@ -1,0 +1,37 @@
+//! Grants, as the registry asks for them: always those of the newest configuration.
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    config::Grants,
+    session::registry::Authority,
+    types::{Access, DatasetName, Failure, FailureClass, PeerName},
+};
+
+/// See the module.
+pub struct GrantAuthority {
+    grants: ArcSwap<Grants>,
+}
+
+impl GrantAuthority {
+    pub fn new(grants: Grants) -> GrantAuthority {
+        GrantAuthority { grants: ArcSwap::from_pointee(grants) }
+    }
+
+    pub fn replace(&self, grants: Grants) {
+        self.grants.store(grants.into());
+    }
+}
+
+impl Authority for GrantAuthority {
+    fn knows(&self, identity: &PeerName) -> bool {
+        self.grants.load().get(identity).is_some()
+    }
+
+    fn check(&self, identity: &PeerName, access: Access, dataset: &DatasetName) -> Result<(), Failure> {
+        self.grants
+            .load()
+            .check(identity, access, dataset)
+            .map_err(|e| Failure::new(FailureClass::NotGranted, &e).hint(e.hint()))
+    }
+}

@@ -1,0 +1,206 @@
+//! `zmigrated`: accepts connections, serves sessions, reloads, drains.
+//!
+//! ```text
+//! listener ─ accept ─ TLS (bounded in time and number) ─ Registry::serve
+//! SIGHUP  → configuration, certificates, grants and revocations are read again; what does not load changes nothing
+//! SIGTERM → no new sessions; running ones may finish; then their receives save their state, and the end
+//! ```
+
+mod authority;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
+
+use self::authority::GrantAuthority;
+use crate::{
+    config::Config,
+    host,
+    identity::IdentityStore,
+    port::link::Connection,
+    session::registry::{Registry, RegistryLimits},
+    types::{Failure, FailureClass, PeerName},
+};
+
+/// How long running sessions may go on after SIGTERM; below systemd's 90 s, so that it need not kill.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How long receives may take to save their state at the very end.
+const SAVE: Duration = Duration::from_secs(15);
+
+/// A connection whose certificate was verified.
+pub struct Accepted {
+    /// The bytes.
+    pub connection: Box<dyn Connection>,
+    /// The name in the certificate.
+    pub identity: PeerName,
+    /// The certificate's serial number.
+    pub serial: String,
+}
+
+/// Where the daemon's configuration comes from, so that it can be read again.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--identity-dir`.
+    pub identity_dir: Option<PathBuf>,
+}
+
+struct Daemon {
+    sources: Sources,
+    store: Arc<IdentityStore>,
+    authority: Arc<GrantAuthority>,
+    registry: Arc<Registry>,
+    handshake_timeout: Duration,
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// When the configuration or the identity does not load, or an address cannot be listened on.
+pub async fn run(sources: Sources) -> Result<(), Failure> {
+    let config = host::config(sources.config.as_deref(), sources.identity_dir.as_deref())?;
+    let store = host::identity(&config)?;
+    let authority = Arc::new(GrantAuthority::new(config.grants.clone()));
+    let limits = RegistryLimits {
+        sessions_per_identity: config.limits.max_sessions_per_identity as usize,
+        window_bytes: config.limits.window_bytes,
+        lost_after: Duration::from_secs(config.limits.link_lost_after_s),
+    };
+    let registry = Registry::new(host::engine(&config), Arc::clone(&authority) as _, limits);
+    let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);
+    let daemon = Arc::new(Daemon { sources, store, authority, registry, handshake_timeout });
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        listeners.push(listen(*address).await?);
+    }
+    let connections = Arc::new(Semaphore::new(config.limits.max_connections as usize));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(Arc::clone(&daemon).accept(listener, Arc::clone(&connections)));
+    }
+    tracing::info!(identity = %daemon.store.own().name, "zmigrated {} is ready", env!("CARGO_PKG_VERSION"));
+    notify(&[sd_notify::NotifyState::Ready]);
+    daemon.until_stopped().await?;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    drop(accepting);
+    tracing::info!("zmigrated has stopped");
+    Ok(())
+}
+
+/// Tells systemd, where it listens. Nothing depends on it.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    let _ = sd_notify::notify(state);
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).await.map_err(|e| {
+        Failure::new(FailureClass::Usage, format!("cannot listen on {address}: {e}"))
+            .hint("another zmigrated may run already; or set `listen` in the configuration")
+    })?;
+    // Also tells a script that chose port 0 which one it is.
+    let bound = listener.local_addr().unwrap_or(address);
+    tracing::info!("listening on {bound}");
+    Ok(listener)
+}
+
+impl Daemon {
+    async fn accept(self: Arc<Self>, listener: TcpListener, connections: Arc<Semaphore>) {
+        loop {
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    // Mostly: out of file descriptors. It passes when connections end.
+                    tracing::warn!("cannot accept: {e}");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+            };
+            match Arc::clone(&connections).try_acquire_owned() {
+                Ok(permit) => {
+                    let daemon = Arc::clone(&self);
+                    tokio::spawn(async move {
+                        daemon.serve(stream, from).await;
+                        drop(permit);
+                    });
+                }
+                Err(_) => tracing::warn!(%from, "too many connections; this one is dropped"),
+            }
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream, from: SocketAddr) {
+        let accepted = match timeout(self.handshake_timeout, host::accept(&self.store, stream)).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(failure)) => {
+                tracing::warn!(%from, hint = failure.hint, "handshake refused: {failure}");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(%from, "no handshake within {} s", self.handshake_timeout.as_secs());
+                return;
+            }
+        };
+        let Accepted { connection, identity, serial } = accepted;
+        if let Err(failure) = self.registry.serve(connection, &identity, &serial).await {
+            tracing::info!(%from, %identity, "connection ended: {failure}");
+        }
+    }
+
+    async fn until_stopped(&self) -> Result<(), Failure> {
+        let handler = |kind| signal(kind).map_err(|e| Failure::new(FailureClass::Internal, format!("signals: {e}")));
+        let (mut hangup, mut terminate, mut interrupt) =
+            (handler(SignalKind::hangup())?, handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => self.reload(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        let open = self.registry.open_sessions();
+        self.registry.drain();
+        if open > 0 {
+            tracing::info!("draining: {open} sessions may go on for {} s; a second signal ends them", DRAIN.as_secs());
+            let drained = async {
+                while self.registry.open_sessions() > 0 {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            tokio::select! {
+                _ = timeout(DRAIN, drained) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        self.registry.end_all(SAVE).await;
+        Ok(())
+    }
+
+    /// Reads everything again. What does not load leaves in place what was there.
+    fn reload(&self) {
+        notify(&[sd_notify::NotifyState::Reloading]);
+        match host::config(self.sources.config.as_deref(), self.sources.identity_dir.as_deref()) {
+            Ok(config) => {
+                self.authority.replace(config.grants);
+                tracing::info!("the grants were read again; other settings take effect at the next start");
+            }
+            Err(failure) => tracing::error!("the configuration does not load, so it stays as it was: {failure}"),
+        }
+        match self.store.reload() {
+            Ok(reloaded) => {
+                tracing::info!(identity = %reloaded.own.name, new = reloaded.new_certificate, "certificates and revocations were read again");
+            }
+            Err(e) => tracing::error!("the identity does not load, so it stays as it was: {e}"),
+        }
+        let store = Arc::clone(&self.store);
+        self.registry.cut_revoked(|serial| store.is_revoked_text(serial));
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+}

@@ -1,0 +1,94 @@
+//! The wiring: which implementation stands behind each port on this host. The only place that names adapters.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    adapter::{
+        journal::FileJournal,
+        locks::FileLocks,
+        net::{TlsLink, prepare},
+        zfs::ZfsCommand,
+    },
+    config::Config,
+    daemon::Accepted,
+    identity::{IdentityStore, handshake},
+    port::link::Link,
+    session::{client::ClientOptions, engine::Engine},
+    types::{Failure, FailureClass, PeerAddress},
+};
+
+/// Reads the configuration, with `--identity-dir` put over it.
+///
+/// # Errors
+/// A `Usage` failure that names file, line and column.
+pub fn config(path: Option<&Path>, identity_dir: Option<&Path>) -> Result<Config, Failure> {
+    let mut config = Config::load(path).map_err(|e| Failure::new(FailureClass::Usage, e))?;
+    if let Some(dir) = identity_dir {
+        config.identity_dir = dir.to_owned();
+    }
+    Ok(config)
+}
+
+/// This host's engine.
+pub fn engine(config: &Config) -> Arc<Engine> {
+    let zfs = config.zfs_command.clone();
+    // zpool stands beside zfs; a bare name is looked up in the usual directories.
+    let zpool = zfs.with_file_name("zpool");
+    Arc::new(Engine {
+        zfs: Arc::new(ZfsCommand::new(zfs, zpool)),
+        locks: Arc::new(FileLocks::new(&config.runtime_dir)),
+        journal: Arc::new(FileJournal::new(&config.state_dir)),
+    })
+}
+
+/// This host's identity.
+///
+/// # Errors
+/// A `NotGranted` failure with what to do.
+pub fn identity(config: &Config) -> Result<Arc<IdentityStore>, Failure> {
+    IdentityStore::open(&config.identity_dir).map(Arc::new).map_err(|e| {
+        let failure = Failure::new(FailureClass::NotGranted, format!("this host's identity cannot be used: {e}"));
+        match e.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })
+}
+
+/// How to reach a peer: a `[peer.NAME]`, or a host.
+///
+/// # Errors
+/// When the name is neither.
+pub fn link(config: &Config, store: &Arc<IdentityStore>, peer: &PeerAddress) -> Result<Arc<dyn Link>, Failure> {
+    let (endpoint, expected) = match peer {
+        PeerAddress::Direct(endpoint) => (endpoint.clone(), None),
+        PeerAddress::Name(name) => match config.peers.get(name) {
+            Some(known) => (known.address.clone(), Some(known.identity.clone())),
+            None => (name.as_str().parse().map_err(|e| Failure::new(FailureClass::Usage, e))?, None),
+        },
+    };
+    Ok(Arc::new(TlsLink::new(endpoint, expected, Arc::clone(store), peer.to_string())))
+}
+
+/// How a command's session behaves.
+pub fn client_options(config: &Config, streams: u16) -> ClientOptions {
+    ClientOptions {
+        window_bytes: config.limits.window_bytes,
+        connect_for: Duration::from_secs(5),
+        lost_after: Duration::from_secs(config.limits.link_lost_after_s),
+        streams,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    }
+}
+
+/// Shakes hands with what dialled us.
+///
+/// # Errors
+/// Why the peer was refused, or that it went away.
+pub async fn accept(store: &IdentityStore, stream: tokio::net::TcpStream) -> Result<Accepted, Failure> {
+    let stream = prepare(stream).map_err(|e| Failure::new(FailureClass::Unreachable, e))?;
+    let (stream, identity) = handshake::accept(store, stream)
+        .await
+        .map_err(|e| Failure::new(FailureClass::NotGranted, &e).hint(e.hint()))?;
+    Ok(Accepted { connection: Box::new(stream), identity: identity.name, serial: identity.serial.to_string() })
+}
