@@ -90,5 +90,5 @@ pub async fn accept(store: &IdentityStore, stream: tokio::net::TcpStream) -> Res
     let (stream, identity) = handshake::accept(store, stream)
         .await
         .map_err(|e| Failure::new(FailureClass::NotGranted, &e).hint(e.hint()))?;
-    Ok(Accepted { connection: Box::new(stream), identity: identity.name, serial: identity.serial.to_string() })
+    Ok(Accepted { connection: Box::new(stream), identity: identity.name, serial: identity.serial })
 }

@@ -1,7 +1,12 @@
 //! zmigrate keeps a ZFS dataset replicated to a peer over mutual TLS.
 
 pub mod adapter;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod driver;
+pub mod host;
+pub mod identity;
 pub mod limits;
 pub mod pipe;
 pub mod plan;

@@ -22,7 +22,7 @@ use self::authority::GrantAuthority;
 use crate::{
     config::Config,
     host,
-    identity::IdentityStore,
+    identity::{IdentityStore, Serial},
     port::link::Connection,
     session::registry::{Registry, RegistryLimits},
     types::{Failure, FailureClass, PeerName},
@@ -40,7 +40,7 @@ pub struct Accepted {
     /// The name in the certificate.
     pub identity: PeerName,
     /// The certificate's serial number.
-    pub serial: String,
+    pub serial: Serial,
 }
 
 /// Where the daemon's configuration comes from, so that it can be read again.
@@ -199,8 +199,7 @@ impl Daemon {
             }
             Err(e) => tracing::error!("the identity does not load, so it stays as it was: {e}"),
         }
-        let store = Arc::clone(&self.store);
-        self.registry.cut_revoked(|serial| store.is_revoked_text(serial));
+        self.registry.cut_revoked(|serial| self.store.is_revoked(serial));
         notify(&[sd_notify::NotifyState::Ready]);
     }
 }

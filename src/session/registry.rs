@@ -25,6 +25,7 @@ use super::{
     handshake::{accept, refuse, welcome},
 };
 use crate::{
+    identity::Serial,
     limits::{CONTROL_WINDOW, MAX_REQUESTS_IN_WORK, MAX_TRANSFERS, MIN_WINDOW},
     port::link::Connection,
     types::{Access, DatasetName, Failure, FailureClass, PeerName},
@@ -71,7 +72,7 @@ pub struct PeerSession {
     identity: PeerName,
     host: String,
     /// The certificate that opened it.
-    serial: String,
+    serial: Serial,
     control: Channel,
     transfers: Mutex<HashMap<u32, Channel>>,
     send_window: u64,
@@ -139,7 +140,7 @@ impl Registry {
         self: &Arc<Self>,
         mut connection: Box<dyn Connection>,
         identity: &PeerName,
-        serial: &str,
+        serial: &Serial,
     ) -> Result<(), Failure> {
         let (version, hello) = accept(&mut connection).await?;
         match hello.role {
@@ -171,7 +172,7 @@ impl Registry {
         &self,
         hello: &Hello,
         identity: &PeerName,
-        serial: &str,
+        serial: &Serial,
     ) -> Result<Arc<PeerSession>, (RefusalCode, String)> {
         if self.draining.load(std::sync::atomic::Ordering::Relaxed) {
             return Err((RefusalCode::Draining, "zmigrated is being stopped".into()));
@@ -189,7 +190,7 @@ impl Registry {
             id: random_id().map_err(|e| (RefusalCode::Busy, format!("no randomness: {e}")))?,
             identity: identity.clone(),
             host: hello.host.chars().filter(|c| !c.is_control()).take(64).collect(),
-            serial: serial.to_owned(),
+            serial: serial.clone(),
             control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW),
             transfers: Mutex::default(),
             send_window: hello.window.clamp(MIN_WINDOW, window),
@@ -312,7 +313,7 @@ impl Registry {
     }
 
     /// Ends every session whose certificate `is_revoked` says is revoked, by serial number.
-    pub fn cut_revoked(&self, is_revoked: impl Fn(&str) -> bool) {
+    pub fn cut_revoked(&self, is_revoked: impl Fn(&Serial) -> bool) {
         for session in lock(&self.sessions).values().filter(|s| is_revoked(&s.serial)) {
             tracing::warn!(identity = %session.identity, "its certificate was revoked: the session is cut");
             session.end(&Failure::new(FailureClass::NotGranted, "the certificate was revoked"));

@@ -89,13 +89,23 @@ pub enum Access {
     Cutover,
 }
 
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Access {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Access; 3] = [Access::Push, Access::Pull, Access::Cutover];
+
+    /// The key in `[grant.NAME]`.
+    pub fn key(self) -> &'static str {
+        match self {
             Access::Push => "push",
             Access::Pull => "pull",
             Access::Cutover => "cutover",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key())
     }
 }
 

@@ -1,0 +1,288 @@
+//! What can be typed. The help texts here are the reference that a person reads first.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    plan::ExcludePattern,
+    types::{ByteSize, DatasetName, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
+    wire::message::Compression,
+};
+
+/// Replicate ZFS datasets between hosts over mutual TLS.
+#[derive(Debug, Parser)]
+#[command(name = "zmigrate", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, or nothing to do · 2 usage or configuration · 3 refused, a person must decide · \
+4 not authenticated or not granted · 5 peer unreachable or link lost · 6 zfs failed or stream damaged · \
+7 some datasets failed, the rest done · 75 another run holds the target")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Configuration file [default: /etc/zmigrate/zmigrate.toml, if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory with ca.pem, node.pem, node.key and crl.pem, instead of the configured one
+    #[arg(long, global = true, value_name = "DIR")]
+    pub identity_dir: Option<PathBuf>,
+    /// What stdout carries
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+    /// Say more on stderr; twice for every detail
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// Sentences
+    Text,
+    /// One JSON object
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar on a terminal, else plain
+    Auto,
+    /// A line that is drawn over
+    Bar,
+    /// A line now and then
+    Plain,
+    /// A JSON object a second
+    Json,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send a dataset of this host to a peer
+    Push(Push),
+    /// Fetch a dataset of a peer to this host
+    Pull(Pull),
+    /// Look into send streams and resume tokens
+    #[command(subcommand)]
+    Stream(StreamCommand),
+    /// Keep the fleet's certificate authority
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Push {
+    /// What to send: a dataset, or one of its snapshots to go no further than
+    #[arg(value_name = "DATASET[@SNAP]")]
+    pub source: LocalDataset,
+    /// Where to: the dataset that will exist. PEER is a name in the configuration or a host;
+    /// zm://host:port/DATASET also names a port
+    #[arg(value_name = "PEER:DATASET")]
+    pub target: RemoteDataset,
+    #[command(flatten)]
+    pub options: Replicate,
+}
+
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// What to fetch: a dataset of a peer, or one of its snapshots to go no further than
+    #[arg(value_name = "PEER:DATASET[@SNAP]")]
+    pub source: RemoteDataset,
+    /// Where to: the dataset that will exist here
+    #[arg(value_name = "DATASET")]
+    pub target: DatasetName,
+    #[command(flatten)]
+    pub options: Replicate,
+}
+
+#[derive(Debug, Args)]
+pub struct Replicate {
+    /// All datasets below as well
+    #[arg(short)]
+    pub recursive: bool,
+    /// Show what would be done, with sizes, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Send every snapshot, oldest first (the default)
+    #[arg(short = 'I', conflicts_with = "newest")]
+    pub all: bool,
+    /// Send only the newest snapshot
+    #[arg(short = 'i')]
+    pub newest: bool,
+    /// With -r: leave out what matches, and all below it. A glob on the name below the root, such as scratch or */cache.
+    /// May be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<ExcludePattern>,
+    /// Take a snapshot first, atomic over the whole tree; named by the time unless a name is given
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
+    pub snapshot: Option<Option<SnapshotTag>>,
+    /// Datasets in parallel
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub jobs: u8,
+    /// Bytes per second on the wire, all transfers together, such as 100M
+    #[arg(long, value_name = "RATE")]
+    pub bwlimit: Option<ByteSize>,
+    /// auto decides chunk by chunk; zstd:N is always that level (-7 to 19) where a chunk shrinks; none
+    #[arg(long, default_value = "auto", value_name = "auto|zstd[:N]|none", value_parser = parse_compression)]
+    pub compress: Compression,
+    /// Connections for each transfer
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub streams: u16,
+    /// If the target has snapshots or changes of its own, roll it back to the newest common snapshot. This destroys them
+    #[arg(long)]
+    pub rollback: bool,
+    /// Send encrypted datasets raw, as they are on disk (the default for them)
+    #[arg(long, conflicts_with = "no_raw")]
+    pub raw: bool,
+    /// Send the plain text of encrypted datasets; the target then has it in plain text, or under a key of its own
+    #[arg(long)]
+    pub no_raw: bool,
+    /// How progress is shown on stderr
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    pub progress: ProgressMode,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StreamCommand {
+    /// Say what a send stream holds, and whether it is whole
+    Inspect {
+        /// The stream; - is stdin
+        file: PathBuf,
+    },
+    /// Say what a resume token holds
+    Token {
+        /// The value of receive_resume_token
+        token: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Make a new certificate authority
+    Init {
+        #[command(flatten)]
+        ca: CaDir,
+        /// Validity in days
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+    },
+    /// Issue a node's certificate, and write all that the node needs into a directory
+    Issue {
+        /// The node's name
+        name: PeerName,
+        #[command(flatten)]
+        ca: CaDir,
+        /// Where ca.pem, node.pem, node.key and crl.pem go
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Validity in days
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Keep the key that is there and renew its certificate
+        #[arg(long, conflicts_with = "replace")]
+        renew: bool,
+        /// Replace key and certificate that are there
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Revoke all certificates of a node
+    Revoke {
+        /// The node's name
+        name: PeerName,
+        #[command(flatten)]
+        ca: CaDir,
+    },
+    /// List what was issued
+    List {
+        #[command(flatten)]
+        ca: CaDir,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CaDir {
+    /// The authority's directory
+    #[arg(long, value_name = "CA")]
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the configuration and what it names on this host
+    Check,
+}
+
+/// Answer zmigrate's peers: receive into, and send from, what they are granted.
+#[derive(Debug, Parser)]
+#[command(name = "zmigrated", version, max_term_width = 100)]
+#[command(after_help = "SIGHUP reads grants, certificates and revocations again; SIGTERM lets running transfers go on \
+for a minute, then saves their state and ends.")]
+pub struct Daemon {
+    /// Configuration file [default: /etc/zmigrate/zmigrate.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory with ca.pem, node.pem, node.key and crl.pem, instead of the configured one
+    #[arg(long, value_name = "DIR")]
+    pub identity_dir: Option<PathBuf>,
+    /// Say more on stderr
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Log JSON objects
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// `DATASET` or `DATASET@SNAP` on this host.
+#[derive(Clone, Debug)]
+pub struct LocalDataset {
+    pub dataset: DatasetName,
+    pub upto: Option<SnapshotTag>,
+}
+
+impl std::str::FromStr for LocalDataset {
+    type Err = crate::types::NameError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s.contains('@') {
+            let snapshot: SnapshotName = s.parse()?;
+            return Ok(Self { dataset: snapshot.dataset(), upto: Some(snapshot.tag()) });
+        }
+        Ok(Self { dataset: s.parse()?, upto: None })
+    }
+}
+
+fn parse_compression(s: &str) -> Result<Compression, String> {
+    match s {
+        "auto" => return Ok(Compression::Auto),
+        "none" => return Ok(Compression::None),
+        "zstd" => return Ok(Compression::Zstd(3)),
+        _ => {}
+    }
+    let level = s.strip_prefix("zstd:").and_then(|level| level.parse::<i8>().ok());
+    level
+        .filter(|level| (-7..=19).contains(level) && *level != 0)
+        .map(Compression::Zstd)
+        .ok_or_else(|| "write auto, none, zstd, or zstd:N with N from -7 to 19".to_owned())
+}

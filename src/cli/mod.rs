@@ -1,0 +1,74 @@
+//! The command line: `zmigrate` and `zmigrated`.
+//!
+//! stdout carries the result, stderr everything else; the exit code says what the whole amounts to (docs/exit-codes.md).
+
+mod args;
+mod ca;
+mod config;
+pub mod output;
+mod progress;
+mod replicate;
+mod stream;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Cli, Command, Daemon};
+use self::output::Output;
+use crate::{
+    daemon::{self, Sources},
+    types::Failure,
+};
+
+/// Runs `zmigrate`.
+pub fn zmigrate() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.output, cli.global.quiet);
+    output::log_to_stderr(cli.global.verbose, cli.global.quiet, false);
+    let result = match cli.command {
+        Command::Push(args) => replicate::push(&cli.global, args, &output),
+        Command::Pull(args) => replicate::pull(&cli.global, args, &output),
+        Command::Stream(command) => stream::run(command, &output),
+        Command::Ca(command) => ca::run(command, &output),
+        Command::Config(command) => config::run(&cli.global, command, &output),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "zmigrate", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Man { dir } => man(&dir),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.class.exit_code())
+        }
+    }
+}
+
+/// Runs `zmigrated`.
+pub fn zmigrated() -> ExitCode {
+    let args = Daemon::parse();
+    output::log_to_stderr(args.verbose, false, args.log_json);
+    let sources = Sources { config: args.config, identity_dir: args.identity_dir };
+    let result = output::runtime().and_then(|runtime| runtime.block_on(daemon::run(sources)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::print_failure(&failure);
+            ExitCode::from(failure.class.exit_code())
+        }
+    }
+}
+
+/// Writes the man pages of both programs and all commands.
+fn man(dir: &std::path::Path) -> Result<u8, Failure> {
+    let usage = |e: std::io::Error| {
+        Failure::new(crate::types::FailureClass::Usage, format!("cannot write man pages to {}: {e}", dir.display()))
+    };
+    std::fs::create_dir_all(dir).map_err(usage)?;
+    clap_mangen::generate_to(Cli::command(), dir).map_err(usage)?;
+    clap_mangen::generate_to(Daemon::command(), dir).map_err(usage)?;
+    Ok(0)
+}

@@ -1,0 +1,264 @@
+//! `zmigrate config check`: what is well-formed and still will not work, or is hardly meant.
+//!
+//! It reads files and changes nothing; it opens no connection.
+
+use std::{
+    env, fmt, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Access, Config, grants::table_header, schema::distance};
+use crate::{
+    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When},
+    types::PeerName,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Time enough to notice a warning and to renew one node.
+const RENEW_NODE: Duration = Duration::from_secs(30 * DAY.as_secs());
+/// Changing the CA touches every node.
+const RENEW_CA: Duration = Duration::from_secs(180 * DAY.as_secs());
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// It works, and will hardly be meant so, or will not work for long.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+/// Something that `config check` has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is, one sentence.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        write!(f, "{severity}: {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Looks at what the configuration names on this host. The worst findings come first.
+pub fn check(config: &Config, now: When) -> Vec<Finding> {
+    let mut findings = Findings(Vec::new());
+    findings.files(config);
+    let own = findings.identity(&config.identity_dir, now);
+    findings.peers(config, own.as_ref());
+    findings.grants(config, own.as_ref());
+    findings.zfs(config);
+    findings.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings.0
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, severity: Severity, message: impl Into<String>, hint: impl Into<Option<String>>) {
+        self.0.push(Finding { severity, message: message.into(), hint: hint.into() });
+    }
+
+    fn files(&mut self, config: &Config) {
+        for path in &config.files {
+            if fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o022 != 0) {
+                self.add(
+                    Severity::Warning,
+                    format!(
+                        "{} can be written by others than its owner, who could grant themselves access",
+                        path.display()
+                    ),
+                    format!("chmod go-w {}", path.display()),
+                );
+            }
+        }
+        for (key, dir) in [("state_dir", &config.state_dir), ("runtime_dir", &config.runtime_dir)] {
+            match fs::metadata(dir) {
+                Ok(meta) if !meta.is_dir() => {
+                    self.add(Severity::Error, format!("{key} {} is not a directory", dir.display()), None);
+                }
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    self.add(Severity::Note, format!("{key} {} does not exist yet", dir.display()), None);
+                }
+                Err(e) => self.add(Severity::Error, format!("{key} {}: {e}", dir.display()), None),
+            }
+        }
+    }
+
+    fn identity(&mut self, dir: &Path, now: When) -> Option<PeerName> {
+        let missing: Vec<&str> =
+            [CA_FILE, CERT_FILE, KEY_FILE, CRL_FILE].into_iter().filter(|name| !dir.join(name).exists()).collect();
+        if !missing.is_empty() {
+            self.add(
+                Severity::Error,
+                format!("{} holds no {}", dir.display(), missing.join(", ")),
+                format!(
+                    "on the machine of the CA: zmigrate ca issue NAME --dir CA --out DIR, and copy DIR to {}",
+                    dir.display()
+                ),
+            );
+            return None;
+        }
+        self.key_mode(&dir.join(KEY_FILE));
+        let id = match LoadedIdentity::read(dir) {
+            Ok(id) => id,
+            Err(IdentityError::OpenKey { .. }) => return None,
+            Err(e) => {
+                let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+                self.add(Severity::Error, format!("{e}{cause}"), e.hint());
+                return None;
+            }
+        };
+        let renew = format!("zmigrate ca issue {} --renew on the machine of the CA", id.own.name);
+        let cert = dir.join(CERT_FILE);
+        let cert = cert.display();
+        if id.trust.is_revoked(&id.own.serial) {
+            self.add(Severity::Error, format!("{cert} is revoked"), "issue a new identity for this node".to_owned());
+        }
+        if now > id.own.not_after {
+            self.add(Severity::Error, format!("{cert} expired {}", id.own.not_after), renew);
+        } else if now < id.own.not_before {
+            self.add(
+                Severity::Error,
+                format!("{cert} is valid only from {}; the clock here says {now}", id.own.not_before),
+                "set the clock of this host".to_owned(),
+            );
+        } else if now.after(RENEW_NODE) > id.own.not_after {
+            self.add(Severity::Warning, format!("{cert} expires {}", id.own.not_after), renew);
+        }
+        for ca in id.trust.cas() {
+            let short = ca.fingerprint_sha256.get(..16).unwrap_or_default();
+            if now.after(RENEW_CA) > ca.not_after {
+                self.add(
+                    Severity::Warning,
+                    format!("the CA sha256:{short}… ends {}", ca.not_after),
+                    "make a new CA, and add it to ca.pem of every node before it issues certificates".to_owned(),
+                );
+            }
+            if !ca.has_crl {
+                self.add(
+                    Severity::Warning,
+                    format!("{CRL_FILE} holds no revocation list of the CA sha256:{short}…: nothing it issued can be revoked"),
+                    "append the crl.pem of that CA".to_owned(),
+                );
+            }
+        }
+        Some(id.own.name)
+    }
+
+    fn key_mode(&mut self, key: &Path) {
+        let Ok(meta) = fs::metadata(key) else { return };
+        let mode = meta.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            let error = IdentityError::OpenKey { path: key.to_owned(), mode };
+            self.add(Severity::Error, error.to_string(), error.hint());
+        } else if mode != 0o600 {
+            let message = format!("{} has mode {mode:04o}, not 0600", key.display());
+            self.add(Severity::Note, message, format!("chmod 600 {}", key.display()));
+        }
+    }
+
+    fn peers(&mut self, config: &Config, own: Option<&PeerName>) {
+        for (name, peer) in &config.peers {
+            if own == Some(&peer.identity) {
+                self.add(
+                    Severity::Error,
+                    format!("{} names this node itself", table_header("peer", name)),
+                    "remove it, or correct its identity".to_owned(),
+                );
+            }
+            let twin = config
+                .peers
+                .iter()
+                .find(|(other, p)| *other > name && p.address == peer.address && p.identity != peer.identity);
+            if let Some((other, _)) = twin {
+                self.add(
+                    Severity::Warning,
+                    format!("the peers {name} and {other} have the address {} and different identities", peer.address),
+                    "one node has one identity: correct one of the addresses".to_owned(),
+                );
+            }
+        }
+    }
+
+    fn grants(&mut self, config: &Config, own: Option<&PeerName>) {
+        let identities: Vec<&PeerName> = config.peers.values().map(|peer| &peer.identity).collect();
+        for (name, grant) in config.grants.iter() {
+            let table = table_header("grant", name);
+            if own == Some(name) {
+                let message = format!("{table} is for this node itself, and is never used");
+                self.add(Severity::Warning, message, "a grant names the identity of another node".to_owned());
+            } else if !identities.contains(&name) {
+                if let Some(peer) = config.peers.get_key_value(name).map(|(_, peer)| peer) {
+                    self.add(
+                        Severity::Warning,
+                        format!(
+                            "{table} is for the identity {name}, and the peer of that name has the identity {}",
+                            peer.identity
+                        ),
+                        format!("write {} if that is who is meant", table_header("grant", &peer.identity)),
+                    );
+                } else if let Some(near) = identities.iter().find(|id| distance(id.as_str(), name.as_str()) == 1) {
+                    self.add(
+                        Severity::Warning,
+                        format!("{table} is for the identity {name}, which no peer has"),
+                        format!("did you mean {near}?"),
+                    );
+                }
+            }
+            for (other, theirs) in config.grants.iter().filter(|(other, _)| *other > name) {
+                let shared = grant
+                    .of(Access::Push)
+                    .iter()
+                    .find_map(|a| theirs.of(Access::Push).iter().find(|b| a.is_at_or_below(b) || b.is_at_or_below(a)));
+                if let Some(dataset) = shared {
+                    self.add(
+                        Severity::Note,
+                        format!("{name} and {other} may both send into {dataset}"),
+                        "give each its own dataset, unless they replicate different datasets into it".to_owned(),
+                    );
+                }
+            }
+        }
+    }
+
+    fn zfs(&mut self, config: &Config) {
+        let command = &config.zfs_command;
+        let found = if command.is_absolute() {
+            is_executable(command)
+        } else {
+            let path = env::var_os("PATH").unwrap_or_default();
+            env::split_paths(&path).map(|dir: PathBuf| dir.join(command)).any(|candidate| is_executable(&candidate))
+        };
+        if !found {
+            self.add(
+                Severity::Error,
+                format!("zfs.command {} is not there or cannot be run", command.display()),
+                "install the ZFS tools, or set zfs.command to their path".to_owned(),
+            );
+        }
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
+}
