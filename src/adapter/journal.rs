@@ -77,6 +77,9 @@ mod tests {
         let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines.len(), 2);
         assert_eq!((&lines[0]["phase"], &lines[0]["what"]), (&"intent".into(), &"abort_partial".into()));
-        assert_eq!((&lines[1]["cause"], &lines[1]["dataset"], &lines[1]["by"]), (&"busy".into(), &"tank/a".into(), &"dc1".into()));
+        assert_eq!(
+            (&lines[1]["cause"], &lines[1]["dataset"], &lines[1]["by"]),
+            (&"busy".into(), &"tank/a".into(), &"dc1".into())
+        );
     }
 }

@@ -90,7 +90,10 @@ impl Locks for FileLocks {
         if let Some(own) = files.last_mut() {
             let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
             // For people alone: a lock without these words is a lock all the same.
-            let _ = own.set_len(0).and_then(|()| own.rewind()).and_then(|()| writeln!(own, "{holder}, since {}", utc(since)));
+            let _ = own
+                .set_len(0)
+                .and_then(|()| own.rewind())
+                .and_then(|()| writeln!(own, "{holder}, since {}", utc(since)));
         }
         Ok(Box::new(Guard { _files: files }))
     }

@@ -1,3 +1,5 @@
-//! The command `zmigrate`: parses its arguments and hands over.
+//! The command. See `zmigrate --help`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    zmigrate::cli::zmigrate()
+}

@@ -1,3 +1,5 @@
-//! The daemon `zmigrated`: reads its configuration and serves.
+//! The daemon. See `zmigrated --help`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    zmigrate::cli::zmigrated()
+}

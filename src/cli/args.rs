@@ -13,9 +13,11 @@ use crate::{
 /// Replicate ZFS datasets between hosts over mutual TLS.
 #[derive(Debug, Parser)]
 #[command(name = "zmigrate", version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, or nothing to do · 2 usage or configuration · 3 refused, a person must decide · \
+#[command(
+    after_help = "Exit codes: 0 done, or nothing to do · 2 usage or configuration · 3 refused, a person must decide · \
 4 not authenticated or not granted · 5 peer unreachable or link lost · 6 zfs failed or stream damaged · \
-7 some datasets failed, the rest done · 75 another run holds the target")]
+7 some datasets failed, the rest done · 75 another run holds the target"
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -237,8 +239,10 @@ pub enum ConfigCommand {
 /// Answer zmigrate's peers: receive into, and send from, what they are granted.
 #[derive(Debug, Parser)]
 #[command(name = "zmigrated", version, max_term_width = 100)]
-#[command(after_help = "SIGHUP reads grants, certificates and revocations again; SIGTERM lets running transfers go on \
-for a minute, then saves their state and ends.")]
+#[command(
+    after_help = "SIGHUP reads grants, certificates and revocations again; SIGTERM lets running transfers go on \
+for a minute, then saves their state and ends."
+)]
 pub struct Daemon {
     /// Configuration file [default: /etc/zmigrate/zmigrate.toml, if it exists]
     #[arg(long, value_name = "FILE")]

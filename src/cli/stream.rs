@@ -41,7 +41,8 @@ fn inspect(path: &Path, output: &Output) -> Result<u8, Failure> {
         match input.read(&mut buffer) {
             Ok(0) => break,
             Ok(n) => {
-                if !inspector.feed(&buffer[..n]) {
+                // finish() reports the fault.
+                if inspector.feed(&buffer[..n]).is_err() {
                     break;
                 }
             }

@@ -3,7 +3,7 @@
 //! Invariant: nothing is granted that no `[grant.NAME]` names; a dataset stands for itself and everything
 //! below it, by whole components, so `tank/a` grants nothing of `tank/ab`.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use super::Place;
 pub use crate::types::Access;

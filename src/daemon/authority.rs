@@ -29,9 +29,11 @@ impl Authority for GrantAuthority {
     }
 
     fn check(&self, identity: &PeerName, access: Access, dataset: &DatasetName) -> Result<(), Failure> {
-        self.grants
-            .load()
-            .check(identity, access, dataset)
-            .map_err(|e| Failure::new(FailureClass::NotGranted, &e).hint(e.hint()))
+        self.grants.load().check(identity, access, dataset).map_err(|e| {
+            // The full hint shows what else is granted; that is for this host's operator alone.
+            tracing::warn!(%identity, hint = e.hint(), "{e}");
+            Failure::new(FailureClass::NotGranted, &e)
+                .hint(format!("there, add \"{dataset}\" or a dataset above it to `{access}` under [grant.{identity}]"))
+        })
     }
 }

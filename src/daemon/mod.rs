@@ -20,7 +20,6 @@ use tokio::{
 
 use self::authority::GrantAuthority;
 use crate::{
-    config::Config,
     host,
     identity::{IdentityStore, Serial},
     port::link::Connection,

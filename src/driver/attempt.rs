@@ -9,6 +9,7 @@ use super::{
     DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions,
     side::{Side, unexpected},
     step::Work,
+    stopped,
 };
 use crate::{
     plan::{Decision, Plan, PlanInput, PlanOptions, plan},
@@ -28,14 +29,20 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 /// What concerns the run as a whole. Failures of single datasets go into the report.
 pub(super) async fn attempt(context: &RunContext, options: &RunOptions, report: &mut Report) -> Result<(), Failure> {
-    let client = Client::connect(Arc::clone(&context.link), &context.client).await?;
+    let client = tokio::select! {
+        client = Client::connect(Arc::clone(&context.link), &context.client) => client?,
+        () = context.stop.cancelled() => return Err(stopped()),
+    };
     let skew_s = client.clock_skew_ms() / 1000;
     if skew_s.abs() > 300 {
         report.notes.push(format!("the clocks of the two hosts are {} s apart", skew_s.abs()));
     }
     let holder = format!("a run on this host (pid {})", std::process::id());
     let local = Arc::new(EngineSession::new(Arc::clone(&context.engine), holder, Arc::clone(&client) as _));
-    let result = with_session(context, options, report, &client, &local).await;
+    let result = tokio::select! {
+        result = with_session(context, options, report, &client, &local) => result,
+        () = context.stop.cancelled() => Err(stopped()),
+    };
     local.shut_down().await;
     client.bye().await;
     result

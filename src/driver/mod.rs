@@ -18,6 +18,7 @@ mod step;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
 pub use report::{DatasetReport, DatasetResult, Report, StepReport};
@@ -84,6 +85,8 @@ pub struct RunContext {
     pub identity: PeerName,
     /// Where progress is shown.
     pub board: Arc<Board>,
+    /// Set when the run is to end early; what has been received is kept.
+    pub stop: CancellationToken,
 }
 
 /// Attempts in a row without any step done before a passing failure is taken for a lasting one.
@@ -118,8 +121,19 @@ pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
         if let Some(why) = why {
             tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32());
         }
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = context.stop.cancelled() => {
+                report.conclude(Some(stopped()), started.elapsed());
+                return report;
+            }
+        }
     }
+}
+
+fn stopped() -> Failure {
+    Failure::new(FailureClass::Interrupted, "the run was stopped")
+        .hint("run the same command again; it goes on where it stopped")
 }
 
 /// True for what a new session may get over: the peer was restarted, a process was killed, something was busy.

@@ -8,6 +8,8 @@
 
 use std::io::Read;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::nvlist::{self, Limits, NvError, NvList};
@@ -78,6 +80,27 @@ pub enum TokenError {
     /// A value is absent or of the wrong type.
     #[error("resume token has no valid `{0}`")]
     Missing(&'static str),
+}
+
+impl fmt::Display for ResumeToken {
+    /// For people: one line for each thing that is known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "snapshot   {} (GUID {})", self.to_name.escape_default(), self.to_guid)?;
+        match self.from_guid {
+            Some(guid) => writeln!(f, "from       GUID {guid}")?,
+            None => writeln!(f, "from       nothing: a full stream")?,
+        }
+        writeln!(f, "received   {} bytes of stream, up to object {} offset {}", self.bytes, self.object, self.offset)?;
+        let flags = [
+            (self.large_block, "large-block"),
+            (self.embed, "embed"),
+            (self.compressed, "compressed"),
+            (self.raw, "raw"),
+            (self.redacted, "redacted"),
+        ];
+        let flags: Vec<_> = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
+        write!(f, "flags      {}", if flags.is_empty() { "none".to_owned() } else { flags.join(" ") })
+    }
 }
 
 impl ResumeToken {
