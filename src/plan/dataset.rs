@@ -147,6 +147,11 @@ impl<'a> Decider<'_, 'a> {
                 ),
             };
             match judged {
+                // With the newest alone, the token may be for an older snapshot, which was not looked at above.
+                Ok((_, to)) if self.check_names(member, &[to], &start).is_err() => {
+                    let reason = format!("the target has another snapshot that is called @{}", to.tag);
+                    start.actions.insert(0, Action::AbortPartial { reason });
+                }
                 Ok((token, to)) => resumed = Some((text.to_owned(), token, to)),
                 Err(reason) => start.actions.insert(0, Action::AbortPartial { reason }),
             }

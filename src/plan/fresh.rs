@@ -53,7 +53,7 @@ impl<'a> Decider<'_, 'a> {
             abort,
         };
         if let Some(name) = &member.info.origin {
-            self.from_origin(at, member, name, &mut start, notes)?;
+            self.start_at_origin(at, member, name, &mut start, notes)?;
         }
         Ok(start)
     }
@@ -128,7 +128,7 @@ impl<'a> Decider<'_, 'a> {
     }
 
     /// Lets a clone start from its origin, if the target has that or gets it before.
-    fn from_origin(
+    fn start_at_origin(
         &self,
         at: usize,
         member: &Member<'a>,

@@ -134,6 +134,7 @@ pub enum Decision {
 /// One thing to do on the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly all actions are steps")]
 pub enum Action {
     /// Throw away the state of an interrupted receive (`zfs receive -A`).
     AbortPartial {

@@ -75,6 +75,12 @@ fn a_bookmark_newer_than_all_snapshots_means_up_to_date() {
 }
 
 #[test]
+fn what_the_target_has_is_not_sent_again_whatever_its_place_there() {
+    let c = case([ds("tank/db").snaps("b c d")], [ds("backup/db").snaps("c b")]);
+    assert_eq!(c.lines(), ["tank/db@d -> backup/db@d from tank/db@b"]);
+}
+
+#[test]
 fn a_diverged_target_is_rolled_back_only_on_request() {
     let c = case([ds("tank/db").snaps("a b c")], [ds("backup/db").snaps("a x y")]);
     match c.refusal() {

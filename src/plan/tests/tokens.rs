@@ -49,6 +49,15 @@ fn the_newest_goes_on_from_an_older_resumed_one() {
 }
 
 #[test]
+fn a_token_for_a_name_that_is_taken_is_aborted() {
+    let mut c = onto_a(&to_b(&[])).newest();
+    c.target[0] = ds("backup/db").snap("b", 5).snaps("a").token(&to_b(&[]));
+    let lines = c.lines();
+    assert!(lines[0].starts_with("abort: the target has another snapshot that is called @b"), "{lines:?}");
+    assert_eq!(lines[1], "tank/db@c -> backup/db@c from tank/db@a");
+}
+
+#[test]
 fn what_does_not_fit_is_aborted_with_the_reason() {
     let reason = |token: &str| first(&onto_a(token));
     for (token, words) in [
