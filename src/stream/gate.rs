@@ -189,7 +189,7 @@ impl Judge for Gate {
         }
         if stream.features.contains(Features::RESUMING) {
             let (object, offset) = (list.u64("resume_object"), list.u64("resume_offset"));
-            if !object.is_some_and(|o| o < rules::MAX_OBJECT) || offset.is_none() {
+            if object.is_none_or(|o| o >= rules::MAX_OBJECT) || offset.is_none() {
                 return Err("the list in BEGIN does not say where the stream resumes".into());
             }
         }
@@ -200,10 +200,9 @@ impl Judge for Gate {
 /// `NAME@SNAP`, printable, and short enough to have a terminating zero.
 fn name(name: &str) -> Result<(), String> {
     let plain = |c: char| !c.is_control() && c != char::REPLACEMENT_CHARACTER;
-    if name.len() > 255
-        || !name.chars().all(plain)
-        || !matches!(name.split('@').collect::<Vec<_>>()[..], [a, b] if !a.is_empty() && !b.is_empty())
-    {
+    let parts: Vec<&str> = name.split('@').collect();
+    let named = matches!(parts[..], [dataset, snapshot] if !dataset.is_empty() && !snapshot.is_empty());
+    if name.len() > 255 || !name.chars().all(plain) || !named {
         return Err(format!("BEGIN has no valid snapshot name: {:?}", name.chars().take(80).collect::<String>()));
     }
     Ok(())

@@ -128,3 +128,63 @@ fn what_a_program_sees() {
 fn a_name_cannot_steer_a_terminal() {
     assert_eq!(printable("a@b\u{1b}[2J"), "a@b\\u{1b}[2J");
 }
+
+/// A redacted stream with large dnodes, long names, large blocks compressed with zstd, and a spill block.
+fn synthetic(order: ByteOrder) -> Vec<u8> {
+    use crate::{
+        stream::{
+            features::Features,
+            record::{Object, Range, Spill, Write},
+            write::StreamWriter,
+        },
+        types::Guid,
+    };
+    let to_guid = Guid(u64::MAX);
+    let features = [
+        Features::REDACTED,
+        Features::LARGE_DNODE,
+        Features::LARGE_BLOCKS,
+        Features::COMPRESSED,
+        Features::ZSTD,
+        Features::LONGNAME,
+    ];
+    let bits = features.iter().fold(0, |bits, f| bits | f.0);
+    let mut w = StreamWriter::new(order);
+    w.record(
+        &Record::Begin(Begin {
+            version_info: 1 | bits << 2,
+            objset_type: 2,
+            to_guid,
+            from_guid: Guid(3),
+            to_name: "tank/ä@b".into(),
+            ..Begin::default()
+        }),
+        &[],
+    );
+    let large = 16 << 20;
+    let object = Object { object: 2, blksz: large as u32, bonuslen: 801, dn_slots: 2, to_guid, ..Object::default() };
+    w.record(&Record::Object(object), &[1; 808]);
+    let write = Write { object: 2, logical_size: large, to_guid, ..Write::default() };
+    w.record(&Record::Write(write.clone()), &[]);
+    let write = Write { offset: large, compression: 16, compressed_size: 4096, ..write };
+    w.record(&Record::Write(write), &[7; 4096]);
+    w.record(&Record::Spill(Spill { object: 2, length: 1024, to_guid, ..Spill::default() }), &[9; 1024]);
+    w.record(&Record::Redact(Range { object: 2, offset: 0, length: 512, to_guid }), &[]);
+    w.end();
+    w.take()
+}
+
+#[test]
+fn a_foreign_byte_order_makes_no_difference() {
+    let native = inspect(&synthetic(ByteOrder::Little), 65_537);
+    let foreign = inspect(&synthetic(ByteOrder::Big), 65_537);
+    assert_eq!((native.byte_order, foreign.byte_order), ("little", "big"));
+    assert_eq!(native, Inspection { byte_order: "little", ..foreign });
+    assert!(native.complete, "{:?}", native.fault);
+    assert_eq!(native.features, ["large_blocks", "redacted", "compressed", "large_dnode", "zstd", "longname"]);
+    assert_eq!((native.to_guid.as_str(), native.from_guid.as_str()), ("18446744073709551615", "3"));
+    assert_eq!(native.records["OBJECT"].payload_bytes, 808);
+    assert_eq!(native.records["WRITE"], RecordCount { count: 2, payload_bytes: (16 << 20) + 4096 });
+    assert_eq!((native.records["SPILL"].payload_bytes, native.records["REDACT"].count), (1024, 1));
+    assert_eq!((native.compressed_bytes, native.total_records), (4096, 7));
+}
