@@ -87,20 +87,20 @@ impl ZfsCommand {
             }
             Ok(out.stdout + &out.stderr)
         };
-        // Without arguments each prints its usage and does nothing.
-        let mut texts = Texts {
-            version: text(&["version"]).await?,
-            send: text(&["send"]).await?,
-            receive: text(&["receive"]).await?,
-            snapshot: text(&["snapshot"]).await?,
-            bookmark: text(&["bookmark"]).await?,
-            get: text(&["get"]).await?,
-            list: text(&["list", "-?"]).await?,
-            create: text(&["create"]).await?,
-            hold: String::new(),
-        };
-        // Changes nothing: there is no such pool. zfs-fuse's `hold` and `release` work although its `holds` may not.
-        texts.hold = text(&["hold", "zmigrate:probe", "zmigrate-no-such-pool@zmigrate-no-such-snapshot"]).await?;
+        // Without arguments each prints its usage and does nothing. The hold changes nothing: there is no such pool.
+        // (zfs-fuse's `hold` and `release` work although its `holds` may not.)
+        let (version, send, receive, snapshot, bookmark, get, list, create, hold) = tokio::try_join!(
+            text(&["version"]),
+            text(&["send"]),
+            text(&["receive"]),
+            text(&["snapshot"]),
+            text(&["bookmark"]),
+            text(&["get"]),
+            text(&["list", "-?"]),
+            text(&["create"]),
+            text(&["hold", "zmigrate:probe", "zmigrate-no-such-pool@zmigrate-no-such-snapshot"]),
+        )?;
+        let mut texts = Texts { version, send, receive, snapshot, bookmark, get, list, create, hold };
         if texts.version.contains("unrecognized command") {
             texts.version.clear();
         }

@@ -172,7 +172,11 @@ impl Zfs for ZfsCommand {
         let operation = "list holds";
         let mut all = Vec::new();
         for list in argument_lists(&names(snapshots)) {
-            let out = self.zfs(operation, [&["holds", "-H"], list].concat()).await?;
+            let mut out = self.zfs(operation, [&["holds", "-H"], list].concat()).await?;
+            if out.stdout.starts_with("internal error: ") {
+                // Where its Python part is missing, zfs-fuse complains on stdout.
+                out.stderr = std::mem::take(&mut out.stdout);
+            }
             let out = ignoring(&[NotFound], out, operation)?;
             all.extend(parse::holds(&out.stdout).map_err(|e| error(operation, Unparsable, e))?);
         }
