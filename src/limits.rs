@@ -47,8 +47,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LINK_LOST_AFTER: Duration = Duration::from_secs(900);
 /// The longest pause between two attempts to dial.
 pub const REDIAL_MAX: Duration = Duration::from_secs(5);
-/// The first pause between two attempts to dial.
-pub const REDIAL_MIN: Duration = Duration::from_millis(50);
+/// The first pause between two attempts to dial: short beside the time that a lost link takes anyway, long enough that
+/// the end of a transfer is known before its connection is dialled again.
+pub const REDIAL_MIN: Duration = Duration::from_millis(100);
 
 /// Chunks between the reading and the compressing thread: enough that neither waits for the other's jitter.
 pub const CHUNKS_BETWEEN_THREADS: usize = 4;

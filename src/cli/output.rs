@@ -39,7 +39,12 @@ impl Output {
         match self.format {
             OutputFormat::Json => print_line(&json(object)),
             OutputFormat::Text if self.quiet => {}
-            OutputFormat::Text => print_line(text.to_string().trim_end_matches('\n')),
+            OutputFormat::Text => {
+                let text = text.to_string();
+                if !text.is_empty() {
+                    print_line(text.trim_end_matches('\n'));
+                }
+            }
         }
     }
 

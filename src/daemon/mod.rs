@@ -148,7 +148,7 @@ impl Daemon {
         };
         let Accepted { connection, identity, serial } = accepted;
         if let Err(failure) = self.registry.serve(connection, &identity, &serial).await {
-            tracing::info!(%from, %identity, "connection ended: {failure}");
+            tracing::debug!(%from, %identity, "connection ended: {failure}");
         }
     }
 

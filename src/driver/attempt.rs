@@ -116,9 +116,6 @@ async fn with_session(
         board: Arc::clone(&context.board),
         bookmarks: source_has.capabilities.bookmarks,
     });
-    for placeholder in &plan.placeholders {
-        work.target.tell(Request::CreatePlaceholder { dataset: placeholder.clone() }).await?;
-    }
     carry_out(work, plan, source_has, target_has, sizes, report).await
 }
 
@@ -213,10 +210,12 @@ async fn carry_out(
     let (mut sources, mut targets) = (find(&source_has.listing), find(&target_has.listing));
     drop((source_has, target_has));
     let mut sizes = sizes.into_iter();
+    // A placeholder may stand below a dataset that is received first, so each is made when it is needed.
+    let placeholders: Vec<Vec<_>> = plan.datasets.iter().map(|d| plan.placeholders_of(d).cloned().collect()).collect();
     // What each dataset tells those that wait for it: Some(true) when it went well.
     let (tells, hears): (Vec<_>, Vec<_>) = plan.datasets.iter().map(|_| watch::channel(None::<bool>)).unzip();
     let mut running = JoinSet::new();
-    for ((index, dataset), tell) in plan.datasets.into_iter().enumerate().zip(tells) {
+    for (((index, dataset), tell), parents) in plan.datasets.into_iter().enumerate().zip(tells).zip(placeholders) {
         let needs: Vec<_> = dataset.after.iter().filter_map(|at| hears.get(*at).cloned()).collect();
         let own_sizes: Vec<_> = sizes.by_ref().take(dataset.steps().count()).collect();
         let (source, target) = (sources.remove(&dataset.source), targets.remove(&dataset.target));
@@ -229,7 +228,7 @@ async fn carry_out(
             let outcome = if needs_met {
                 // The semaphore is never closed.
                 let _slot = slots.acquire().await;
-                work.dataset(&dataset, source.as_ref(), target.as_ref(), &own_sizes).await
+                work.dataset(&dataset, &parents, (source.as_ref(), target.as_ref()), &own_sizes).await
             } else {
                 DatasetReport {
                     result: DatasetResult::Skipped,

@@ -12,7 +12,7 @@ use crate::{
         engine::{EngineSession, bookmark_name},
     },
     types::{
-        Failure, FailureClass, JobId, SnapshotName,
+        DatasetName, Failure, FailureClass, JobId, SnapshotName,
         listing::{DatasetInfo, JOB, MANIFEST_PROPERTIES, PropertySource},
         transfer::Base,
     },
@@ -33,13 +33,13 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Does what is planned for one dataset. `source` and `target` are its entries in the listings, `sizes` the
-    /// estimates of its steps in order.
+    /// Does what is planned for one dataset. `placeholders` must stand first; `source` and `target` are its entries in
+    /// the listings, `sizes` the estimates of its steps in order.
     pub async fn dataset(
         &self,
         plan: &DatasetPlan,
-        source: Option<&DatasetInfo>,
-        target: Option<&DatasetInfo>,
+        placeholders: &[DatasetName],
+        (source, target): (Option<&DatasetInfo>, Option<&DatasetInfo>),
         sizes: &[Option<u64>],
     ) -> DatasetReport {
         let mut report = DatasetReport {
@@ -59,7 +59,10 @@ impl Work {
                 report.result = DatasetResult::UpToDate;
                 self.catch_up(plan, newest, *guid, source, target, &mut report).await
             }
-            Decision::Work(actions) => self.actions(plan, actions, (source, target), sizes, &mut report).await,
+            Decision::Work(actions) => match self.placeholders(placeholders).await {
+                Ok(()) => self.actions(plan, actions, (source, target), sizes, &mut report).await,
+                Err(failure) => Err(failure),
+            },
         };
         if let Err(failure) = result {
             if report.result != DatasetResult::Refused {
@@ -69,6 +72,13 @@ impl Work {
             report.error = Some(failure);
         }
         report
+    }
+
+    async fn placeholders(&self, placeholders: &[DatasetName]) -> Result<(), Failure> {
+        for dataset in placeholders {
+            self.target.tell(Request::CreatePlaceholder { dataset: dataset.clone() }).await?;
+        }
+        Ok(())
     }
 
     async fn actions(

@@ -48,24 +48,20 @@ pub(super) async fn keep(
                 _ = channel.until_closed() => return,
             },
         };
-        match attached {
+        let lost = match attached {
             Ok((connection, their_next)) => {
-                if reported {
-                    tracing::info!(peer = %dialer.link, channel = number, after_s = lost_at.elapsed().as_secs(), "connected again; the transfer goes on");
-                    reported = false;
+                if std::mem::take(&mut reported) {
+                    let after_s = lost_at.elapsed().as_secs();
+                    tracing::info!(peer = %dialer.link, channel = number, after_s, "connected again; the transfer goes on");
                 }
                 let since = Instant::now();
-                if let Err(failure) = carry(&channel, connection, stripe, their_next).await
-                    && channel.closed().is_none()
-                {
-                    tracing::warn!(peer = %dialer.link, channel = number, "{failure}; dialing again");
-                    reported = true;
-                }
+                let end = carry(&channel, connection, stripe, their_next).await;
                 lost_at = Instant::now();
                 // A connection that lived earns a prompt redial; one that dies at once does not.
                 if since.elapsed() > REDIAL_MAX {
                     pause = REDIAL_MIN;
                 }
+                end.err()
             }
             Err(failure) if !failure.transient => return channel.close(failure),
             Err(failure) if lost_at.elapsed() >= dialer.lost_after => {
@@ -76,11 +72,20 @@ pub(super) async fn keep(
                         .hint("run the same command again when the peer can be reached; it goes on where it stopped"),
                 );
             }
-            Err(failure) => tracing::debug!(peer = %dialer.link, channel = number, "{failure}"),
-        }
+            Err(failure) => Some(failure),
+        };
         tokio::select! {
             () = sleep(pause) => pause = (pause * 2).min(REDIAL_MAX),
             _ = channel.until_closed() => return,
+        }
+        // Only now: at the end of a transfer the other side may hang up a moment before we know that it is over.
+        match lost {
+            Some(failure) if reported => tracing::debug!(peer = %dialer.link, channel = number, "{failure}"),
+            Some(failure) => {
+                tracing::warn!(peer = %dialer.link, channel = number, "{failure}; dialing again");
+                reported = true;
+            }
+            None => {}
         }
     }
 }
