@@ -24,14 +24,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["types", "limits", "stream"]),
     ("plan", &["types", "limits", "stream"]),
     ("cutover", &["types", "limits", "plan"]),
-    ("config", &["types", "limits"]),
+    ("config", &["types", "limits", "identity"]),
     ("identity", &["types", "limits"]),
     ("port", &["types", "limits", "stream", "wire", "plan", "cutover"]),
-    ("pipe", &["types", "limits", "stream", "wire", "plan", "cutover", "port"]),
-    ("session", &["types", "limits", "stream", "wire", "plan", "cutover", "port", "config", "identity", "pipe"]),
+    ("channel", &["types", "limits", "wire", "port"]),
+    ("pipe", &["types", "limits", "stream", "wire", "port", "channel"]),
+    ("session", &["types", "limits", "stream", "wire", "plan", "cutover", "port", "identity", "channel", "pipe"]),
     (
         "driver",
-        &["types", "limits", "stream", "wire", "plan", "cutover", "port", "config", "identity", "pipe", "session"],
+        &["types", "limits", "stream", "wire", "plan", "cutover", "port", "identity", "channel", "pipe", "session"],
     ),
     ("daemon", BELOW_DRIVER),
     ("cli", BELOW_DRIVER),
@@ -44,8 +45,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// What the outermost layers may name. `host` is the wiring, and gives them the adapters as ports.
 const BELOW_DRIVER: &[&str] = &[
-    "types", "limits", "stream", "wire", "plan", "cutover", "port", "config", "identity", "pipe", "session", "driver",
-    "host", "daemon", "cli", "control", "web", "plugin",
+    "types", "limits", "stream", "wire", "plan", "cutover", "port", "config", "identity", "channel", "pipe", "session",
+    "driver", "host", "daemon", "cli", "control", "web", "plugin",
 ];
 
 /// Layers that decide, and therefore own no runtime, clock, file, socket or process.
@@ -97,7 +98,7 @@ impl Source {
 
     fn parse(path: String, text: String) -> Self {
         let bare = blank(&text);
-        let whole_file_is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+        let whole_file_is_test = path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/");
         let mut lines = Vec::new();
         // The depth of braces at which the current `#[cfg(test)]` item began; it ends with its brace, or a semicolon.
         let (mut depth, mut test_at, mut pending) = (0_i32, None, false);

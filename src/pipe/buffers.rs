@@ -68,9 +68,11 @@ mod tests {
         let at = bytes.as_ptr();
         let second = bytes.clone();
         drop(bytes);
-        assert_ne!(pool.take().as_ptr(), at);
+        let other = pool.take();
+        assert_ne!(other.as_ptr(), at);
         assert_eq!(second.len(), 3);
         drop(second);
-        assert_eq!(pool.take().as_ptr(), at);
+        let again = pool.take();
+        assert_eq!(again.as_ptr(), at);
     }
 }

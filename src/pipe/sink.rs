@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Counters, StreamDigest};
 use crate::{
+    channel::Channel,
     port::zfs::Receiving,
-    session::channel::Channel,
     stream::{Tap, record::RECORD_BYTES},
     types::{Failure, FailureClass},
     wire::{

@@ -20,9 +20,9 @@ use super::{
     compress::{Packer, Situation},
 };
 use crate::{
+    channel::Channel,
     limits::CHUNKS_BETWEEN_THREADS,
     port::zfs::Sending,
-    session::channel::Channel,
     stream::{Tap, parser::Ending},
     types::{Failure, FailureClass},
     wire::{

@@ -13,12 +13,12 @@ use tokio::{sync::oneshot, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    channel::Channel,
     engine::Channels,
     handshake::{initiate, refused},
     keeper::{Dialer, keep},
 };
 use crate::{
+    channel::Channel,
     limits::{CONTROL_WINDOW, MAX_STREAMS, REDIAL_MAX},
     port::link::Link,
     types::{Failure, FailureClass, PeerName},
@@ -44,11 +44,14 @@ pub struct ClientOptions {
     pub host: String,
 }
 
+/// Who waits for the answer to which call.
+type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>>;
+
 /// An open session with a peer.
 pub struct Client {
     dialer: Dialer,
     control: Channel,
-    pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>>,
+    pending: Pending,
     next_call: AtomicU64,
     next_channel: AtomicU32,
     transfers: Mutex<HashMap<u32, Transfer>>,
@@ -108,7 +111,7 @@ impl Client {
             lost_after: options.lost_after,
         };
         let control = Channel::new(CONTROL_WINDOW, CONTROL_WINDOW);
-        let pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>> = Arc::default();
+        let pending: Pending = Arc::default();
         let first = Some((dialled.connection, welcome.next));
         let tasks = vec![
             AbortOnDropHandle::new(tokio::spawn(keep(dialer.clone(), control.clone(), 0, 0, first))),
@@ -228,7 +231,7 @@ async fn open(
     }
 }
 
-async fn read_answers(control: Channel, pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>>) {
+async fn read_answers(control: Channel, pending: Pending) {
     loop {
         match control.receive_message::<Answer>(Use::Reply).await {
             Ok(answer) => {

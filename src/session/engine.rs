@@ -12,11 +12,9 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::{
-    channel::{Channel, RateLimit},
-    transfer::{Transfer, open_receive, open_send},
-};
+use super::transfer::{Transfer, open_receive, open_send};
 use crate::{
+    channel::{Channel, RateLimit},
     limits::MAX_DATASETS,
     port::{
         journal::{Entry, Journal, Phase},

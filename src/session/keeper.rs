@@ -4,12 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use super::{
-    channel::Channel,
-    connection::carry,
-    handshake::{initiate, refused},
-};
+use super::handshake::{initiate, refused};
 use crate::{
+    channel::{Channel, carry},
     limits::{REDIAL_MAX, REDIAL_MIN},
     port::link::{Connection, Link},
     types::{Failure, FailureClass, PeerName},

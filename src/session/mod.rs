@@ -1,4 +1,4 @@
-//! Handshake, channels and sessions: the part that survives lost connections.
+//! Handshake and sessions: who talks to whom, what is asked, and what survives a lost connection.
 //!
 //! ```text
 //! Session ── channel 0 (control): calls and answers
@@ -6,9 +6,7 @@
 //! each channel ── any number of connections, one after the other or side by side
 //! ```
 
-pub mod channel;
 pub mod client;
-mod connection;
 pub mod engine;
 pub mod handshake;
 mod keeper;

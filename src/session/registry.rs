@@ -18,13 +18,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{sync::Semaphore, time::sleep};
 
 use super::{
-    channel::Channel,
     client::{AGENT, unix_ms},
-    connection::carry,
     engine::{Channels, Engine, EngineSession},
     handshake::{accept, refuse, welcome},
 };
 use crate::{
+    channel::{Channel, carry},
     identity::Serial,
     limits::{CONTROL_WINDOW, MAX_REQUESTS_IN_WORK, MAX_TRANSFERS, MIN_WINDOW},
     port::link::Connection,

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    channel::RateLimit,
-    engine::{EngineSession, hold_tag},
-};
+use super::engine::{EngineSession, hold_tag};
 use crate::{
+    channel::RateLimit,
     limits::{MAX_CHUNK, MIN_CHUNK},
     pipe::{
         Counters,

@@ -16,6 +16,7 @@ pub mod gate;
 pub mod inspect;
 pub mod nvlist;
 pub mod parser;
+mod payload;
 pub mod record;
 mod rules;
 pub mod token;

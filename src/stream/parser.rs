@@ -410,10 +410,10 @@ impl<J: Judge> Parser<J> {
         self.place = place;
         self.last = Some(record.record_type());
         self.totals.count(&record);
-        self.expect(&record, payload)
+        self.await_payload(&record, payload)
     }
 
-    fn expect(&mut self, record: &Record, payload: u64) -> Result<(), (FaultKind, String)> {
+    fn await_payload(&mut self, record: &Record, payload: u64) -> Result<(), (FaultKind, String)> {
         let keep = match record {
             Record::Begin(begin) if payload > 0 => self.judge.payload_limit(begin),
             _ => None,

@@ -3,6 +3,8 @@
 //! Invariants: a frame handed to [`Channel::send`] is delivered once or the channel ends; what is outstanding never
 //! exceeds the window; after [`Channel::close`] nothing waits for ever.
 
+mod connection;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -15,6 +17,8 @@ use std::{
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Notify, time::Instant};
+
+pub use connection::carry;
 
 use crate::{
     limits::MAX_CHUNK,

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::channel::{Channel, Next};
+use super::{Channel, Next};
 use crate::{
     limits::{HEARTBEAT, IDLE_TIMEOUT},
     port::link::Connection,
@@ -28,7 +28,7 @@ use crate::{
 ///
 /// # Errors
 /// Why the connection is no longer of use. A closed channel is not an error.
-pub(super) async fn carry(
+pub async fn carry(
     channel: &Channel,
     connection: Box<dyn Connection>,
     stripe: u16,
