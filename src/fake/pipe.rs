@@ -55,7 +55,7 @@ pub fn pipe() -> (PipeReader, PipeWriter, Killer) {
 }
 
 impl Killer {
-    /// From now on the process' own end fails, and the other end sees the process gone.
+    /// From now on both ends fail: a stopped sender's stream must not look complete.
     pub fn kill(&self) {
         self.0.change(|s| s.killed = true);
     }
@@ -71,6 +71,9 @@ impl Read for PipeReader {
         let mut state = self.0.lock();
         while state.bytes.is_empty() && !state.writer_gone && !state.killed && !out.is_empty() {
             state = self.0.wait(state);
+        }
+        if state.killed {
+            return Err(ErrorKind::BrokenPipe.into());
         }
         let n = state.bytes.read(out)?;
         drop(state);

@@ -243,6 +243,7 @@ async fn a_killed_process_says_so(w: &World) {
     assert_fails(verdict.expect("the sender does not end"), &[Stopped]);
     assert_fails(sending.process.wait().await, &[Stopped]);
     sending.process.kill();
+    assert!(std::io::copy(&mut sending.stream, &mut std::io::sink()).is_err(), "the stream looks complete");
     let mut receiving = w.zfs.receive(&into(&snap(&w.ds("target"), "one"))).await.unwrap();
     receiving.process.kill();
     let verdict = tokio::time::timeout(std::time::Duration::from_secs(60), receiving.process.wait()).await;
