@@ -35,7 +35,7 @@
 //! | [`session`] | who talks to whom; requests become ZFS operations in [`session::engine`] |
 //! | [`driver`] | one run: lock, look, plan, carry out, report |
 //! | [`daemon`], [`cli`] | the two programs |
-//! | [`adapter`] | the ports on the real world; wired up in [`host`] alone |
+//! | [`adapter`], [`fake`] | the ports on the real world, wired up in [`host`] alone; a ZFS in memory, for tests |
 //!
 //! To read the code, begin with [`driver`], then [`session::engine`], then [`pipe`]. The rules that keep data safe are
 //! listed in ARCHITECTURE.md, each with the test that fails without it.
@@ -46,6 +46,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod driver;
+pub mod fake;
 pub mod host;
 pub mod identity;
 pub mod limits;

@@ -3,4 +3,6 @@
 pub mod journal;
 pub mod locks;
 pub mod net;
+#[cfg(feature = "libzetta")]
+pub mod zetta;
 pub mod zfs;

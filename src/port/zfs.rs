@@ -95,6 +95,7 @@ pub trait Process: Send {
     async fn wait(&mut self) -> ZfsResult<()>;
 
     /// Ends the process at once (SIGKILL). `wait` then says [`ZfsErrorKind::Stopped`]. Harmless after the end.
+    /// What is still read from a stopped sender's stream may fail, and never looks complete.
     fn kill(&mut self);
 
     /// What the process printed on stderr although it succeeded, line by line; empty before `wait` has returned.
@@ -151,7 +152,8 @@ pub trait Zfs: Send + Sync {
     /// Takes the hold of that tag off each snapshot; succeeds where there is none, or no such snapshot.
     async fn release(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()>;
 
-    /// The tags of the holds on each of the snapshots, as (snapshot, tag) pairs.
+    /// The tags of the holds on each of the snapshots, as (snapshot, tag) pairs. `Unsupported` where holds work but
+    /// cannot be listed (zfs-fuse as Debian packages it).
     async fn holds(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<(SnapshotName, String)>>;
 
     /// Reads properties of one dataset or snapshot: the named ones that have a value.

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod case;
+mod fakes;
 mod operations;
 mod real;
 mod scale;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     let cases: Vec<Case> = [operations::cases(), trees::cases(), streams::cases(), scale::cases()].concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
     let required: Vec<&str> = required.split(',').map(str::trim).filter(|r| !r.is_empty()).collect();
-    let backends = real::backends();
+    let backends: Vec<Backend> = fakes::backends().into_iter().chain(real::backends()).collect();
     let mut trials = Vec::new();
     for unknown in required.iter().filter(|r| backends.iter().all(|b| b.name != **r)) {
         let why = format!("ZMIGRATE_REQUIRE names {unknown}, which is no backend of this build");

@@ -31,9 +31,28 @@ static POOLS: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
 
 pub fn backends() -> Vec<Backend> {
     vec![
-        Backend { name: "zfs_fuse", open: Box::new(|| open(false)) },
-        Backend { name: "openzfs", open: Box::new(|| open(true)) },
+        Backend { name: "zfs_fuse", open: Box::new(|| open("f", false, commands)) },
+        Backend { name: "openzfs", open: Box::new(|| open("k", true, commands)) },
+        #[cfg(feature = "libzetta")]
+        Backend { name: "libzetta", open: Box::new(|| open("z", true, library)) },
     ]
+}
+
+/// An implementation, and how many commands it has run.
+type Subject = (Arc<dyn Zfs>, Box<dyn Fn() -> u64 + Send + Sync>);
+
+fn commands() -> Result<Subject, String> {
+    let zfs = Arc::new(ZfsCommand::default());
+    let count = zfs.clone();
+    Ok((zfs, Box::new(move || count.commands_run())))
+}
+
+#[cfg(feature = "libzetta")]
+fn library() -> Result<Subject, String> {
+    let zfs = zmigrate::adapter::zetta::ZettaZfs::new(ZfsCommand::default()).map_err(|e| e.to_string())?;
+    let zfs = Arc::new(zfs);
+    let count = zfs.clone();
+    Ok((zfs, Box::new(move || count.commands_run())))
 }
 
 fn run(program: &str, args: &[&str]) -> Result<String, String> {
@@ -65,9 +84,9 @@ fn look(kernel: bool) -> Result<(), String> {
     }
 }
 
-fn open(kernel: bool) -> Result<Factory, String> {
+fn open(backend: &str, kernel: bool, subject: fn() -> Result<Subject, String>) -> Result<Factory, String> {
     look(kernel)?;
-    let backend = if kernel { "k" } else { "f" };
+    let (probe, _) = subject()?;
     let pool = format!("zmcontract-{backend}-{}", std::process::id());
     let dir = std::env::temp_dir().join(&pool);
     fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
@@ -80,7 +99,6 @@ fn open(kernel: bool) -> Result<Factory, String> {
         pools.push((pool.clone(), dir.clone()));
     }
     run("zpool", &["create", "-m", &mount, &pool, &file])?;
-    let probe = ZfsCommand::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let can = runtime.block_on(probe.capabilities(&pool)).map_err(|e| e.to_string())?;
     // zfs-fuse's `zfs create -V` ends with "Function not implemented" and leaves half a volume.
@@ -90,8 +108,8 @@ fn open(kernel: bool) -> Result<Factory, String> {
         let n = next.fetch_add(1, Ordering::Relaxed);
         let root: DatasetName = format!("{pool}/t{n}").parse().unwrap();
         run("zfs", &["create", root.as_str()]).unwrap();
-        let zfs = Arc::new(ZfsCommand::default());
-        let host = RealHost { zfs: zfs.clone(), dir: dir.clone(), reads: AtomicU32::new(0) };
+        let (zfs, count) = subject().unwrap();
+        let host = RealHost { count, dir: dir.clone(), reads: AtomicU32::new(0) };
         World { zfs, host: Box::new(host), can: can.clone(), root }
     };
     Ok(Factory { traits, make: Box::new(make) })
@@ -115,7 +133,7 @@ pub fn destroy_pools() {
 }
 
 struct RealHost {
-    zfs: Arc<ZfsCommand>,
+    count: Box<dyn Fn() -> u64 + Send + Sync>,
     dir: PathBuf,
     reads: AtomicU32,
 }
@@ -229,6 +247,6 @@ impl Host for RealHost {
     }
 
     fn commands_run(&self) -> Option<u64> {
-        Some(self.zfs.commands_run())
+        Some((self.count)())
     }
 }

@@ -1,14 +1,14 @@
 //! Sending and receiving: contents, resuming, and each way to fail.
 
 use zmigrate::{
-    port::zfs::{Base, ReceiveSpec, SendFlags, SendSpec, ZfsErrorKind::*},
+    port::zfs::{Base, ReceiveSpec, SendFlags, SendSpec, SnapshotRequest, ZfsErrorKind::*},
     types::{DatasetName, SnapshotName, listing::DatasetKind},
 };
 
 use crate::{
     case,
     case::{Case, Traits, bookmarks, resumable},
-    world::{World, assert_fails, full, incremental, into, mark, noise, resumable_into, snap},
+    world::{World, assert_fails, full, incremental, into, mark, noise, request, resumable_into, snap},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -236,13 +236,18 @@ async fn a_killed_process_says_so(w: &World) {
     let mut sending = w.zfs.send(&full(&big)).await.unwrap();
     let mut first = [0; 312];
     sending.stream.read_exact(&mut first).unwrap();
+    // The pipe is full by now, and the stream still open: the sender must end all the same.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     sending.process.kill();
-    assert_fails(sending.process.wait().await, &[Stopped]);
+    let verdict = tokio::time::timeout(std::time::Duration::from_secs(60), sending.process.wait()).await;
+    assert_fails(verdict.expect("the sender does not end"), &[Stopped]);
     assert_fails(sending.process.wait().await, &[Stopped]);
     sending.process.kill();
+    assert!(std::io::copy(&mut sending.stream, &mut std::io::sink()).is_err(), "the stream looks complete");
     let mut receiving = w.zfs.receive(&into(&snap(&w.ds("target"), "one"))).await.unwrap();
     receiving.process.kill();
-    assert_fails(receiving.process.wait().await, &[Stopped]);
+    let verdict = tokio::time::timeout(std::time::Duration::from_secs(60), receiving.process.wait()).await;
+    assert_fails(verdict.expect("the receiver does not end"), &[Stopped]);
     assert!(w.tags(&w.ds("target")).await.is_empty());
     drop(w.zfs.send(&full(&one)).await.unwrap());
     w.transfer(&full(&one), &snap(&w.ds("again"), "one")).await;
@@ -344,6 +349,10 @@ async fn a_partial_state_blocks_until_aborted(w: &World) {
     let n = w.ds("new");
     let bytes = w.stream(&full(&two)).await.unwrap();
     assert_fails(w.take(&resumable_into(&snap(&n, "two")), &bytes[..bytes.len() / 2]).await, &[Transport]);
+    // A half-received dataset is in nobody's way.
+    let all = SnapshotRequest { recursive: true, except: vec![a.clone()], ..request(&w.root, "around") };
+    w.zfs.snapshot(&all).await.unwrap();
+    assert!(w.tags(&n).await.is_empty());
     w.zfs.abort_receive(&n).await.unwrap();
     assert!(w.look(&n).await.is_none());
 }

@@ -40,23 +40,36 @@ impl ZfsCommand {
 
     /// One atomic command naming each dataset, for trees with exceptions. `None` if the names do not fit into one.
     async fn snapshot_named(&self, operation: &str, request: &SnapshotRequest) -> ZfsResult<Option<()>> {
-        let list = ["list", "-H", "-r", "-t", "filesystem,volume", "-o", "name", request.root.as_str()];
+        let wanted = self.snapshot_names(operation, request).await?;
+        if wanted.iter().map(|n| n.len() + 9).sum::<usize>() > MAX_ARGUMENT_BYTES {
+            return Ok(None);
+        }
+        let args: Vec<&str> = ["snapshot"].into_iter().chain(wanted.iter().map(String::as_str)).collect();
+        self.plain(operation, &args).await.map(Some)
+    }
+
+    /// The snapshots that a recursive request makes, by name.
+    pub(in crate::adapter) async fn snapshot_names(
+        &self,
+        operation: &str,
+        request: &SnapshotRequest,
+    ) -> ZfsResult<Vec<String>> {
+        // Half-received datasets cannot be snapshotted; `zfs snapshot -r` passes them over as well.
+        let columns = if self.tools().await?.knows("inconsistent") { "name,inconsistent" } else { "name" };
+        let list = ["list", "-H", "-r", "-t", "filesystem,volume", "-o", columns, request.root.as_str()];
         let out = self.zfs(operation, list).await?.ok(operation)?;
         let mut wanted = Vec::new();
-        for name in out.stdout.lines().filter(|n| !n.contains('%')) {
+        for line in out.stdout.lines().filter(|n| !n.contains('%')) {
+            let (name, inconsistent) = line.split_once('\t').unwrap_or((line, "0"));
             let name: DatasetName = name.parse().map_err(|e| error(operation, Unparsable, e))?;
-            if !request.except.iter().any(|out| name.is_at_or_below(out)) {
+            if inconsistent != "1" && !request.except.iter().any(|out| name.is_at_or_below(out)) {
                 wanted.push(format!("{name}@{}", request.tag));
             }
         }
         if wanted.is_empty() {
             return Err(error(operation, NotFound, "everything is excluded"));
         }
-        if wanted.iter().map(|n| n.len() + 9).sum::<usize>() > MAX_ARGUMENT_BYTES {
-            return Ok(None);
-        }
-        let args: Vec<&str> = ["snapshot"].into_iter().chain(wanted.iter().map(String::as_str)).collect();
-        self.plain(operation, &args).await.map(Some)
+        Ok(wanted)
     }
 
     /// The whole tree, and then away with what was excluded. `zfs snapshot -r` makes all or nothing, and fails if any

@@ -1,11 +1,18 @@
 //! A running `zfs send` or `zfs receive`: a pipe for the data, a task for stderr, one verdict at the end.
 //!
+//! A killed `zfs send` does not end while its pipe is full: OpenZFS writes the stream from a kernel thread, which no signal
+//! reaches (`dump_bytes` in `dmu_send.c`). So a kill also drains the pipe, and the stream then fails instead of having a gap.
+//!
 //! Invariant: the process ends when its [`ToolProcess`] is dropped, and `wait` says the same thing however often it is asked.
 
 use std::{
-    io::{PipeReader, PipeWriter},
+    io::{self, PipeReader, PipeWriter, Read},
     os::fd::AsFd,
     process::Stdio,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,14 +40,37 @@ pub struct ToolProcess {
     killed: bool,
     verdict: Option<ZfsResult<()>>,
     warnings: Vec<String>,
+    // Weak: once the reader has dropped the stream, the pipe must close.
+    output: Weak<SendPipe>,
+}
+
+struct SendPipe {
+    reader: PipeReader,
+    killed: AtomicBool,
+}
+
+/// The stream of a sender.
+struct SendStream(Arc<SendPipe>);
+
+impl Read for SendStream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = (&self.0.reader).read(out)?;
+        // After a kill the bytes go two ways, so whatever is read now may have a gap before it.
+        if self.0.killed.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the sender was stopped"));
+        }
+        Ok(n)
+    }
 }
 
 /// Starts a sender.
 pub fn send(operation: String, mut command: Command, resumes: bool) -> ZfsResult<Sending> {
     let (reader, writer) = pipe(&operation)?;
     command.stdout(Stdio::from(writer));
-    let process = ToolProcess::start(operation, command, resumes)?;
-    Ok(Sending { stream: Box::new(reader), process: Box::new(process) })
+    let mut process = ToolProcess::start(operation, command, resumes)?;
+    let pipe = Arc::new(SendPipe { reader, killed: AtomicBool::new(false) });
+    process.output = Arc::downgrade(&pipe);
+    Ok(Sending { stream: Box::new(SendStream(pipe)), process: Box::new(process) })
 }
 
 /// Starts a receiver.
@@ -68,7 +98,26 @@ impl ToolProcess {
         let mut child = command.stderr(Stdio::piped()).spawn().map_err(|e| no_tool(&operation, &command, &e))?;
         let stderr = child.stderr.take();
         let stderr = Some(tokio::spawn(async move { read_ends(stderr).await }));
-        Ok(Self { operation, resumes, child, stderr, killed: false, verdict: None, warnings: Vec::new() })
+        Ok(Self {
+            operation,
+            resumes,
+            child,
+            stderr,
+            killed: false,
+            verdict: None,
+            warnings: Vec::new(),
+            output: Weak::new(),
+        })
+    }
+
+    fn drain(&self) {
+        let Some(pipe) = self.output.upgrade() else { return };
+        if pipe.killed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // It ends with the process. Where no thread can be had, the pipe still empties or closes with its reader.
+        let drain = move || io::copy(&mut &pipe.reader, &mut io::sink());
+        let _ = std::thread::Builder::new().name("zfs-send-drain".to_owned()).spawn(drain);
     }
 
     async fn stderr(&mut self) -> String {
@@ -125,11 +174,18 @@ impl Process for ToolProcess {
             self.killed = true;
             // It fails only where the process has ended already.
             let _ = self.child.start_kill();
+            self.drain();
         }
     }
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+}
+
+impl Drop for ToolProcess {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -173,6 +229,7 @@ mod tests {
     async fn our_kill_is_told_from_anothers() {
         let mut ours = send("send".into(), shell("sleep 100"), false).unwrap();
         ours.process.kill();
+        assert!(ours.stream.read(&mut [0; 9]).is_err(), "a stopped stream does not look complete");
         assert_eq!(ours.process.wait().await.unwrap_err().kind, ZfsErrorKind::Stopped);
         assert_eq!(ours.process.wait().await.unwrap_err().kind, ZfsErrorKind::Stopped);
         let mut other = send("send".into(), shell("kill -9 $$"), false).unwrap();

@@ -1,0 +1,241 @@
+//! A ZFS in memory, with the semantics of the real one and faults on request.
+//!
+//! What it sends are real streams of the OpenZFS format, and what it receives it parses; so the whole data path can be
+//! tested without ZFS. It passes the same contract tests as the adapters. Randomness (GUIDs) comes from a seed.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use zmigrate::{fake::{FakeZfs, Fault, Op}, port::zfs::{Depth, Zfs, ZfsErrorKind}};
+//! let zfs = FakeZfs::new(1);
+//! zfs.create(&"tank/db".parse().unwrap());
+//! zfs.write(&"tank/db".parse().unwrap(), 7, 0, b"hello");
+//! zfs.fail_at(Op::List, Fault::Refuse(ZfsErrorKind::Io));
+//! assert!(zfs.list(&"tank".parse().unwrap(), Depth::Tree).await.is_err());
+//! assert_eq!(zfs.list(&"tank".parse().unwrap(), Depth::Tree).await.unwrap().datasets.len(), 2);
+//! assert_eq!(zfs.count(Op::List), 2);
+//! # });
+//! ```
+//!
+//! Limits: blocks have one size, and nothing is compressed; encryption is a stand-in; rollback checks first and then
+//! destroys, where `zfs rollback -r` can stop half way.
+
+mod fault;
+mod model;
+mod moving;
+mod nvlist;
+mod pipe;
+mod port;
+mod receiving;
+mod records;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+pub use self::fault::{Fault, Op};
+use self::{fault::Faults, model::Host, records::bytes_of};
+use crate::types::{
+    DatasetName, SnapshotName,
+    listing::{Capabilities, DatasetKind, Encryption, PropertySource},
+};
+
+/// What a pool holds unless told otherwise.
+const POOL_BYTES: u64 = 1 << 40;
+
+/// A ZFS in memory. Clones share it.
+///
+/// Pools come into being with their first dataset.
+#[derive(Clone, Debug)]
+pub struct FakeZfs {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    host: Mutex<Host>,
+    faults: Faults,
+}
+
+impl FakeZfs {
+    /// One that can do what OpenZFS 2.3 can.
+    pub fn new(seed: u64) -> Self {
+        let all = ["bookmarks", "bookmark_v2", "extensible_dataset", "large_blocks", "embedded_data", "encryption"];
+        let features: std::collections::BTreeSet<String> = all.iter().map(|f| f.to_string()).collect();
+        Self::with_capabilities(
+            seed,
+            Capabilities {
+                userland_version: Some("2.3.2-fake".into()),
+                kernel_version: Some("2.3.2-fake".into()),
+                send_large_block: true,
+                send_compressed: true,
+                send_embed: true,
+                send_raw: true,
+                send_resume: true,
+                send_estimate: true,
+                receive_resumable: true,
+                receive_properties: true,
+                bookmarks: true,
+                holds: true,
+                snapshot_many: true,
+                volmode: true,
+                pool_features_active: features.clone(),
+                pool_features: features,
+            },
+        )
+    }
+
+    /// One that can do what zfs-fuse 0.7 can.
+    pub fn old(seed: u64) -> Self {
+        Self::with_capabilities(seed, Capabilities { holds: true, ..Capabilities::default() })
+    }
+
+    /// One that can do exactly this.
+    pub fn with_capabilities(seed: u64, can: Capabilities) -> Self {
+        Self { inner: Arc::new(Inner { host: Mutex::new(Host::new(can, seed)), faults: Faults::default() }) }
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host> {
+        // A test that failed while it held the lock has changed nothing halfway that others could not see anyway.
+        self.inner.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a mounted filesystem, and what is missing above it. Does nothing if it is there.
+    pub fn create(&self, name: &DatasetName) {
+        self.make(name, DatasetKind::Filesystem);
+    }
+
+    /// Makes a volume. It holds zeros.
+    pub fn create_volume(&self, name: &DatasetName, bytes: u64) {
+        self.make(name, DatasetKind::Volume);
+        self.write(name, 1, bytes.saturating_sub(1), &[0]);
+    }
+
+    /// Makes an encrypted filesystem that is its own encryption root, with its key loaded.
+    pub fn create_encrypted(&self, name: &DatasetName) {
+        self.make(name, DatasetKind::Filesystem);
+        if let Some(d) = self.host().datasets.get_mut(name) {
+            let root = Some(name.clone());
+            d.encryption = Some(Encryption { suite: "aes-256-gcm".into(), root, key_loaded: true });
+        }
+    }
+
+    fn make(&self, name: &DatasetName, kind: DatasetKind) {
+        let mut host = self.host();
+        host.pools.entry(name.pool().to_owned()).or_insert(POOL_BYTES);
+        for above in name.ancestors() {
+            if !host.datasets.contains_key(&above) {
+                let mut d = host.new_dataset(DatasetKind::Filesystem);
+                d.mounted = true;
+                host.datasets.insert(above, d);
+            }
+        }
+        if !host.datasets.contains_key(name) {
+            let mut d = host.new_dataset(kind);
+            d.mounted = kind == DatasetKind::Filesystem;
+            host.datasets.insert(name.clone(), d);
+        }
+    }
+
+    /// Makes a mounted clone.
+    pub fn clone_snapshot(&self, from: &SnapshotName, to: &DatasetName) {
+        let mut host = self.host();
+        let Some((objects, kind)) =
+            host.dataset(&from.dataset()).and_then(|d| Some((d.snap(&from.tag())?.objects.clone(), d.kind)))
+        else {
+            return;
+        };
+        let mut d = host.new_dataset(kind);
+        (d.live, d.origin, d.mounted) = (objects, Some(from.clone()), true);
+        host.datasets.insert(to.clone(), d);
+    }
+
+    /// Destroys a dataset and all below it, whatever holds them.
+    pub fn destroy(&self, name: &DatasetName) {
+        self.host().datasets.retain(|n, _| !n.is_at_or_below(name));
+    }
+
+    /// Writes as a program on that host would. Does nothing, and says false, where it could not: the dataset is not
+    /// there, or is read-only, or its key is not loaded.
+    pub fn write(&self, name: &DatasetName, object: u64, offset: u64, bytes: &[u8]) -> bool {
+        let mut host = self.host();
+        let readonly = host.property(name, "readonly").is_some_and(|p| p.value == "on");
+        let Some(d) = host.datasets.get_mut(name) else { return false };
+        if readonly || d.receiving || d.encryption.as_ref().is_some_and(|e| !e.key_loaded) {
+            return false;
+        }
+        records::write_at(Arc::make_mut(&mut d.live), object, offset, bytes);
+        true
+    }
+
+    /// All objects of a dataset as it is now; `None` if there is none.
+    pub fn content(&self, name: &DatasetName) -> Option<BTreeMap<u64, Vec<u8>>> {
+        let host = self.host();
+        Some(host.dataset(name)?.live.iter().map(|(n, b)| (*n, bytes_of(b))).collect())
+    }
+
+    /// All objects of a snapshot; `None` if there is none.
+    pub fn snapshot_content(&self, name: &SnapshotName) -> Option<BTreeMap<u64, Vec<u8>>> {
+        let host = self.host();
+        Some(host.snap(name)?.objects.iter().map(|(n, b)| (*n, bytes_of(b))).collect())
+    }
+
+    /// Filesystem or volume; `None` if it is not there.
+    pub fn kind(&self, name: &DatasetName) -> Option<DatasetKind> {
+        self.host().dataset(name).map(|d| d.kind)
+    }
+
+    /// Loads or unloads the key of an encrypted dataset.
+    pub fn set_key_loaded(&self, name: &DatasetName, loaded: bool) {
+        if let Some(e) = self.host().datasets.get_mut(name).and_then(|d| d.encryption.as_mut()) {
+            e.key_loaded = loaded;
+        }
+    }
+
+    /// True if it is there and mounted.
+    pub fn is_mounted(&self, name: &DatasetName) -> bool {
+        self.host().dataset(name).is_some_and(|d| d.mounted)
+    }
+
+    /// Mounts or unmounts.
+    pub fn set_mounted(&self, name: &DatasetName, mounted: bool) {
+        if let Some(d) = self.host().datasets.get_mut(name) {
+            d.mounted = mounted;
+        }
+    }
+
+    /// Sets a property as if it had come in a stream (`received`).
+    pub fn set_received(&self, name: &DatasetName, property: &str, value: &str) {
+        if let Some(d) = self.host().datasets.get_mut(name) {
+            d.properties.insert(property.to_owned(), (value.to_owned(), PropertySource::Received));
+        }
+    }
+
+    /// Limits what a pool holds, in bytes.
+    pub fn set_capacity(&self, pool: &str, bytes: u64) {
+        self.host().pools.insert(pool.to_owned(), bytes);
+    }
+
+    /// The next operation of that kind meets this fault. Several wait in line, one for each operation.
+    pub fn fail_at(&self, op: Op, fault: Fault) {
+        self.inner.faults.add(op, fault);
+    }
+
+    /// Takes back the faults that nothing has met yet.
+    pub fn clear_faults(&self) {
+        self.inner.faults.clear();
+    }
+
+    /// Lets go on what [`Fault::StallAfter`] has stopped so far.
+    pub fn release_stalled(&self) {
+        self.inner.faults.release();
+    }
+
+    /// How often that operation was called.
+    pub fn count(&self, op: Op) -> u64 {
+        self.inner.faults.count(op)
+    }
+}
+
+#[cfg(test)]
+mod tests;

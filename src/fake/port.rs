@@ -1,0 +1,336 @@
+//! The operations of the port that move no stream.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::{
+    FakeZfs,
+    fault::{Fault, Op},
+    model::{Host, fail},
+    moving,
+};
+use crate::{
+    port::zfs::{
+        Depth, ReceiveSpec, Receiving, SendSpec, Sending, SnapshotRequest, Zfs,
+        ZfsErrorKind::{self, *},
+        ZfsResult,
+    },
+    types::{
+        BookmarkName, DatasetName, SnapshotName,
+        listing::{BookmarkInfo, Capabilities, DatasetInfo, DatasetKind, Listing, Property, PropertySource},
+    },
+};
+
+impl FakeZfs {
+    /// Counts, meets the fault that waits, and does it.
+    fn act<T>(&self, op: Op, what: &str, f: impl FnOnce(&mut Host) -> ZfsResult<T>) -> ZfsResult<T> {
+        match self.inner.faults.take(op) {
+            Some(Fault::Refuse(kind)) => Err(fail(what, kind, "a fault that was asked for")),
+            Some(Fault::AfterEffect(kind)) => {
+                f(&mut self.host())?;
+                Err(fail(what, kind, "a fault that was asked for, after the effect"))
+            }
+            _ => f(&mut self.host()),
+        }
+    }
+}
+
+fn need(can: bool, what: &str) -> ZfsResult<()> {
+    if can { Ok(()) } else { Err(fail(what, Unsupported, "unrecognized command or option")) }
+}
+
+fn busy(what: &str, why: &str) -> ZfsResult<()> {
+    Err(fail(what, Busy, why))
+}
+
+fn snapshot(host: &mut Host, what: &str, request: &SnapshotRequest) -> ZfsResult<()> {
+    host.need(what, &request.root)?;
+    let excluded = |name: &DatasetName| request.except.iter().any(|out| name.is_at_or_below(out));
+    let names: Vec<DatasetName> = match request.recursive {
+        true => host.datasets.keys().filter(|n| n.is_at_or_below(&request.root)).cloned().collect(),
+        false => vec![request.root.clone()],
+    };
+    if names.iter().all(|n| request.recursive && excluded(n)) {
+        return Err(fail(what, NotFound, "everything is excluded"));
+    }
+    // Without many names in one command the whole tree is snapshotted first, and then some are destroyed again.
+    let looked_at = names.iter().filter(|n| !host.can.snapshot_many || !excluded(n));
+    for name in looked_at {
+        if host.dataset(name).is_some_and(|d| d.snap(&request.tag).is_some()) {
+            let at = format!("cannot create snapshot '{name}@{}': dataset already exists", request.tag);
+            return Err(fail(what, Exists, at));
+        }
+    }
+    let txg = host.next_txg();
+    for name in names.iter().filter(|n| !request.recursive || !excluded(n)) {
+        if host.dataset(name).is_some_and(|d| !d.is_fresh()) {
+            let guid = host.next_guid();
+            host.add_snap(name, &request.tag, guid, txg);
+        }
+    }
+    Ok(())
+}
+
+fn destroy_snapshot(host: &mut Host, what: &str, name: &SnapshotName) -> ZfsResult<()> {
+    let cloned = host.has_clones(name);
+    let Some(snap) = host.snap(name) else { return Ok(()) };
+    if !snap.holds.is_empty() || snap.users > 0 {
+        return busy(what, &format!("cannot destroy snapshot {name}: it's being held"));
+    }
+    if cloned {
+        return busy(what, &format!("cannot destroy '{name}': snapshot has dependent clones"));
+    }
+    host.need(what, &name.dataset())?.snaps.retain(|s| s.tag != name.tag());
+    Ok(())
+}
+
+fn rollback(host: &mut Host, what: &str, to: &SnapshotName) -> ZfsResult<()> {
+    let (createtxg, objects) = host.need_snap(what, to).map(|s| (s.createtxg, s.objects.clone()))?;
+    let name = to.dataset();
+    let d = host.need(what, &name)?;
+    if d.receiving {
+        return busy(what, "dataset is busy");
+    }
+    let newer: Vec<_> = d.snaps.iter().filter(|s| s.createtxg > createtxg).cloned().collect();
+    for s in newer {
+        let full = name.snapshot(&s.tag).map_err(|e| fail(what, Other, e.to_string()))?;
+        if host.has_clones(&full) {
+            return busy(what, &format!("cannot rollback to '{to}': clones of previous snapshots exist"));
+        }
+        if !s.holds.is_empty() || s.users > 0 {
+            return busy(what, &format!("cannot destroy '{full}': dataset is busy"));
+        }
+    }
+    let d = host.need(what, &name)?;
+    d.snaps.retain(|s| s.createtxg <= createtxg);
+    d.bookmarks.retain(|b| b.createtxg <= createtxg);
+    d.live = objects;
+    Ok(())
+}
+
+fn set(host: &mut Host, what: &str, name: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
+    for (property, value) in properties {
+        host.need(what, name)?;
+        checked_name(what, property)?;
+        if !host.may_set(property, value) {
+            return Err(fail(what, Other, format!("cannot set property for '{name}': invalid '{property}={value}'")));
+        }
+        let d = host.need(what, name)?;
+        d.properties.insert(property.clone(), (value.clone(), PropertySource::Local));
+    }
+    Ok(())
+}
+
+/// The same names that the adapter takes.
+fn checked_name(what: &str, property: &str) -> ZfsResult<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:@#/".contains(&b);
+    let ok = property.starts_with(|c: char| c.is_ascii_alphanumeric()) && property.bytes().all(plain);
+    if ok { Ok(()) } else { Err(fail(what, Other, format!("{property:?} is not the name of a property"))) }
+}
+
+fn hold(host: &mut Host, what: &str, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()> {
+    need(host.can.holds, what)?;
+    if !tag.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Err(fail(what, Other, format!("{tag:?} is not the tag of a hold")));
+    }
+    // Like `zfs hold`: one by one, the failures do not stop the others.
+    let mut verdict = Ok(());
+    for name in snapshots {
+        match host.need_snap(what, name) {
+            Ok(snap) => drop(snap.holds.insert(tag.to_owned())),
+            Err(e) => verdict = Err(e),
+        }
+    }
+    verdict
+}
+
+fn get(host: &mut Host, what: &str, dataset: &str, names: &[&str]) -> ZfsResult<Vec<Property>> {
+    names.iter().try_for_each(|name| checked_name(what, name))?;
+    if let Ok(name) = dataset.parse::<SnapshotName>() {
+        let (guid, txg) = host.need_snap(what, &name).map(|s| (s.guid, s.createtxg))?;
+        let known = [("type", "snapshot".to_owned()), ("guid", guid.to_string()), ("createtxg", txg.0.to_string())];
+        let known = known.into_iter().filter(|(n, _)| names.contains(n));
+        let property = |(n, value): (&str, String)| Property { name: n.into(), value, source: PropertySource::Default };
+        return Ok(known.map(property).collect());
+    }
+    let name: DatasetName = dataset.parse().map_err(|e| fail(what, Other, format!("{e}")))?;
+    host.need(what, &name)?;
+    Ok(names.iter().filter_map(|p| host.property(&name, p)).collect())
+}
+
+#[async_trait]
+impl Zfs for FakeZfs {
+    async fn capabilities(&self, pool: &str) -> ZfsResult<Capabilities> {
+        let what = format!("find out what pool {pool} can do");
+        self.act(Op::Capabilities, &what, |host| match host.pools.contains_key(pool) {
+            true => Ok(host.can.clone()),
+            false => Err(fail(&what, NotFound, format!("cannot open '{pool}': no such pool"))),
+        })
+    }
+
+    async fn list(&self, root: &DatasetName, depth: Depth) -> ZfsResult<Listing> {
+        self.act(Op::List, &format!("list {root}"), |host| {
+            let wanted = |n: &&DatasetName| if depth == Depth::Tree { n.is_at_or_below(root) } else { *n == root };
+            let datasets = host.datasets.keys().filter(wanted).filter_map(|n| host.full_info(n)).collect();
+            Ok(Listing { datasets })
+        })
+    }
+
+    async fn datasets(&self, names: &[DatasetName]) -> ZfsResult<Vec<DatasetInfo>> {
+        self.act(Op::Datasets, "look at datasets", |host| Ok(names.iter().filter_map(|n| host.info(n)).collect()))
+    }
+
+    async fn snapshot(&self, request: &SnapshotRequest) -> ZfsResult<()> {
+        let what = format!("snapshot {}@{}", request.root, request.tag);
+        self.act(Op::Snapshot, &what, |host| snapshot(host, &what, request))
+    }
+
+    async fn bookmark(&self, snapshot: &SnapshotName, bookmark: &BookmarkName) -> ZfsResult<()> {
+        let what = format!("bookmark {snapshot} as {bookmark}");
+        self.act(Op::Bookmark, &what, |host| {
+            need(host.can.bookmarks, &what)?;
+            let (guid, createtxg) = host.need_snap(&what, snapshot).map(|s| (s.guid, s.createtxg))?;
+            match host.bookmarked(bookmark) {
+                Some(b) if b.guid == guid => return Ok(()),
+                Some(_) => {
+                    let at = format!("cannot create bookmark '{bookmark}': bookmark exists");
+                    return Err(fail(&what, Exists, at));
+                }
+                None => {}
+            }
+            if bookmark.dataset() != snapshot.dataset() {
+                return Err(fail(&what, Other, "a bookmark must be of the same dataset"));
+            }
+            let d = host.need(&what, &bookmark.dataset())?;
+            d.bookmarks.push(BookmarkInfo { tag: bookmark.tag(), guid, createtxg });
+            Ok(())
+        })
+    }
+
+    async fn destroy_bookmark(&self, bookmark: &BookmarkName) -> ZfsResult<()> {
+        self.act(Op::DestroyBookmark, &format!("destroy {bookmark}"), |host| {
+            if let Some(d) = host.datasets.get_mut(&bookmark.dataset()) {
+                d.bookmarks.retain(|b| b.tag != bookmark.tag());
+            }
+            Ok(())
+        })
+    }
+
+    async fn destroy_snapshot(&self, snapshot: &SnapshotName) -> ZfsResult<()> {
+        let what = format!("destroy {snapshot}");
+        self.act(Op::DestroySnapshot, &what, |host| destroy_snapshot(host, &what, snapshot))
+    }
+
+    async fn hold(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()> {
+        let what = format!("hold {} snapshots", snapshots.len());
+        self.act(Op::Hold, &what, |host| hold(host, &what, tag, snapshots))
+    }
+
+    async fn release(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()> {
+        let what = format!("release {} snapshots", snapshots.len());
+        self.act(Op::Release, &what, |host| {
+            need(host.can.holds, &what)?;
+            for name in snapshots {
+                if let Ok(snap) = host.need_snap(&what, name) {
+                    snap.holds.remove(tag);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    async fn holds(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<(SnapshotName, String)>> {
+        self.act(Op::Holds, "list holds", |host| {
+            need(host.can.holds, "list holds")?;
+            let none = BTreeSet::new();
+            let of = |name: &SnapshotName| {
+                let tags = host.snap(name).map_or(&none, |s| &s.holds);
+                tags.iter().map(|t| (name.clone(), t.clone())).collect::<Vec<_>>()
+            };
+            Ok(snapshots.iter().flat_map(of).collect())
+        })
+    }
+
+    async fn get(&self, dataset: &str, names: &[&str]) -> ZfsResult<Vec<Property>> {
+        let what = format!("read properties of {dataset}");
+        self.act(Op::Get, &what, |host| get(host, &what, dataset, names))
+    }
+
+    async fn set(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
+        let what = format!("set properties of {dataset}");
+        self.act(Op::Set, &what, |host| set(host, &what, dataset, properties))
+    }
+
+    async fn inherit(&self, dataset: &DatasetName, property: &str) -> ZfsResult<()> {
+        let what = format!("inherit {property} of {dataset}");
+        self.act(Op::Inherit, &what, |host| {
+            checked_name(&what, property)?;
+            host.need(&what, dataset)?.properties.remove(property);
+            Ok(())
+        })
+    }
+
+    async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
+        let what = format!("create {dataset}");
+        self.act(Op::CreateFilesystem, &what, |host| {
+            if host.dataset(dataset).is_some() {
+                return Err(fail(&what, Exists, format!("cannot create '{dataset}': dataset already exists")));
+            }
+            if dataset.parent().is_none_or(|p| host.dataset(&p).is_none()) {
+                return Err(fail(&what, NotFound, format!("cannot create '{dataset}': parent does not exist")));
+            }
+            let made = host.new_dataset(DatasetKind::Filesystem);
+            host.datasets.insert(dataset.clone(), made);
+            let verdict = set(host, &what, dataset, properties);
+            if verdict.is_err() {
+                host.datasets.remove(dataset);
+            }
+            verdict
+        })
+    }
+
+    async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
+        let what = format!("roll back to {to}");
+        self.act(Op::Rollback, &what, |host| rollback(host, &what, to))
+    }
+
+    async fn abort_receive(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let what = format!("abort the receive into {dataset}");
+        self.act(Op::AbortReceive, &what, |host| {
+            let Some(d) = host.datasets.get_mut(dataset) else { return Ok(()) };
+            if d.receiving {
+                return busy(&what, "dataset is busy");
+            }
+            if d.partial.take().is_some_and(|p| p.fresh) {
+                host.datasets.remove(dataset);
+            }
+            Ok(())
+        })
+    }
+
+    async fn send_size(&self, spec: &SendSpec) -> ZfsResult<Option<u64>> {
+        self.act(Op::SendSize, "estimate a send", |host| {
+            if !host.can.send_estimate {
+                return Ok(None);
+            }
+            moving::job(host, spec).map(|(job, _)| Some(job.stream().len() as u64))
+        })
+    }
+
+    async fn send(&self, spec: &SendSpec) -> ZfsResult<Sending> {
+        moving::send(self, spec)
+    }
+
+    async fn receive(&self, spec: &ReceiveSpec) -> ZfsResult<Receiving> {
+        moving::receive(self, spec)
+    }
+}
+
+/// What a refused stream operation reports; such a process does start, and fails at once.
+pub(super) fn refused(fault: Option<Fault>) -> Option<ZfsErrorKind> {
+    match fault {
+        Some(Fault::Refuse(kind)) => Some(kind),
+        _ => None,
+    }
+}
