@@ -34,11 +34,12 @@ pub fn engine(config: &Config) -> Arc<Engine> {
     let zfs = config.zfs_command.clone();
     // zpool stands beside zfs; a bare name is looked up in the usual directories.
     let zpool = zfs.with_file_name("zpool");
-    Arc::new(Engine {
-        zfs: Arc::new(ZfsCommand::new(zfs, zpool)),
-        locks: Arc::new(FileLocks::new(&config.runtime_dir)),
-        journal: Arc::new(FileJournal::new(&config.state_dir)),
-    })
+    Arc::new(Engine::new(
+        Arc::new(ZfsCommand::new(zfs, zpool)),
+        Arc::new(FileLocks::new(&config.state_dir)),
+        Arc::new(FileJournal::new(&config.state_dir)),
+        config.limits.max_datasets as usize,
+    ))
 }
 
 /// This host's identity.
@@ -76,6 +77,7 @@ pub fn client_options(config: &Config, streams: u16) -> ClientOptions {
         window_bytes: config.limits.window_bytes,
         connect_for: Duration::from_secs(5),
         lost_after: Duration::from_secs(config.limits.link_lost_after_s),
+        idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
         streams,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
     }

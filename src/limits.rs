@@ -34,17 +34,25 @@ pub const MAX_REQUESTS_IN_WORK: usize = 32;
 pub const MAX_TRANSFERS: usize = 64;
 /// Connections that one transfer may be spread over.
 pub const MAX_STREAMS: u16 = 16;
-/// Datasets that a listing may hold before a peer refuses to send it.
-pub const MAX_DATASETS: usize = 100_000;
+/// Transfers of all sessions of a process together. 64 with full windows are 4 GiB on paper; as each takes two of the
+/// runtime's 512 blocking threads, they cannot starve each other.
+pub const MAX_TRANSFERS_IN_ALL: usize = 64;
+/// Listings that are made at the same time; each may take some hundred megabytes while it is parsed.
+pub const MAX_LISTINGS_AT_A_TIME: usize = 2;
+/// Targets that one session may hold.
+pub const MAX_LOCKS: usize = 16;
+/// Streams whose size may be asked for at once: one command each.
+pub const MAX_SIZES: usize = 200;
+/// Requests of one session that may be waiting for the end of a transfer, or for their turn.
+pub const MAX_REQUESTS_WAITING: usize = 512;
 
 /// Silence after which our side says that it is still there.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Silence after which a connection counts as lost: six missed heartbeats.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for TCP, TLS and hello together.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a lost connection is dialled again before the run gives up: longer than a router's reboot.
-pub const LINK_LOST_AFTER: Duration = Duration::from_secs(900);
+/// How long a session may be without any connection before a new run of the same identity takes its target: four
+/// times what an initiator that lives needs to dial again.
+pub const YIELD_AFTER: Duration = Duration::from_secs(4);
 /// The longest pause between two attempts to dial.
 pub const REDIAL_MAX: Duration = Duration::from_secs(5);
 /// The first pause between two attempts to dial: short beside the time that a lost link takes anyway, long enough that

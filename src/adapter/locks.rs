@@ -1,11 +1,12 @@
-//! Locks on targets as `flock(2)` on files in the runtime directory. The kernel drops them when a process dies.
+//! Locks on targets as `flock(2)` on files in the state directory, which outlives the daemon's service and belongs to it alone. The kernel drops them when a process dies.
 //!
 //! A lock on `tank/a/b` is an exclusive lock on the file of `tank/a/b` and shared ones on those of `tank` and `tank/a`,
 //! so two runs meet if one's target is at, above or below the other's.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -31,9 +32,9 @@ struct Guard {
 impl LockGuard for Guard {}
 
 impl FileLocks {
-    /// Locks in `runtime_dir/locks`, which is made when first needed.
-    pub fn new(runtime_dir: &Path) -> FileLocks {
-        FileLocks { dir: runtime_dir.join("locks") }
+    /// Locks in `state_dir/locks`, which is made when first needed, for its owner alone.
+    pub fn new(state_dir: &Path) -> FileLocks {
+        FileLocks { dir: state_dir.join("locks") }
     }
 
     fn path(&self, dataset: &DatasetName) -> PathBuf {
@@ -63,7 +64,11 @@ impl FileLocks {
 impl Locks for FileLocks {
     fn acquire(&self, target: &DatasetName, holder: &str) -> Result<Box<dyn LockGuard>, LockError> {
         let failed = |why: String| LockError::Failed { target: target.clone(), why };
-        fs::create_dir_all(&self.dir).map_err(|e| failed(format!("cannot make {}: {e}", self.dir.display())))?;
+        let mut dir = DirBuilder::new();
+        dir.recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(|e| failed(format!("cannot make {}: {e}", self.dir.display())))?;
         let mut files = Vec::new();
         let wanted = target
             .ancestors()
@@ -80,7 +85,9 @@ impl Locks for FileLocks {
                 .open(&path)
                 .map_err(|e| failed(format!("cannot open {}: {e}", path.display())))?;
             match flock(&file, operation) {
-                Ok(()) => files.push(file),
+                Ok(()) if is_at(&file, &path) => files.push(file),
+                // Somebody removed the file in between: whoever comes next would lock another.
+                Ok(()) => return Err(failed(format!("{} was removed while it was locked", path.display()))),
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     return Err(LockError::Held { target: target.clone(), by: self.holder(&dataset) });
                 }
@@ -97,6 +104,12 @@ impl Locks for FileLocks {
         }
         Ok(Box::new(Guard { _files: files }))
     }
+}
+
+/// True if the open file is the one that the path names.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if same(&a, &b))
 }
 
 fn utc(unix_s: u64) -> String {

@@ -192,6 +192,10 @@ impl Zfs for ZettaZfs {
         self.command.create_filesystem(dataset, properties).await
     }
 
+    async fn destroy_filesystem(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.command.destroy_filesystem(dataset).await
+    }
+
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
         self.command.rollback(to).await
     }

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{Channel, Next};
 use crate::{
-    limits::{HEARTBEAT, IDLE_TIMEOUT},
+    limits::HEARTBEAT,
     port::link::Connection,
     types::{Failure, FailureClass},
     wire::{
@@ -22,6 +22,9 @@ use crate::{
         outbox::ConnectionId,
     },
 };
+
+/// Bytes of a frame's first write, header included: one full TLS record.
+const FIRST_WRITE: usize = 16 << 10;
 
 /// Carries frames of `channel` over `connection` until either is at its end. `their_next` is the lowest frame that the
 /// other side lacks. The channel is closed only if the other side breaks the protocol.
@@ -34,14 +37,14 @@ pub async fn carry(
     stripe: u16,
     their_next: u64,
 ) -> Result<(), Failure> {
-    let id = channel.attach(stripe, their_next)?;
+    let id = channel.attach(stripe, their_next).inspect_err(|failure| channel.close(failure.clone()))?;
     // Pings carry the time since here, not a wall clock.
     let born = Instant::now();
     let (reader, writer) = tokio::io::split(connection);
     let (pongs_in, pongs_out) = mpsc::channel(4);
     let result = tokio::select! {
         end = read(channel, born, reader, pongs_in) => end,
-        end = write(channel, id, born, writer, pongs_out) => end,
+        end = write(channel, id, Writer { out: writer, idle: channel.idle_timeout() }, born, pongs_out) => end,
     };
     channel.detach(id);
     if let Err(failure) = &result
@@ -60,11 +63,15 @@ fn protocol(what: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Protocol, format!("the other side broke the protocol: {what}"))
 }
 
-/// Reads exactly `buffer`; only silence for [`IDLE_TIMEOUT`] is too slow, however little comes at a time.
-async fn read_full(reader: &mut (impl AsyncRead + Unpin), mut buffer: &mut [u8]) -> Result<(), Failure> {
+/// Reads exactly `buffer`; only silence for `idle` is too slow, however little comes at a time.
+async fn read_full(
+    reader: &mut (impl AsyncRead + Unpin),
+    mut buffer: &mut [u8],
+    idle: Duration,
+) -> Result<(), Failure> {
     while !buffer.is_empty() {
-        match timeout(IDLE_TIMEOUT, reader.read(buffer)).await {
-            Err(_) => return Err(lost(format_args!("nothing was heard for {} s", IDLE_TIMEOUT.as_secs()))),
+        match timeout(idle, reader.read(buffer)).await {
+            Err(_) => return Err(lost(format_args!("nothing was heard for {} s", idle.as_secs()))),
             Ok(Err(e)) => return Err(lost(e)),
             Ok(Ok(0)) => return Err(lost("the other side closed it")),
             Ok(Ok(n)) => buffer = &mut buffer[n..],
@@ -81,11 +88,11 @@ async fn read(
 ) -> Result<(), Failure> {
     let mut head = [0; HEADER_LEN];
     loop {
-        read_full(&mut reader, &mut head).await?;
+        read_full(&mut reader, &mut head, channel.idle_timeout()).await?;
         let header = Header::decode(&head).map_err(protocol)?;
         // Bounded by MAX_CHUNK, which decoding has checked.
         let mut payload = BytesMut::zeroed(header.payload_len as usize);
-        read_full(&mut reader, &mut payload).await?;
+        read_full(&mut reader, &mut payload, channel.idle_timeout()).await?;
         let payload = payload.freeze();
         match header.kind {
             FrameKind::Data | FrameKind::Message => channel.deliver(Frame { header, payload })?,
@@ -105,8 +112,8 @@ async fn read(
 async fn write(
     channel: &Channel,
     id: ConnectionId,
+    mut writer: Writer<impl AsyncWrite + Unpin>,
     born: Instant,
-    mut writer: impl AsyncWrite + Unpin,
     mut pongs: mpsc::Receiver<Bytes>,
 ) -> Result<(), Failure> {
     // The first ping goes out at once, so that the round-trip time is known early.
@@ -118,10 +125,10 @@ async fn write(
         match channel.next(id) {
             Next::Closed => {
                 // Best effort: the other side learns the reason elsewhere.
-                let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
+                let _ = timeout(Duration::from_secs(1), writer.out.shutdown()).await;
                 return Ok(());
             }
-            Next::Ack(ack) => put(&mut writer, &ack.to_frame()).await?,
+            Next::Ack(ack) => writer.put(&ack.to_frame()).await?,
             Next::Frame(frame, pause) => {
                 // A pause imposed by --bwlimit must not look like silence.
                 let go_at = Instant::now() + pause;
@@ -129,16 +136,14 @@ async fn write(
                     sleep_until(go_at.min(ping_at)).await;
                     heartbeat(&mut writer, &mut ping_at, born, &mut pongs).await?;
                 }
-                put(&mut writer, &frame).await?;
+                writer.put(&frame).await?;
             }
             Next::Wait => {
-                flush(&mut writer).await?;
+                writer.flush().await?;
                 tokio::select! {
                     () = wake => {}
                     () = sleep_until(ping_at) => {}
-                    Some(payload) = pongs.recv() => {
-                        put(&mut writer, &Frame::plain(FrameKind::Pong, 0, payload)).await?;
-                    }
+                    Some(payload) = pongs.recv() => writer.put(&Frame::plain(FrameKind::Pong, 0, payload)).await?,
                 }
             }
         }
@@ -148,45 +153,61 @@ async fn write(
 
 /// Sends what pings and pongs are due.
 async fn heartbeat(
-    writer: &mut (impl AsyncWrite + Unpin),
+    writer: &mut Writer<impl AsyncWrite + Unpin>,
     ping_at: &mut Instant,
     born: Instant,
     pongs: &mut mpsc::Receiver<Bytes>,
 ) -> Result<(), Failure> {
     let mut any = false;
     while let Ok(payload) = pongs.try_recv() {
-        put(writer, &Frame::plain(FrameKind::Pong, 0, payload)).await?;
+        writer.put(&Frame::plain(FrameKind::Pong, 0, payload)).await?;
         any = true;
     }
     if Instant::now() >= *ping_at {
         *ping_at = Instant::now() + HEARTBEAT;
         let sent_us = born.elapsed().as_micros() as u64;
-        put(writer, &Frame::plain(FrameKind::Ping, 0, Bytes::copy_from_slice(&sent_us.to_le_bytes()))).await?;
+        writer.put(&Frame::plain(FrameKind::Ping, 0, Bytes::copy_from_slice(&sent_us.to_le_bytes()))).await?;
         any = true;
     }
-    if any { flush(writer).await } else { Ok(()) }
+    if any { writer.flush().await } else { Ok(()) }
 }
 
-async fn in_time<T>(io: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
-    match timeout(IDLE_TIMEOUT, io).await {
-        Err(_) => Err(lost(format_args!("nothing could be sent for {} s", IDLE_TIMEOUT.as_secs()))),
+/// The sending direction of a connection; each step of it must get on within the idle timeout.
+struct Writer<W> {
+    out: W,
+    idle: Duration,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    async fn put(&mut self, frame: &Frame) -> Result<(), Failure> {
+        // The header joins the first bytes of the payload: alone it would cost a TLS record and a system call.
+        let joined = frame.payload.len().min(FIRST_WRITE - HEADER_LEN);
+        let mut first = [0; FIRST_WRITE];
+        first[..HEADER_LEN].copy_from_slice(&frame.header.encode());
+        first[HEADER_LEN..HEADER_LEN + joined].copy_from_slice(&frame.payload[..joined]);
+        self.put_bytes(&first[..HEADER_LEN + joined]).await?;
+        self.put_bytes(&frame.payload[joined..]).await
+    }
+
+    async fn put_bytes(&mut self, mut rest: &[u8]) -> Result<(), Failure> {
+        while !rest.is_empty() {
+            let n = in_time(self.idle, self.out.write(rest)).await?;
+            if n == 0 {
+                return Err(lost("it takes no more bytes"));
+            }
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Failure> {
+        in_time(self.idle, self.out.flush()).await
+    }
+}
+
+async fn in_time<T>(idle: Duration, io: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    match timeout(idle, io).await {
+        Err(_) => Err(lost(format_args!("nothing could be sent for {} s", idle.as_secs()))),
         Ok(result) => result.map_err(lost),
     }
-}
-
-async fn put(writer: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<(), Failure> {
-    in_time(writer.write_all(&frame.header.encode())).await?;
-    let mut rest: &[u8] = &frame.payload;
-    while !rest.is_empty() {
-        let n = in_time(writer.write(rest)).await?;
-        if n == 0 {
-            return Err(lost("it takes no more bytes"));
-        }
-        rest = &rest[n..];
-    }
-    Ok(())
-}
-
-async fn flush(writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), Failure> {
-    in_time(writer.flush()).await
 }

@@ -62,6 +62,9 @@ pub struct Channel {
 struct Inner {
     send_window: u64,
     state: Mutex<State>,
+    /// Held while the frames of a message are handed over.
+    messages: tokio::sync::Mutex<()>,
+    idle_timeout: Duration,
     /// A frame or an acknowledgement waits to be carried, or the channel was closed.
     to_send: Notify,
     /// The window has room again, all was delivered, or the channel was closed.
@@ -88,6 +91,20 @@ struct State {
     rate: Option<Arc<RateLimit>>,
 }
 
+/// Closes the channel if a message is given up between its frames.
+struct WholeOrClosed<'a> {
+    channel: &'a Channel,
+    done: bool,
+}
+
+impl Drop for WholeOrClosed<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.channel.close(Failure::new(FailureClass::Interrupted, "a message was given up half-way"));
+        }
+    }
+}
+
 struct Live {
     /// Which of the parallel connections of the channel it is.
     stripe: u16,
@@ -109,8 +126,8 @@ pub(super) enum Next {
 
 impl Channel {
     /// A channel without connections. `send_window` is what the other side is ready to hold, `receive_window` what
-    /// this side is, both as cost of frames in bytes.
-    pub fn new(send_window: u64, receive_window: u64) -> Channel {
+    /// this side is, both as cost of frames in bytes. A connection on which nothing is heard for `idle_timeout` is lost.
+    pub fn new(send_window: u64, receive_window: u64, idle_timeout: Duration) -> Channel {
         Channel {
             inner: Arc::new(Inner {
                 send_window,
@@ -123,6 +140,8 @@ impl Channel {
                     closed: None,
                     rate: None,
                 }),
+                messages: tokio::sync::Mutex::new(()),
+                idle_timeout,
                 to_send: Notify::new(),
                 room: Notify::new(),
                 arrived: Notify::new(),
@@ -173,13 +192,17 @@ impl Channel {
     /// # Errors
     /// When it is too large for its kind, or the channel is closed.
     pub async fn send_message<T: Serialize>(&self, message: &T, r#use: Use) -> Result<(), Failure> {
-        let bytes = Bytes::from(codec::encode(message, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e))?);
-        let mut rest = bytes;
+        let bytes = codec::encode(message, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e))?;
+        let mut rest = Bytes::from(bytes);
+        // The frames of two messages must not mix, and half a message would spoil all that follow.
+        let _one_at_a_time = self.inner.messages.lock().await;
+        let mut whole = WholeOrClosed { channel: self, done: false };
         loop {
             let part = rest.split_to(rest.len().min(MAX_CHUNK));
             let flags = if rest.is_empty() { 0 } else { FLAG_MORE };
             self.send(Frame::plain(FrameKind::Message, flags, part)).await?;
             if rest.is_empty() {
+                whole.done = true;
                 return Ok(());
             }
         }
@@ -282,11 +305,6 @@ impl Channel {
         self.until(|state| state.closed.clone()).await
     }
 
-    /// Waits until the channel has no connection, or is closed.
-    pub async fn until_alone(&self) {
-        self.until(|state| (state.live.is_empty() || state.closed.is_some()).then_some(())).await;
-    }
-
     async fn until<T>(&self, ready: impl Fn(&State) -> Option<T>) -> T {
         loop {
             let changed = self.inner.connections.notified();
@@ -322,6 +340,17 @@ impl Channel {
     /// The cost of frames that may be outstanding in our direction.
     pub fn send_window(&self) -> u64 {
         self.inner.send_window
+    }
+
+    /// Silence after which a connection of this channel counts as lost.
+    pub fn idle_timeout(&self) -> Duration {
+        self.inner.idle_timeout
+    }
+
+    /// A number that rises whenever a frame gets through, in either direction.
+    pub fn frames_through(&self) -> u64 {
+        let state = self.state();
+        state.outbox.acknowledged() + state.inbox.ack().next
     }
 
     /// The last round-trip time that was measured.

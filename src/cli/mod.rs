@@ -10,7 +10,7 @@ mod progress;
 mod replicate;
 mod stream;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser};
 
@@ -52,7 +52,12 @@ pub fn zmigrated() -> ExitCode {
     let args = Daemon::parse();
     output::log_to_stderr(args.verbose, false, args.log_json);
     let sources = Sources { config: args.config, identity_dir: args.identity_dir };
-    let result = output::runtime().and_then(|runtime| runtime.block_on(daemon::run(sources)));
+    let result = output::runtime().and_then(|runtime| {
+        let result = runtime.block_on(daemon::run(sources));
+        // A thread that hangs in a write to a suspended pool must not keep the daemon.
+        runtime.shutdown_timeout(Duration::from_secs(3));
+        result
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -128,11 +128,17 @@ fn replicate(
 async fn stop_on_signal(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     if let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut signalled = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        signalled().await;
         stop.cancel();
+        note("stopping; what has been received is being saved. A second signal ends it at once");
+        signalled().await;
+        std::process::exit(FailureClass::Interrupted.exit_code().into());
     }
 }
 

@@ -3,6 +3,8 @@
 //! Invariant: a [`Limits`] holds values within their ranges; the table [`LIMITS`] is what the parser, the
 //! documentation and its test all read.
 
+use crate::limits::{DEFAULT_WINDOW, MAX_WINDOW, MIN_WINDOW};
+
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitUnit {
@@ -62,15 +64,11 @@ macro_rules! limits {
     };
 }
 
-const MIB: u64 = 1 << 20;
-
 limits! {
     /// Connections that `zmigrated` keeps open at a time, those still shaking hands included.
     max_connections: Count = 256, 1 => 65_536;
     /// Sessions that one identity may have open at a time.
     max_sessions_per_identity: Count = 16, 1 => 4_096;
-    /// Connections of one transfer (`--streams`).
-    max_streams: Count = 8, 1 => 64;
     /// Datasets in one listing or plan. 10 000 listings of 200 snapshots are about 400 MB, so raise it with care.
     max_datasets: Count = 10_000, 1 => 1_000_000;
     /// From the TCP connection to the verified identity.
@@ -80,7 +78,7 @@ limits! {
     /// A transfer waits so long for its link to come back before it gives up.
     link_lost_after_s: Seconds = 900, 10 => 86_400;
     /// Bytes in flight of one transfer, on each side.
-    window_bytes: Bytes = 64 * MIB, MIB => 4_096 * MIB;
+    window_bytes: Bytes = DEFAULT_WINDOW, MIN_WINDOW => MAX_WINDOW;
 }
 
 #[cfg(test)]

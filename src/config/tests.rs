@@ -37,7 +37,7 @@ fn every_key() {
         cutover = []
         [limits]
         window_bytes = "128M"
-        max_streams = 0x10
+        max_sessions_per_identity = 0x10
         [zfs]
         command = "/sbin/zfs"
     "#;
@@ -50,7 +50,7 @@ fn every_key() {
     let dc3 = &config.peers[&"dc3.x".parse().unwrap()];
     assert_eq!((dc3.address.to_string().as_str(), dc3.identity.as_str()), ("[::1]:9000", "three"));
     assert_eq!(config.grants.get(&"dc1".parse().unwrap()).unwrap().pull.len(), 2);
-    assert_eq!((config.limits.window_bytes, config.limits.max_streams), (128 << 20, 16));
+    assert_eq!((config.limits.window_bytes, config.limits.max_sessions_per_identity), (128 << 20, 16));
     assert_eq!(config.zfs_command, Path::new("/sbin/zfs"));
 }
 
@@ -64,13 +64,13 @@ fn unknown_keys_are_errors_with_place_and_the_nearest_key() {
     z.toml:3:1: unknown key "grant.dc1.pul"
       hint: did you mean pull?
     "#);
-    insta::assert_snapshot!(errors("# ä\n  [limit]\nmax_streams = 1\nmax_datasets = 1\n"), @r#"
+    insta::assert_snapshot!(errors("# ä\n  [limit]\nmax_sessions_per_identity = 1\nmax_datasets = 1\n"), @r#"
     z.toml:2:4: unknown key "limit"
       hint: did you mean limits?
     "#);
-    insta::assert_snapshot!(errors("max_streams = 3\n"), @r#"
-    z.toml:1:1: unknown key "max_streams"
-      hint: max_streams belongs into [limits]
+    insta::assert_snapshot!(errors("max_sessions_per_identity = 3\n"), @r#"
+    z.toml:1:1: unknown key "max_sessions_per_identity"
+      hint: max_sessions_per_identity belongs into [limits]
     "#);
     insta::assert_snapshot!(errors("[peer.dc1.example]\naddress = \"a\"\n"), @r#"
     z.toml:1:11: unknown key "peer.dc1.example"
@@ -111,11 +111,11 @@ fn certain_mistakes_are_errors_with_their_line() {
         ("[grant.a]\npull = [\"t/a\", \"t/a\"]", "2:16", "t/a is listed twice"),
         ("[grant.a]\npull = [\"t\", \"t/a\"]", "2:14", "t/a is below t"),
         ("[grant.a]\npull = [\"t/a\", \"t\"]", "2:16", "also for t/a"),
-        ("limits.max_streams = 0", "1:22", "must be 1 to 64; the default is 8"),
-        ("limits.max_streams = 65", "1:22", "must be 1 to 64"),
-        ("limits.max_streams = -1", "1:22", "must be 1 to 64"),
-        ("limits.max_streams = \"4\"", "1:22", "must be an integer, not a string"),
-        ("limits.max_streams = 99999999999999999999", "1:22", "must be 1 to 64"),
+        ("limits.max_sessions_per_identity = 0", "1:36", "must be 1 to 4096; the default is 16"),
+        ("limits.max_sessions_per_identity = 4097", "1:36", "must be 1 to 4096"),
+        ("limits.max_sessions_per_identity = -1", "1:36", "must be 1 to 4096"),
+        ("limits.max_sessions_per_identity = \"4\"", "1:36", "must be an integer, not a string"),
+        ("limits.max_sessions_per_identity = 99999999999999999999", "1:22", "must be 1 to 64"),
         ("limits.window_bytes = \"2X\"", "1:23", "must be 1048576 to 4294967296"),
         ("limits.idle_timeout_s = 1000", "limits", "below limits.idle_timeout_s (1000)"),
         ("a = ", "1:5", "not TOML"),
@@ -353,7 +353,7 @@ proptest! {
             prop_oneof![
                 Just("[limits]".to_owned()), Just("[peer.a]".to_owned()), Just("[grant.\"b.c\"]".to_owned()),
                 "\\[{1,2}(peer|grant|zfs|limits|x)(\\.[a-z\"é]{0,3}){0,3}\\]{1,2}",
-                "(listen|state_dir|push|pull|address|max_streams|window_bytes|dir|ä|zfs\\.command) = [\\[\"]?[a-z0-9:/.@é\", -]{0,12}[\\]\"]?",
+                "(listen|state_dir|push|pull|address|max_sessions_per_identity|window_bytes|dir|ä|zfs\\.command) = [\\[\"]?[a-z0-9:/.@é\", -]{0,12}[\\]\"]?",
             ],
             0..8,
         )

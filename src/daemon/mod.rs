@@ -27,10 +27,10 @@ use crate::{
     types::{Failure, FailureClass, PeerName},
 };
 
-/// How long running sessions may go on after SIGTERM; below systemd's 90 s, so that it need not kill.
+/// How long running sessions may go on after SIGTERM; with what follows below systemd's 90 s, so that it need not kill.
 const DRAIN: Duration = Duration::from_secs(60);
 /// How long receives may take to save their state at the very end.
-const SAVE: Duration = Duration::from_secs(15);
+const SAVE: Duration = Duration::from_secs(25);
 
 /// A connection whose certificate was verified.
 pub struct Accepted {
@@ -71,6 +71,7 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         sessions_per_identity: config.limits.max_sessions_per_identity as usize,
         window_bytes: config.limits.window_bytes,
         lost_after: Duration::from_secs(config.limits.link_lost_after_s),
+        idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
     };
     let registry = Registry::new(host::engine(&config), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, sync::watch, task::JoinSet, time::sleep};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions,
@@ -12,7 +11,8 @@ use super::{
     stopped,
 };
 use crate::{
-    plan::{Decision, Plan, PlanInput, PlanOptions, plan},
+    limits::MAX_SIZES,
+    plan::{Decision, Plan, PlanInput, PlanOptions, Step, plan},
     session::{client::Client, engine::EngineSession},
     types::{
         Failure, FailureClass, Guid, JobId, PeerName,
@@ -24,7 +24,7 @@ use crate::{
 
 /// How long a lock that another run holds is asked for again: the peer may not have noticed yet that an earlier run of
 /// ours was killed.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// # Errors
 /// What concerns the run as a whole. Failures of single datasets go into the report.
@@ -62,8 +62,14 @@ async fn with_session(
     };
     if !options.dry_run {
         lock(&target, options).await?;
-        if let Some(tag) = &options.snapshot {
-            take_snapshot(&source, options, tag).await?;
+        if let Some(tag) = options.snapshot.as_ref().filter(|_| report.snapshot.is_none()) {
+            let asked_before = std::mem::replace(&mut report.snapshot_asked, true);
+            match take_snapshot(&source, options, tag).await {
+                Ok(()) => {}
+                // The answer to an earlier attempt was lost; the snapshot is atomic, so it is ours and whole.
+                Err(failure) if asked_before && failure.exists => {}
+                Err(failure) => return Err(failure),
+            }
             report.snapshot = Some(tag.clone());
         }
     }
@@ -153,28 +159,29 @@ async fn take_snapshot(source: &Side, options: &RunOptions, tag: &crate::types::
 /// The id under which state is left: the one that the target bears, so that renaming either side strands nothing; for
 /// a new target, one made of the source's GUID and the target's place.
 fn job_id(options: &RunOptions, source: &Listing, target: &Listing, identity: &PeerName) -> Result<JobId, Failure> {
-    if let Some(job) = target.get(&options.target).and_then(|info| info.local(JOB)) {
-        return job.parse().map_err(|e| {
-            Failure::new(FailureClass::Refused, format!("{} bears a job id that is none: {e}", options.target))
-                .hint(format!("zfs inherit {JOB} {}", options.target))
-        });
+    let borne = target.get(&options.target).and_then(|info| info.local(JOB)).and_then(|job| job.parse::<JobId>().ok());
+    // A target that was moved to another node begins a new job: the old one's state is another identity's.
+    if let Some(job) = borne.filter(|job| job.belongs_to(identity)) {
+        return Ok(job);
     }
     let guid = source.get(&options.source).map_or(Guid(0), |info| info.guid);
-    let hash = xxh3_128(format!("{guid} {identity} {}", options.target).as_bytes());
-    let id = format!("{:012x}", hash >> 80);
-    id.parse().map_err(|e| Failure::new(FailureClass::Internal, e))
+    JobId::for_target(identity, guid, &options.target).map_err(|e| Failure::new(FailureClass::Internal, e))
 }
 
 /// The estimates of all steps, in the order of the plan.
 async fn sizes(source: &Side, plan: &Plan, source_has: &Listed) -> Result<Vec<Option<u64>>, Failure> {
-    let specs: Vec<_> = plan.datasets.iter().flat_map(|d| d.steps().map(|s| s.send_spec())).collect();
+    let steps: Vec<_> = plan.datasets.iter().flat_map(|d| d.steps()).collect();
     // One command each: for a plan of hundreds of steps the estimate is not worth the wait.
-    if !source_has.capabilities.send_estimate || specs.len() > 200 || specs.is_empty() {
-        return Ok(vec![None; specs.len()]);
+    if !source_has.capabilities.send_estimate || steps.len() > MAX_SIZES || steps.is_empty() {
+        return Ok(vec![None; steps.len()]);
     }
-    let count = specs.len();
-    match source.ask(Request::Sizes(specs)).await? {
-        Reply::Sizes(sizes) if sizes.len() == count => Ok(sizes),
+    // Of a step that is resumed, the whole is asked for, less what the token says is there.
+    let whole = |step: &&Step| Step { resume: None, ..(*step).clone() }.send_spec();
+    let there = |step: &Step| step.resume.as_ref().map_or(0, |(_, token)| token.bytes);
+    match source.ask(Request::Sizes(steps.iter().map(whole).collect())).await? {
+        Reply::Sizes(sizes) if sizes.len() == steps.len() => {
+            Ok(sizes.iter().zip(&steps).map(|(size, step)| Some(size.as_ref()?.saturating_sub(there(step)))).collect())
+        }
         _ => Err(unexpected()),
     }
 }
@@ -214,8 +221,9 @@ async fn carry_out(
     let placeholders: Vec<Vec<_>> = plan.datasets.iter().map(|d| plan.placeholders_of(d).cloned().collect()).collect();
     // What each dataset tells those that wait for it: Some(true) when it went well.
     let (tells, hears): (Vec<_>, Vec<_>) = plan.datasets.iter().map(|_| watch::channel(None::<bool>)).unzip();
+    let order: Vec<_> = plan.datasets.iter().map(|d| d.source.clone()).collect();
     let mut running = JoinSet::new();
-    for (((index, dataset), tell), parents) in plan.datasets.into_iter().enumerate().zip(tells).zip(placeholders) {
+    for ((dataset, tell), parents) in plan.datasets.into_iter().zip(tells).zip(placeholders) {
         let needs: Vec<_> = dataset.after.iter().filter_map(|at| hears.get(*at).cloned()).collect();
         let own_sizes: Vec<_> = sizes.by_ref().take(dataset.steps().count()).collect();
         let (source, target) = (sources.remove(&dataset.source), targets.remove(&dataset.target));
@@ -240,13 +248,19 @@ async fn carry_out(
                 }
             };
             tell.send_replace(Some(matches!(outcome.result, DatasetResult::Done | DatasetResult::UpToDate)));
-            (index, outcome)
+            outcome
         });
     }
-    let mut outcomes = running.join_all().await;
-    outcomes.sort_by_key(|(index, _)| *index);
-    for (_, outcome) in outcomes {
-        report.merge(outcome);
+    // As they come, so that a run that is stopped still reports what it has done.
+    let mut broken = None;
+    while let Some(outcome) = running.join_next().await {
+        match outcome {
+            Ok(outcome) => report.merge(outcome),
+            Err(e) => {
+                broken = Some(Failure::new(FailureClass::Internal, format!("a dataset's task ended unexpectedly: {e}")))
+            }
+        }
     }
-    Ok(())
+    report.sort_by(|dataset| order.iter().position(|name| name == dataset));
+    broken.map_or(Ok(()), Err)
 }

@@ -98,19 +98,14 @@ const FRUITLESS_ATTEMPTS: u32 = 5;
 pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
     let started = Instant::now();
     let mut report = Report::new(options, &context.link.to_string());
-    let mut options = options.clone();
     let mut fruitless = 0;
     loop {
         let steps_before = report.steps_done();
-        let result = attempt::attempt(context, &options, &mut report).await;
+        let result = attempt::attempt(context, options, &mut report).await;
         let again = match &result {
             Err(failure) => is_passing(failure),
             Ok(()) => report.failures().any(is_passing),
         };
-        if report.snapshot.is_some() {
-            // Taken once; the next attempt finds it.
-            options.snapshot = None;
-        }
         fruitless = if report.steps_done() > steps_before { 0 } else { fruitless + 1 };
         if !again || fruitless >= FRUITLESS_ATTEMPTS {
             report.conclude(result.err(), started.elapsed());

@@ -83,6 +83,9 @@ pub struct Report {
     /// The snapshot that was taken first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotTag>,
+    /// The snapshot was asked for, whether or not the answer came.
+    #[serde(skip)]
+    pub(super) snapshot_asked: bool,
     /// Bytes of all streams.
     pub raw_bytes: u64,
     /// Payload bytes on the wire.
@@ -119,6 +122,7 @@ impl Report {
             target: options.target.clone(),
             dry_run: options.dry_run,
             snapshot: None,
+            snapshot_asked: false,
             raw_bytes: 0,
             wire_bytes: 0,
             seconds: 0.0,
@@ -150,11 +154,19 @@ impl Report {
                     new.result = DatasetResult::Done;
                 }
                 let mut notes = std::mem::take(&mut old.notes);
-                notes.extend(new.notes.drain(..).filter(|note| !old.notes.contains(note)));
-                notes.dedup();
+                for note in new.notes.drain(..) {
+                    if !notes.contains(&note) {
+                        notes.push(note);
+                    }
+                }
                 *old = DatasetReport { steps, notes, ..new };
             }
         }
+    }
+
+    /// Brings the datasets into an order.
+    pub(super) fn sort_by<K: Ord>(&mut self, key: impl Fn(&DatasetName) -> K) {
+        self.datasets.sort_by_key(|d| key(&d.source));
     }
 
     pub(super) fn conclude(&mut self, failure: Option<Failure>, elapsed: Duration) {

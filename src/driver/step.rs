@@ -1,8 +1,8 @@
 //! Carries out what is planned for one dataset: actions in order, each step through a transfer of its own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{DatasetReport, DatasetResult, RunOptions, StepReport, board::Board, side::Side, side::unexpected};
 use crate::{
@@ -13,11 +13,16 @@ use crate::{
     },
     types::{
         DatasetName, Failure, FailureClass, JobId, SnapshotName,
-        listing::{DatasetInfo, JOB, MANIFEST_PROPERTIES, PropertySource},
+        listing::{DatasetInfo, HELD, JOB, MANIFEST_PROPERTIES, PropertySource},
         transfer::Base,
     },
     wire::message::{ReceiveStep, Reply, Request, SendStep, Transferred},
 };
+
+/// After our half of a transfer failed: how long the other half may take to notice by itself.
+const OTHER_HALF_NOTICES: Duration = Duration::from_secs(30);
+/// Snapshots of the source, newest first, that are looked at for holds of earlier runs: one argument each.
+const MAX_RELEASED: usize = 200;
 
 /// What all datasets of an attempt share.
 pub(super) struct Work {
@@ -92,7 +97,8 @@ impl Work {
         let mut kept = source.map(|info| self.kept_bases(info)).unwrap_or_default();
         let mut sizes = sizes.iter();
         let mut previous = None;
-        for action in actions {
+        let last_step = actions.iter().rposition(|action| matches!(action, Action::Step(_)));
+        for (at, action) in actions.iter().enumerate() {
             match action {
                 Action::AbortPartial { reason } => {
                     report.notes.push(format!("the interrupted receive of {} was thrown away: {reason}", plan.target));
@@ -116,6 +122,10 @@ impl Work {
                     let base = step.from.as_ref().and_then(|from| {
                         previous.take().or_else(|| target?.snapshot_name(target?.snapshot_by_guid(from.guid)?).ok())
                     });
+                    if last_step == Some(at) {
+                        // Also what earlier runs held and did not come to release.
+                        kept.extend(source.map(|info| self.superseded(info, &step.snapshot)).unwrap_or_default());
+                    }
                     self.step(step, base, source, size, &mut kept, report).await?;
                     previous = Some(step.target_snapshot.clone());
                 }
@@ -174,6 +184,13 @@ impl Work {
         Ok(())
     }
 
+    /// All that this job may have left on a dataset of the source, but for `keep`: bookmarks, and holds on snapshots.
+    fn superseded(&self, info: &DatasetInfo, keep: &SnapshotName) -> Vec<Base> {
+        let snapshots = info.snapshots.iter().rev().take(MAX_RELEASED).filter_map(|s| info.snapshot_name(s).ok());
+        let others = snapshots.filter(|name| name != keep).map(Base::Snapshot);
+        self.kept_bases(info).into_iter().chain(others).collect()
+    }
+
     /// What this job keeps on a dataset of the source and a later step makes superfluous.
     fn kept_bases(&self, info: &DatasetInfo) -> Vec<Base> {
         let ours = format!("zmigrate:{}:", self.job);
@@ -195,14 +212,18 @@ impl Work {
         report: &mut DatasetReport,
     ) -> Result<(), Failure> {
         let bookmark = bookmark_name(newest, guid, &self.job).ok().map(|b| b.tag());
+        let kept = source.map(|info| self.kept_bases(info)).unwrap_or_default();
         let has_bookmark = source.is_some_and(|s| s.bookmarks.iter().any(|b| Some(&b.tag) == bookmark.as_ref()));
-        if self.bookmarks && !has_bookmark {
-            let mut kept = source.map(|info| self.kept_bases(info)).unwrap_or_default();
-            self.acknowledge(newest, guid, &mut kept, report).await?;
+        if self.bookmarks && (!has_bookmark || kept.len() > 1) && bookmark.is_some() {
+            let mut superseded = source.map(|info| self.superseded(info, newest)).unwrap_or_default();
+            self.acknowledge(newest, guid, &mut superseded, report).await?;
         }
-        // The job's id is set last, so a target without it may lack its protections, too.
-        let Some(held) = target.filter(|t| t.local(JOB).is_none()).and_then(|t| t.snapshot_by_guid(guid).zip(Some(t)))
-        else {
+        // The name of the held snapshot is set last, so a target without it may lack its protections and hold, too.
+        let unfinished = |t: &&DatasetInfo| {
+            let held = t.snapshot_by_guid(guid).map(|s| s.tag.as_str());
+            held.is_some() && (t.local(HELD) != held || t.local(JOB) != Some(self.job.as_str()))
+        };
+        let Some(held) = target.filter(unfinished).and_then(|t| t.snapshot_by_guid(guid).zip(Some(t))) else {
             return Ok(());
         };
         let snapshot = held.1.snapshot_name(held.0).map_err(|e| Failure::new(FailureClass::Usage, e))?;
@@ -253,7 +274,7 @@ impl Work {
         tracing::debug!(channel, "{label}");
         self.board.begin(channel, label, size, &self.local);
         self.client.attach(channel);
-        let received = self.target.transferred(Request::FinishReceive { channel }).await;
+        let received = self.received(channel).await;
         let sent = self.source.transferred(Request::FinishSend { channel }).await;
         self.client.close_channel(channel);
         let result = match (received, sent) {
@@ -267,6 +288,23 @@ impl Work {
         };
         self.board.end(channel, result.as_ref().ok().map(|t| (t.raw_bytes, t.wire_bytes)));
         result.map(Some)
+    }
+
+    /// Waits for the target's word. If our own half of the transfer fails and the other does not notice, tells it.
+    async fn received(&self, channel: u32) -> Result<Transferred, Failure> {
+        let word = self.target.transferred(Request::FinishReceive { channel });
+        tokio::pin!(word);
+        tokio::select! {
+            word = &mut word => return word,
+            () = self.local.failed(channel) => {}
+        }
+        match timeout(OTHER_HALF_NOTICES, &mut word).await {
+            Ok(word) => word,
+            Err(_) => {
+                let _ = self.target.ask(Request::Cancel { channel }).await;
+                word.await
+            }
+        }
     }
 
     fn send_step(&self, step: &Step) -> SendStep {

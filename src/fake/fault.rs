@@ -26,6 +26,7 @@ pub enum Op {
     Set,
     Inherit,
     CreateFilesystem,
+    DestroyFilesystem,
     Rollback,
     AbortReceive,
     SendSize,

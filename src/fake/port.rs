@@ -290,6 +290,19 @@ impl Zfs for FakeZfs {
         })
     }
 
+    async fn destroy_filesystem(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let what = format!("destroy {dataset}");
+        self.act(Op::DestroyFilesystem, &what, |host| {
+            let Some(found) = host.datasets.get(dataset) else { return Ok(()) };
+            let has_children = host.datasets.keys().any(|n| n != dataset && n.is_at_or_below(dataset));
+            if has_children || !found.snaps.is_empty() {
+                return Err(fail(&what, Exists, "filesystem has children"));
+            }
+            host.datasets.remove(dataset);
+            Ok(())
+        })
+    }
+
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
         let what = format!("roll back to {to}");
         self.act(Op::Rollback, &what, |host| rollback(host, &what, to))

@@ -29,8 +29,9 @@ enum Item {
     End { raw_bytes: u64, digest: u128 },
 }
 
-/// How long `zfs receive` may take to save its state after the stream broke off, before it is killed.
-const SAVE_TIME: Duration = Duration::from_secs(60);
+/// How long `zfs receive` may take to save its state after the stream broke off, before it is killed; shorter than what a
+/// daemon that is being stopped allows for it.
+const SAVE_TIME: Duration = Duration::from_secs(20);
 
 /// Receives one stream to its end, `zfs receive`'s own end included.
 ///
@@ -101,6 +102,8 @@ pub async fn receive_stream(
         },
         (_, Err(_), Err(exit)) if !exit.consequence => exit,
         (Err(fed), _, Err(exit)) => fed.first_cause(exit),
+        // Both only say that the pipe broke; zfs receive says it in more words.
+        (Ok(()), Err(_), Err(exit)) => Failure { consequence: false, ..exit },
         (Err(fed), _, Ok(())) => fed,
         (Ok(()), Err(written), _) => Failure { consequence: false, ..written },
     };
@@ -130,7 +133,7 @@ async fn feed(channel: &Channel, items: &mpsc::Sender<Item>) -> Result<(), Failu
                     let _ = items.send(Item::End { raw_bytes, digest }).await;
                     return Ok(());
                 }
-                StreamMessage::Failed(failure) => return Err(failure.consequence()),
+                StreamMessage::Failed(failure) => return Err(failure.printable().consequence()),
             },
         };
         if items.send(item).await.is_err() {

@@ -104,7 +104,7 @@ fn crashed(e: tokio::task::JoinError) -> Failure {
 /// Waits for the receiver to say that it failed, or for the channel to end.
 async fn receivers_word(channel: &Channel) -> Failure {
     match channel.receive_message::<StreamMessage>(Use::Request).await {
-        Ok(StreamMessage::Failed(failure)) => failure.consequence(),
+        Ok(StreamMessage::Failed(failure)) => failure.printable().consequence(),
         Ok(StreamMessage::End { .. }) => Failure::new(FailureClass::Protocol, "the receiver sent the end of a stream"),
         Err(failure) => failure,
     }
@@ -221,9 +221,10 @@ async fn conclude(
             };
             return tell(channel, Failure { consequence: false, ..cause }).await;
         }
-        (_, Err(failure), _) => return Err(failure),
+        (_, Err(failure), _) => return tell(channel, failure).await,
         (Err(Stop::PackerGone), Ok(_), _) => {
-            return Err(Failure::new(FailureClass::Internal, "the packing thread ended before the stream"));
+            let failure = Failure::new(FailureClass::Internal, "the packing thread ended before the stream");
+            return tell(channel, failure).await;
         }
     };
     let end = StreamMessage::End { raw_bytes: digest.raw_bytes, digest: digest.value() };

@@ -38,6 +38,8 @@ pub struct ClientOptions {
     pub connect_for: Duration,
     /// How long a lost connection is dialled again.
     pub lost_after: Duration,
+    /// Silence after which a connection counts as lost.
+    pub idle_timeout: Duration,
     /// Connections for each transfer.
     pub streams: u16,
     /// Our host's name, for "who holds the target".
@@ -110,7 +112,7 @@ impl Client {
             hello,
             lost_after: options.lost_after,
         };
-        let control = Channel::new(CONTROL_WINDOW, CONTROL_WINDOW);
+        let control = Channel::new(CONTROL_WINDOW, CONTROL_WINDOW, options.idle_timeout);
         let pending: Pending = Arc::default();
         let first = Some((dialled.connection, welcome.next));
         let tasks = vec![
@@ -202,7 +204,7 @@ impl Client {
 
 impl Channels for Client {
     fn open(&self, number: u32) -> Result<Channel, Failure> {
-        let channel = Channel::new(self.send_window, self.window);
+        let channel = Channel::new(self.send_window, self.window, self.control.idle_timeout());
         lock(&self.transfers).insert(number, Transfer { channel: channel.clone(), keepers: Vec::new() });
         Ok(channel)
     }
@@ -237,7 +239,7 @@ async fn read_answers(control: Channel, pending: Pending) {
             Ok(answer) => {
                 if let Some(tell) = lock(&pending).remove(&answer.id) {
                     // The caller may have stopped waiting.
-                    let _ = tell.send(answer.result);
+                    let _ = tell.send(answer.result.map_err(Failure::printable));
                 }
             }
             Err(failure) => {

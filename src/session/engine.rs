@@ -7,23 +7,26 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::transfer::{Transfer, open_receive, open_send};
 use crate::{
     channel::{Channel, RateLimit},
-    limits::MAX_DATASETS,
+    limits::{MAX_LISTINGS_AT_A_TIME, MAX_LOCKS, MAX_SIZES, MAX_TRANSFERS_IN_ALL},
     port::{
         journal::{Entry, Journal, Phase},
         locks::{LockError, LockGuard, Locks},
-        zfs::{Base, Depth, Zfs, ZfsError, ZfsErrorKind, ZfsResult},
+        zfs::{Base, Depth, SendSpec, Zfs, ZfsError, ZfsErrorKind, ZfsResult},
     },
     types::{
         DatasetName, Failure, FailureClass, Guid, JobId, SnapshotName,
-        listing::{Capabilities, PLACEHOLDER, PropertySource},
+        listing::{Capabilities, JOB, PLACEHOLDER, PropertySource},
     },
     wire::message::{Listed, Reply, Request, RoleOfDataset},
 };
@@ -36,6 +39,26 @@ pub struct Engine {
     pub locks: Arc<dyn Locks>,
     /// What was destroyed, and on whose behalf.
     pub journal: Arc<dyn Journal>,
+    /// Datasets that a listing may hold.
+    pub max_datasets: usize,
+    /// Transfers of all sessions together: each takes memory, threads and a process.
+    transfers: Arc<Semaphore>,
+    /// Listings at a time: each may take a hundred megabytes while it is parsed.
+    listings: Semaphore,
+}
+
+impl Engine {
+    /// An engine without sessions.
+    pub fn new(zfs: Arc<dyn Zfs>, locks: Arc<dyn Locks>, journal: Arc<dyn Journal>, max_datasets: usize) -> Engine {
+        Engine {
+            zfs,
+            locks,
+            journal,
+            max_datasets,
+            transfers: Arc::new(Semaphore::new(MAX_TRANSFERS_IN_ALL)),
+            listings: Semaphore::new(MAX_LISTINGS_AT_A_TIME),
+        }
+    }
 }
 
 /// Makes and ends the channels of transfers; the two ends of a session do it differently.
@@ -58,6 +81,8 @@ pub struct EngineSession {
     locks: Mutex<Vec<(DatasetName, Box<dyn LockGuard>)>>,
     transfers: Mutex<HashMap<u32, Arc<Transfer>>>,
     rate: OnceCell<Arc<RateLimit>>,
+    /// Set when the session ends: nothing new is begun.
+    ending: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,6 +114,7 @@ impl From<ZfsError> for Failure {
         let mut failure = Failure::new(class, &e);
         failure.hint = hint.map(str::to_owned);
         failure.transient = transient;
+        failure.exists = e.kind == K::Exists;
         // A broken pipe or an early end only says that the other end of the stream failed.
         failure.consequence = matches!(e.kind, K::Transport | K::Stopped);
         failure
@@ -136,6 +162,7 @@ impl EngineSession {
             locks: Mutex::default(),
             transfers: Mutex::default(),
             rate: OnceCell::new(),
+            ending: AtomicBool::new(false),
         }
     }
 
@@ -165,6 +192,13 @@ impl EngineSession {
             Request::Rollback { to, to_guid, destroys } => self.rollback(&to, to_guid, &destroys).await,
             Request::AbortPartial { dataset } => self.abort_partial(dataset).await,
             Request::Sizes(specs) => {
+                if specs.len() > MAX_SIZES || specs.iter().any(|spec| matches!(spec, SendSpec::Resume { .. })) {
+                    // A token names whatever it likes, so no grant covers it.
+                    return Err(Failure::new(
+                        FailureClass::Protocol,
+                        "sizes were asked of too many streams, or of a token",
+                    ));
+                }
                 let mut sizes = Vec::with_capacity(specs.len());
                 for spec in &specs {
                     // An estimate that fails is no reason not to show the rest.
@@ -222,14 +256,61 @@ impl EngineSession {
         }
     }
 
-    /// Cancels all transfers, waits for their ends, then lets the locks go.
+    /// From now on nothing new is begun; transfers are told to end.
+    pub fn begin_end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        lock(&self.transfers).values().for_each(|transfer| transfer.cancel());
+    }
+
+    /// Ends all transfers, waits for them, then lets the locks go. Whoever calls has waited for the requests in work.
     pub async fn shut_down(&self) {
-        let transfers: Vec<_> = lock(&self.transfers).drain().map(|(_, transfer)| transfer).collect();
-        transfers.iter().for_each(|transfer| transfer.cancel());
+        self.begin_end();
+        let transfers: Vec<_> = lock(&self.transfers).values().cloned().collect();
         for transfer in transfers {
             let _ = transfer.outcome().await;
         }
+        lock(&self.transfers).clear();
         lock(&self.locks).clear();
+    }
+
+    /// True while the session holds any target.
+    pub fn holds_locks(&self) -> bool {
+        !lock(&self.locks).is_empty()
+    }
+
+    /// True if the session holds a target that `target` would meet.
+    pub fn holds(&self, target: &DatasetName) -> bool {
+        lock(&self.locks).iter().any(|(held, _)| held.is_at_or_below(target) || target.is_at_or_below(held))
+    }
+
+    /// # Errors
+    /// When the session is ending. To be asked right before something is started.
+    pub(super) fn must_go_on(&self) -> Result<(), Failure> {
+        if self.ending.load(Ordering::SeqCst) {
+            return Err(Failure::new(FailureClass::Interrupted, "the session is ending").consequence());
+        }
+        Ok(())
+    }
+
+    /// A place among the transfers of this process.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn transfer_permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(&self.engine.transfers).try_acquire_owned().map_err(|_| {
+            Failure::new(FailureClass::Unreachable, format!("this side has {MAX_TRANSFERS_IN_ALL} transfers in work"))
+                .hint("use fewer --jobs, or run it again later")
+        })
+    }
+
+    /// Resolves when a transfer of this side has failed; never if it ends well.
+    pub async fn failed(&self, channel: u32) {
+        if let Ok(transfer) = self.transfer(channel)
+            && transfer.outcome().await.is_err()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 
     /// How far a transfer has come: raw and wire bytes.
@@ -243,7 +324,12 @@ impl EngineSession {
     }
 
     fn keep(&self, channel: u32, transfer: Transfer) -> Result<(), Failure> {
-        lock(&self.transfers).insert(channel, Arc::new(transfer));
+        let mut transfers = lock(&self.transfers);
+        if self.ending.load(Ordering::SeqCst) {
+            // It began while the session was ending; nobody will ask for it.
+            transfer.cancel();
+        }
+        transfers.insert(channel, Arc::new(transfer));
         Ok(())
     }
 
@@ -253,12 +339,14 @@ impl EngineSession {
     }
 
     async fn list(&self, root: &DatasetName, depth: Depth, role: RoleOfDataset) -> Result<Reply, Failure> {
+        // The semaphore is never closed.
+        let _one_of_few = self.engine.listings.acquire().await;
         let zfs = self.zfs();
         let (listing, capabilities) = tokio::try_join!(zfs.list(root, depth), zfs.capabilities(root.pool()))?;
-        if listing.datasets.len() > MAX_DATASETS {
-            return Err(refused(format!(
-                "{root} has more than {MAX_DATASETS} datasets below it; replicate parts of it"
-            )));
+        let most = self.engine.max_datasets;
+        if listing.datasets.len() > most {
+            return Err(refused(format!("{root} has more than {most} datasets below it"))
+                .hint("replicate parts of it, or raise max_datasets under [limits] there"));
         }
         let ancestors = match role {
             RoleOfDataset::Target => zfs.datasets(&root.ancestors()).await?,
@@ -271,12 +359,17 @@ impl EngineSession {
         if lock(&self.locks).iter().any(|(held, _)| target.is_at_or_below(held)) {
             return Ok(Reply::Done);
         }
+        self.must_go_on()?;
+        if lock(&self.locks).len() >= MAX_LOCKS {
+            return Err(Failure::new(FailureClass::Protocol, format!("a session may hold {MAX_LOCKS} targets")));
+        }
         let guard = self.engine.locks.acquire(&target, &self.holder)?;
         lock(&self.locks).push((target, guard));
         Ok(Reply::Done)
     }
 
     fn must_hold(&self, dataset: &DatasetName) -> Result<(), Failure> {
+        self.must_go_on()?;
         if lock(&self.locks).iter().any(|(held, _)| dataset.is_at_or_below(held)) {
             return Ok(());
         }
@@ -284,6 +377,13 @@ impl EngineSession {
     }
 
     async fn create_placeholder(&self, dataset: &DatasetName) -> Result<Reply, Failure> {
+        self.must_go_on()?;
+        if !self.holds(dataset) {
+            return Err(Failure::new(
+                FailureClass::Protocol,
+                format!("{dataset} has nothing to do with this session's targets"),
+            ));
+        }
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let properties = [set("canmount", "off"), set("readonly", "on"), set(PLACEHOLDER, "on")];
         match self.zfs().create_filesystem(dataset, &properties).await {
@@ -324,8 +424,22 @@ impl EngineSession {
                 return Err(changed(&format!("it has a new snapshot @{}", newer.tag)));
             }
         }
+        let job = found.local(JOB).and_then(|job| job.parse().ok());
+        let own: Vec<SnapshotName> =
+            found.snapshots[at + 1..].iter().filter_map(|newer| found.snapshot_name(newer).ok()).collect();
+        let can_hold = self.capabilities(&dataset).await?.holds;
         let entry = Entry::Rollback { to: to.clone(), destroys: destroys.to_vec() };
-        self.journalled(entry, self.zfs().rollback(to)).await?;
+        let act = async {
+            // Our own hold on what was the newest common snapshot would forbid it; holds of others go on to.
+            if let Some(tag) = job.as_ref().map(hold_tag).filter(|_| can_hold) {
+                self.zfs().hold(&tag, std::slice::from_ref(to)).await?;
+                if !own.is_empty() {
+                    self.zfs().release(&tag, &own).await?;
+                }
+            }
+            self.zfs().rollback(to).await
+        };
+        self.journalled(entry, act).await?;
         Ok(Reply::Done)
     }
 
@@ -346,10 +460,14 @@ impl EngineSession {
         };
         write(Phase::Intent)?;
         let result = act.await;
-        write(match &result {
+        let outcome = write(match &result {
             Ok(()) => Phase::Done,
             Err(e) => Phase::Failed { cause: e.to_string() },
-        })?;
+        });
+        if let Err(failure) = outcome {
+            // It is done, or failed, all the same; the intent stands in the journal.
+            tracing::error!("{failure}");
+        }
         Ok(result?)
     }
 
@@ -361,21 +479,23 @@ impl EngineSession {
         job: &JobId,
         superseded: &[Base],
     ) -> Result<Reply, Failure> {
+        self.must_go_on()?;
         let zfs = self.zfs();
         let capabilities = zfs.capabilities(snapshot.dataset().pool()).await?;
         let tag = hold_tag(job);
-        let keeps_bookmark = capabilities.bookmarks && {
-            let bookmark = bookmark_name(snapshot, guid, job).map_err(|e| Failure::new(FailureClass::Usage, e))?;
-            match zfs.bookmark(snapshot, &bookmark).await {
-                Ok(()) => true,
-                // The snapshot itself is gone, renamed or another by now: the target has it, so nothing is lost yet.
-                Err(e) if e.kind == ZfsErrorKind::NotFound => {
-                    return Ok(Reply::DoneWith(vec![format!(
-                        "{snapshot} was destroyed while it was sent; the next run needs another common snapshot"
-                    )]));
-                }
-                Err(e) => return Err(e.into()),
+        if self.guid_of(snapshot.as_str()).await? != Some(guid) {
+            // The target has it, so nothing is lost yet; what was kept before stays.
+            return Ok(Reply::DoneWith(vec![format!(
+                "{snapshot} was destroyed or renamed while it was sent; the next run needs another common snapshot"
+            )]));
+        }
+        let keeps_bookmark = match bookmark_name(snapshot, guid, job) {
+            Ok(bookmark) if capabilities.bookmarks => {
+                zfs.bookmark(snapshot, &bookmark).await?;
+                true
             }
+            // No bookmarks here, or the name is too long for one: the hold stays instead.
+            _ => false,
         };
         let mut release: Vec<SnapshotName> = Vec::new();
         if keeps_bookmark {

@@ -51,9 +51,12 @@ pub(super) async fn keep(
                     let after_s = lost_at.elapsed().as_secs();
                     tracing::info!(peer = %dialer.link, channel = number, after_s, "connected again; the transfer goes on");
                 }
-                let since = Instant::now();
+                let (since, before) = (Instant::now(), channel.frames_through());
                 let end = carry(&channel, connection, stripe, their_next).await;
-                lost_at = Instant::now();
+                // A connection that carried nothing is no sign that the link is back.
+                if channel.frames_through() != before || since.elapsed() > 2 * channel.idle_timeout() {
+                    lost_at = Instant::now();
+                }
                 // A connection that lived earns a prompt redial; one that dies at once does not.
                 if since.elapsed() > REDIAL_MAX {
                     pause = REDIAL_MIN;
@@ -61,7 +64,10 @@ pub(super) async fn keep(
                 end.err()
             }
             Err(failure) if !failure.transient => return channel.close(failure),
-            Err(failure) if lost_at.elapsed() >= dialer.lost_after => {
+            Err(failure) => Some(failure),
+        };
+        match &lost {
+            Some(failure) if lost_at.elapsed() >= dialer.lost_after => {
                 let text =
                     format!("the link to {} was lost for {} s: {failure}", dialer.link, dialer.lost_after.as_secs());
                 return channel.close(
@@ -69,8 +75,8 @@ pub(super) async fn keep(
                         .hint("run the same command again when the peer can be reached; it goes on where it stopped"),
                 );
             }
-            Err(failure) => Some(failure),
-        };
+            _ => {}
+        }
         tokio::select! {
             () = sleep(pause) => pause = (pause * 2).min(REDIAL_MAX),
             _ = channel.until_closed() => return,

@@ -10,12 +10,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{
     client::{AGENT, unix_ms},
@@ -25,13 +29,15 @@ use super::{
 use crate::{
     channel::{Channel, carry},
     identity::Serial,
-    limits::{CONTROL_WINDOW, MAX_REQUESTS_IN_WORK, MAX_TRANSFERS, MIN_WINDOW},
+    limits::{
+        CONTROL_WINDOW, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS, MAX_TRANSFERS, MIN_WINDOW, YIELD_AFTER,
+    },
     port::link::Connection,
     types::{Access, DatasetName, Failure, FailureClass, PeerName},
     wire::{
         codec::Use,
         hello::{Hello, RefusalCode, Role, SessionId, Welcome, features},
-        message::{Answer, Call, Reply, Request},
+        message::{Answer, Call, Reply, Request, SendStep},
     },
 };
 
@@ -53,6 +59,8 @@ pub struct RegistryLimits {
     pub window_bytes: u64,
     /// How long a session without a connection is kept.
     pub lost_after: Duration,
+    /// Silence after which a connection counts as lost.
+    pub idle_timeout: Duration,
 }
 
 /// All sessions of one daemon.
@@ -74,8 +82,11 @@ pub struct PeerSession {
     serial: Serial,
     control: Channel,
     transfers: Mutex<HashMap<u32, Channel>>,
+    /// What the session does and holds.
+    work: OnceLock<Arc<EngineSession>>,
     send_window: u64,
     window: u64,
+    idle_timeout: Duration,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,15 +95,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Channels for PeerSession {
     fn open(&self, number: u32) -> Result<Channel, Failure> {
+        if let Some(reason) = self.control.closed() {
+            return Err(reason);
+        }
         let mut transfers = lock(&self.transfers);
-        transfers.retain(|_, channel| channel.closed().is_none());
         if transfers.len() >= MAX_TRANSFERS {
             return Err(Failure::new(FailureClass::Refused, format!("a session may have {MAX_TRANSFERS} transfers")));
         }
         if number == 0 || transfers.contains_key(&number) {
             return Err(Failure::new(FailureClass::Protocol, format!("channel {number} is in use")));
         }
-        let channel = Channel::new(self.send_window, self.window);
+        let channel = Channel::new(self.send_window, self.window, self.idle_timeout);
         transfers.insert(number, channel.clone());
         Ok(channel)
     }
@@ -105,10 +118,22 @@ impl Channels for PeerSession {
 }
 
 impl PeerSession {
-    /// True when no connection of it lives.
-    fn is_alone(&self) -> bool {
-        self.control.alone_since().is_some()
-            && lock(&self.transfers).values().all(|channel| channel.alone_since().is_some())
+    /// For how long no connection of it has lived; `None` while one does.
+    fn alone_for(&self) -> Option<Duration> {
+        let transfers = lock(&self.transfers);
+        let mut shortest = self.control.alone_since()?.elapsed();
+        for channel in transfers.values() {
+            shortest = shortest.min(channel.alone_since()?.elapsed());
+        }
+        Some(shortest)
+    }
+
+    fn holds(&self, target: &DatasetName) -> bool {
+        self.work.get().is_some_and(|work| work.holds(target))
+    }
+
+    fn holds_anything(&self) -> bool {
+        self.work.get().is_none_or(|work| work.holds_locks())
     }
 
     fn end(&self, reason: &Failure) {
@@ -117,6 +142,14 @@ impl PeerSession {
             channel.close(reason.clone());
         }
     }
+}
+
+/// How serving a session's calls ended.
+enum End {
+    /// The run is over; this call waits for its answer.
+    Bye(u64),
+    /// Something else.
+    Broken(Failure),
 }
 
 impl Registry {
@@ -145,8 +178,9 @@ impl Registry {
         match hello.role {
             Role::Open => match self.open(&hello, identity, serial) {
                 Ok(session) => {
-                    welcome(&mut connection, version, &session.welcome(&hello, &session.control)).await?;
+                    // Before the welcome: if that fails, the session must still come to its end.
                     tokio::spawn(Arc::clone(self).run(Arc::clone(&session)));
+                    welcome(&mut connection, version, &session.welcome(&hello, &session.control)).await?;
                     carry(&session.control, connection, 0, 0).await
                 }
                 Err((code, text)) => {
@@ -154,7 +188,7 @@ impl Registry {
                     Err(Failure::new(FailureClass::Refused, text))
                 }
             },
-            Role::Attach { session, channel, stripe, next } => match self.find(session, channel, identity) {
+            Role::Attach { session, channel, stripe, next } => match self.find(session, channel, stripe, identity) {
                 Ok((session, channel)) => {
                     welcome(&mut connection, version, &session.welcome(&hello, &channel)).await?;
                     carry(&channel, connection, stripe, next).await
@@ -181,8 +215,17 @@ impl Registry {
         }
         let mut sessions = lock(&self.sessions);
         let limit = self.limits.sessions_per_identity;
-        if sessions.values().filter(|s| s.identity == *identity).count() >= limit {
+        let own: Vec<_> = sessions.values().filter(|s| s.identity == *identity).collect();
+        if own.len() >= limit {
+            // One that lost its initiator and holds nothing makes room for the next try.
+            let idle = own.iter().filter(|s| !s.holds_anything()).filter_map(|s| Some((s.alone_for()?, s)));
+            if let Some((_, oldest)) = idle.max_by_key(|(alone, _)| *alone) {
+                oldest.end(&Failure::new(FailureClass::Interrupted, "the session made room for a newer one"));
+            }
             return Err((RefusalCode::Busy, format!("{identity} has {limit} sessions open, which is the limit")));
+        }
+        if hello.window < MIN_WINDOW {
+            return Err((RefusalCode::Malformed, format!("a window of {} bytes is below {MIN_WINDOW}", hello.window)));
         }
         let window = self.limits.window_bytes;
         let session = Arc::new(PeerSession {
@@ -190,10 +233,12 @@ impl Registry {
             identity: identity.clone(),
             host: hello.host.chars().filter(|c| !c.is_control()).take(64).collect(),
             serial: serial.clone(),
-            control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW),
+            control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW, self.limits.idle_timeout),
             transfers: Mutex::default(),
-            send_window: hello.window.clamp(MIN_WINDOW, window),
+            work: OnceLock::new(),
+            send_window: hello.window.min(window),
             window,
+            idle_timeout: self.limits.idle_timeout,
         });
         sessions.insert(session.id, Arc::clone(&session));
         Ok(session)
@@ -203,8 +248,12 @@ impl Registry {
         &self,
         id: SessionId,
         number: u32,
+        stripe: u16,
         identity: &PeerName,
     ) -> Result<(Arc<PeerSession>, Channel), (RefusalCode, &'static str)> {
+        if stripe >= MAX_STREAMS {
+            return Err((RefusalCode::Malformed, "a channel has no that many connections"));
+        }
         let unknown =
             (RefusalCode::UnknownSession, "this session is not known here; zmigrated was restarted or gave up");
         let sessions = lock(&self.sessions);
@@ -226,45 +275,77 @@ impl Registry {
         let holder = format!("{} on {}", session.identity, session.host);
         let channels: Arc<dyn Channels> = Arc::clone(&session) as _;
         let work = Arc::new(EngineSession::new(Arc::clone(&self.engine), holder, channels));
+        let _ = session.work.set(Arc::clone(&work));
         tracing::info!(identity = %session.identity, host = %session.host, "session opened");
+        let mut requests = JoinSet::new();
         let end = tokio::select! {
-            end = self.serve_calls(&session, &work) => end,
-            () = self.abandoned(&session) => Failure::new(FailureClass::Unreachable, "the initiator did not come back"),
+            end = self.serve_calls(&session, &work, &mut requests) => end,
+            failure = self.abandoned(&session) => End::Broken(failure),
         };
-        session.end(&end);
-        // Receives save their state; only when they have ended are the locks let go.
+        let reason = match &end {
+            End::Bye(_) => Failure::new(FailureClass::Interrupted, "the run has ended"),
+            End::Broken(failure) => failure.clone(),
+        };
+        if let End::Broken(failure) = &end {
+            session.end(failure);
+        }
+        // Nothing new begins; what is in work ends by itself (a rollback that is cut off is worse than one that is late);
+        // receives save their state; only then are the locks let go.
+        work.begin_end();
+        while requests.join_next().await.is_some() {}
         work.shut_down().await;
+        if let End::Bye(id) = end {
+            let answer = Answer { id, result: Ok(Reply::Done) };
+            let _ = timeout(Duration::from_secs(2), async {
+                session.control.send_message(&answer, Use::Reply).await?;
+                session.control.delivered().await
+            })
+            .await;
+        }
+        session.end(&reason);
         lock(&self.sessions).remove(&session.id);
-        tracing::info!(identity = %session.identity, host = %session.host, "session closed: {end}");
+        tracing::info!(identity = %session.identity, host = %session.host, "session closed: {reason}");
     }
 
-    async fn serve_calls(self: &Arc<Self>, session: &Arc<PeerSession>, work: &Arc<EngineSession>) -> Failure {
+    async fn serve_calls(
+        self: &Arc<Self>,
+        session: &Arc<PeerSession>,
+        work: &Arc<EngineSession>,
+        requests: &mut JoinSet<()>,
+    ) -> End {
         let slots = Arc::new(Semaphore::new(MAX_REQUESTS_IN_WORK));
         loop {
-            // A permit is taken before the next call is read, so that calls wait in the window, not in memory.
-            let Ok(permit) = Arc::clone(&slots).acquire_owned().await else {
-                return Failure::new(FailureClass::Internal, "the session's semaphore is closed");
-            };
+            while requests.try_join_next().is_some() {}
+            if requests.len() >= MAX_REQUESTS_WAITING {
+                // Calls wait in the channel's window, not in memory.
+                requests.join_next().await;
+                continue;
+            }
             let call: Call = match session.control.receive_message(Use::Request).await {
                 Ok(call) => call,
-                Err(failure) => return failure,
+                Err(failure) => return End::Broken(failure),
             };
-            if call.request == Request::Bye {
-                work.shut_down().await;
-                let answer = Answer { id: call.id, result: Ok(Reply::Done) };
-                let _ = session.control.send_message(&answer, Use::Reply).await;
-                let _ = tokio::time::timeout(Duration::from_secs(2), session.control.delivered()).await;
-                return Failure::new(FailureClass::Interrupted, "the run has ended");
+            // What was queued before the session was cut, for instance because of a revocation, is not done any more.
+            if let Some(failure) = session.control.closed() {
+                return End::Broken(failure);
             }
-            let (this, session, work) = (Arc::clone(self), Arc::clone(session), Arc::clone(work));
-            tokio::spawn(async move {
+            if call.request == Request::Bye {
+                return End::Bye(call.id);
+            }
+            let (this, session, work, slots) =
+                (Arc::clone(self), Arc::clone(session), Arc::clone(work), Arc::clone(&slots));
+            requests.spawn(async move {
+                // Waiting for the end of a transfer costs nothing, so it takes no place from those that work.
+                let waits = matches!(call.request, Request::FinishReceive { .. } | Request::FinishSend { .. });
+                // The semaphore is never closed.
+                let _slot = if waits { None } else { slots.acquire().await.ok() };
                 let result = this.answer(&session, &work, call.request).await;
                 let answer = Answer { id: call.id, result };
                 if let Err(failure) = session.control.send_message(&answer, Use::Reply).await {
-                    let result = Err(failure);
-                    let _ = session.control.send_message(&Answer { id: call.id, result }, Use::Reply).await;
+                    // Too large to be sent: say so instead.
+                    let answer = Answer { id: call.id, result: Err(failure) };
+                    let _ = session.control.send_message(&answer, Use::Reply).await;
                 }
-                drop(permit);
             });
         }
     }
@@ -273,17 +354,26 @@ impl Registry {
         for (access, dataset) in request.needs() {
             self.authority.check(&session.identity, access, &dataset)?;
         }
+        if let Request::OpenSend { step: SendStep { job, .. }, .. } | Request::Acknowledge { job, .. } = &request
+            && !job.belongs_to(&session.identity)
+        {
+            let text =
+                format!("the job {job} is not one of {}: its bookmarks and holds are another's", session.identity);
+            return Err(Failure::new(FailureClass::NotGranted, text));
+        }
         if let Request::Lock { target } = &request {
             self.evict_dead_holders(session, target).await;
         }
         work.handle(request).await
     }
 
-    /// Ends sessions of the same identity that have lost all connections, so that a new run need not wait for them.
+    /// Ends sessions of the same identity that hold this target and have lost all connections for longer than an
+    /// initiator that lives needs to dial again, so that a new run need not wait for them.
     async fn evict_dead_holders(&self, asking: &PeerSession, target: &DatasetName) {
         let dead: Vec<_> = lock(&self.sessions)
             .values()
-            .filter(|s| s.id != asking.id && s.identity == asking.identity && s.is_alone())
+            .filter(|s| s.id != asking.id && s.identity == asking.identity && s.holds(target))
+            .filter(|s| s.alone_for().is_some_and(|alone| alone >= YIELD_AFTER))
             .cloned()
             .collect();
         for session in &dead {
@@ -291,7 +381,7 @@ impl Registry {
             session.end(&Failure::new(FailureClass::Locked, "a newer run has taken over this session's target"));
         }
         // Bounded: a receive that does not end in time keeps its lock, and the new run is told who has it.
-        for _ in 0..100 {
+        for _ in 0..50 {
             if dead.iter().all(|s| !lock(&self.sessions).contains_key(&s.id)) {
                 return;
             }
@@ -300,12 +390,10 @@ impl Registry {
     }
 
     /// Returns when a session has had no connection for too long.
-    async fn abandoned(&self, session: &PeerSession) {
+    async fn abandoned(&self, session: &PeerSession) -> Failure {
         loop {
-            if session.is_alone()
-                && session.control.alone_since().is_some_and(|since| since.elapsed() >= self.limits.lost_after)
-            {
-                return;
+            if session.alone_for().is_some_and(|alone| alone >= self.limits.lost_after) {
+                return Failure::new(FailureClass::Unreachable, "the initiator did not come back");
             }
             sleep(Duration::from_secs(1).min(self.limits.lost_after)).await;
         }

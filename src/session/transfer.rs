@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{EngineSession, hold_tag};
 use crate::{
-    channel::RateLimit,
+    channel::{Channel, RateLimit},
     limits::{MAX_CHUNK, MIN_CHUNK},
     pipe::{
         Counters,
@@ -22,7 +22,7 @@ use crate::{
     },
     types::{
         DatasetName, Failure, FailureClass, SnapshotName,
-        listing::{Capabilities, DatasetKind, JOB, MANIFEST_PROPERTIES},
+        listing::{Capabilities, DatasetKind, HELD, JOB, MANIFEST_PROPERTIES},
     },
     wire::message::{ReceiveStep, SendStep, Transferred},
 };
@@ -39,15 +39,25 @@ pub(super) struct Transfer {
 
 impl Transfer {
     fn start(
+        channel: Channel,
+        permit: OwnedSemaphorePermit,
         counters: Arc<Counters>,
-        cancelled: CancellationToken,
-        receiver_ended: CancellationToken,
+        (cancelled, receiver_ended): (CancellationToken, CancellationToken),
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Transfer {
         let (tell, outcome) = watch::channel(None);
         tokio::spawn(async move {
-            let result = work.await;
+            // A task of its own, so that even a panic in it has an outcome.
+            let result = match tokio::spawn(work).await {
+                Ok(result) => result,
+                Err(e) => Err(Failure::new(FailureClass::Internal, format!("the transfer ended unexpectedly: {e}"))),
+            };
+            if let Err(failure) = &result {
+                // Whoever has not been told by now learns it from the channel's end.
+                channel.close(failure.clone().consequence());
+            }
             tell.send_replace(Some(result));
+            drop(permit);
         });
         Transfer { outcome, cancelled, receiver_ended, counters }
     }
@@ -161,6 +171,8 @@ pub(super) async fn open_receive(
     };
     let policy = GatePolicy { raw: step.raw, resuming: step.resumes, ..GatePolicy::step(step.from_guid, step.to_guid) };
     let tap = Tap::new(Gate::new(policy));
+    let permit = session.transfer_permit()?;
+    session.must_go_on()?;
     let link = session.channels.open(channel)?;
     let receiving = match session.engine.zfs.receive(&spec).await {
         Ok(receiving) => receiving,
@@ -173,7 +185,7 @@ pub(super) async fn open_receive(
     let cancelled = CancellationToken::new();
     let worker = session.worker();
     let work = {
-        let (counters, cancelled) = (Arc::clone(&counters), cancelled.clone());
+        let (link, counters, cancelled) = (link.clone(), Arc::clone(&counters), cancelled.clone());
         async move {
             let mut transferred = receive_stream(receiving, tap, link, counters, cancelled).await?;
             // Whether or not the initiator still lives: what has been received must be protected.
@@ -190,7 +202,7 @@ pub(super) async fn open_receive(
             Ok(transferred)
         }
     };
-    Ok(Some(Transfer::start(counters, cancelled, CancellationToken::new(), work)))
+    Ok(Some(Transfer::start(link, permit, counters, (cancelled, CancellationToken::new()), work)))
 }
 
 /// Reads back what safety rule 2 wants and sets what is missing; holds the newest common snapshot.
@@ -217,16 +229,22 @@ async fn after_receive(
     if is_news && !mended.is_empty() {
         warnings.push(format!("{dataset} was not protected as it should be; set again: {}", mended.join(" ")));
     }
-    // Last: a target that bears the job's id is known to be protected.
     session.ensure(dataset, &[(JOB.to_owned(), step.job.to_string())]).await?;
     if capabilities.holds {
         let tag = hold_tag(&step.job);
         session.engine.zfs.hold(&tag, std::slice::from_ref(&step.snapshot)).await?;
-        let older: Vec<SnapshotName> = step.from.iter().filter(|from| from.dataset() == *dataset).cloned().collect();
+        // What this step started from, and what an earlier one recorded but did not come to release.
+        let recorded = session.engine.zfs.get(dataset.as_str(), &[HELD]).await?;
+        let recorded = recorded.first().and_then(|p| dataset.snapshot(&p.value.parse().ok()?).ok());
+        let mut older: Vec<SnapshotName> = step.from.iter().cloned().chain(recorded).collect();
+        older.retain(|name| name.dataset() == *dataset && *name != step.snapshot);
+        older.dedup();
         if !older.is_empty() {
             session.engine.zfs.release(&tag, &older).await?;
         }
     }
+    // Last: a target that names its newest snapshot here is protected and held.
+    session.ensure(dataset, &[(HELD.to_owned(), step.snapshot.tag().to_string())]).await?;
     Ok(warnings)
 }
 
@@ -279,6 +297,8 @@ pub(super) async fn open_send(
         ..GatePolicy::step(from_guid, step.to_guid)
     };
     let tap = Tap::new(Gate::new(policy));
+    let permit = session.transfer_permit()?;
+    session.must_go_on()?;
     let link = session.channels.open(channel)?;
     if let Some(rate) = rate {
         link.limit_rate(rate);
@@ -299,8 +319,8 @@ pub(super) async fn open_send(
         cancelled: cancelled.clone(),
         receiver_ended: receiver_ended.clone(),
     };
-    let work = send_stream(sending, tap, link, Arc::clone(&counters), options);
-    Ok(Transfer::start(counters, cancelled, receiver_ended, work))
+    let work = send_stream(sending, tap, link.clone(), Arc::clone(&counters), options);
+    Ok(Transfer::start(link, permit, counters, (cancelled, receiver_ended), work))
 }
 
 /// A quarter of a second of a limited link, so that it does not stutter.

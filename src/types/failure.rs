@@ -67,12 +67,14 @@ pub struct Failure {
     pub consequence: bool,
     /// True when trying again, unchanged, may succeed.
     pub transient: bool,
+    /// True when what was to be made is there already.
+    pub exists: bool,
 }
 
 impl Failure {
     /// A failure that is a cause, not transient, without a hint.
     pub fn new(class: FailureClass, message: impl fmt::Display) -> Self {
-        Self { class, message: message.to_string(), hint: None, consequence: false, transient: false }
+        Self { class, message: message.to_string(), hint: None, consequence: false, transient: false, exists: false }
     }
 
     /// With a hint.
@@ -90,6 +92,14 @@ impl Failure {
     /// Marked as worth another try.
     pub fn transient(mut self) -> Self {
         self.transient = true;
+        self
+    }
+
+    /// With what a terminal would take for commands removed; for failures that come from another host.
+    pub fn printable(mut self) -> Self {
+        let clean = |text: &str| text.chars().filter(|c| !c.is_control() || *c == '\n').collect::<String>();
+        self.message = clean(&self.message);
+        self.hint = self.hint.as_deref().map(clean);
         self
     }
 

@@ -172,6 +172,9 @@ impl DatasetInfo {
 pub const PLACEHOLDER: &str = "zmigrate:placeholder";
 /// The user property on a target that keeps the id of the job that writes it.
 pub const JOB: &str = "zmigrate:job";
+/// The user property on a target that says which snapshot the job holds there; set last after a receive, so a target whose
+/// newest snapshot it does not name has something left to be finished.
+pub const HELD: &str = "zmigrate:held";
 /// The user property that fences a dataset: `<cutover id>:<epoch>`.
 pub const FENCE: &str = "zmigrate:fence";
 
@@ -189,6 +192,7 @@ pub const LISTED_PROPERTIES: &[&str] = &[
     "snapdev",
     PLACEHOLDER,
     JOB,
+    HELD,
     FENCE,
 ];
 

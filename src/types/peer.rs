@@ -4,7 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatasetName, NameError, SnapshotName};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{DatasetName, Guid, NameError, SnapshotName};
 
 /// The port that `zmigrated` listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8551;
@@ -76,6 +78,28 @@ short_name!(
     /// A stable id under which state is left in ZFS: `#zmigrate:<job>:<guid>`, hold tag `zmigrate:<job>`.
     JobId, "job id", 32, b"-_"
 );
+
+impl JobId {
+    /// The id of a new job that writes `target` on the node `owner`, from a dataset of that GUID. It begins with
+    /// [`JobId::prefix_of`] its owner, so that a source can tell whose state it is asked to touch.
+    ///
+    /// # Errors
+    /// Never in practice: 16 hexadecimal digits are a job id.
+    pub fn for_target(owner: &PeerName, source: Guid, target: &DatasetName) -> Result<JobId, NameError> {
+        let hash = xxh3_64(format!("{source} {target}").as_bytes());
+        format!("{}{:08x}", Self::prefix_of(owner), hash >> 32).parse()
+    }
+
+    /// What the ids of all jobs begin with that write on that node: 8 hexadecimal digits.
+    pub fn prefix_of(owner: &PeerName) -> String {
+        format!("{:08x}", xxh3_64(owner.as_str().as_bytes()) >> 32)
+    }
+
+    /// True if the job writes on that node.
+    pub fn belongs_to(&self, owner: &PeerName) -> bool {
+        self.0.starts_with(&Self::prefix_of(owner))
+    }
+}
 
 /// What a grant lets an identity do with a dataset and everything below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -101,6 +101,11 @@ impl Outbox {
         Ok(())
     }
 
+    /// How many frames the other side has.
+    pub fn acknowledged(&self) -> u64 {
+        self.first
+    }
+
     /// True when the receiver has everything that was pushed.
     pub fn is_delivered(&self) -> bool {
         self.slots.is_empty()

@@ -20,7 +20,12 @@ pub mod probe;
 mod process;
 mod run;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{Mutex, OnceCell};
 
@@ -33,14 +38,18 @@ use crate::{
     types::listing::Capabilities,
 };
 
+/// How long a pool's features are taken for what they were: a pool may be upgraded, or another one imported under its
+/// name, while a daemon runs.
+const POOL_FEATURES_STAY: Duration = Duration::from_secs(60);
+
 /// This host's ZFS, through its command line tools.
 ///
-/// What the tools and the pools can do is probed once and kept for the life of the value.
+/// What the tools can do is probed once and kept for the life of the value; what the pools can do, for a minute.
 #[derive(Debug)]
 pub struct ZfsCommand {
     runner: Runner,
     tools: OnceCell<Mutex<Arc<Tools>>>,
-    pools: Mutex<HashMap<String, Capabilities>>,
+    pools: Mutex<HashMap<String, (Instant, Capabilities)>>,
 }
 
 impl Default for ZfsCommand {
@@ -108,7 +117,9 @@ impl ZfsCommand {
     }
 
     async fn pool_capabilities(&self, pool: &str) -> ZfsResult<Capabilities> {
-        if let Some(known) = self.pools.lock().await.get(pool) {
+        if let Some((read_at, known)) = self.pools.lock().await.get(pool)
+            && read_at.elapsed() < POOL_FEATURES_STAY
+        {
             return Ok(known.clone());
         }
         let operation = format!("find out what pool {pool} can do");
@@ -117,7 +128,7 @@ impl ZfsCommand {
         let tools = self.tools().await?;
         let out = self.runner.run(&operation, Tool::Zpool, ["get", "all", checked.pool()]).await?.ok(&operation)?;
         let found = tools.with_pool(&out.stdout);
-        self.pools.lock().await.insert(pool.to_owned(), found.clone());
+        self.pools.lock().await.insert(pool.to_owned(), (Instant::now(), found.clone()));
         Ok(found)
     }
 }
