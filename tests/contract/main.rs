@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod case;
+#[path = "../common/mod.rs"]
+mod common;
 mod operations;
 mod real;
 mod scale;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
         }
     }
     let conclusion = libtest_mimic::run(&args, trials);
-    real::destroy_pools();
+    common::destroy_pools();
     conclusion.exit_code()
 }
 
