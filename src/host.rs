@@ -76,6 +76,7 @@ pub fn client_options(config: &Config, streams: u16) -> ClientOptions {
         window_bytes: config.limits.window_bytes,
         connect_for: Duration::from_secs(5),
         lost_after: Duration::from_secs(config.limits.link_lost_after_s),
+        idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
         streams,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
     }

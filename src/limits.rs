@@ -39,8 +39,6 @@ pub const MAX_DATASETS: usize = 100_000;
 
 /// Silence after which our side says that it is still there.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Silence after which a connection counts as lost: six missed heartbeats.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for TCP, TLS and hello together.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a lost connection is dialled again before the run gives up: longer than a router's reboot.

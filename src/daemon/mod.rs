@@ -71,6 +71,7 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         sessions_per_identity: config.limits.max_sessions_per_identity as usize,
         window_bytes: config.limits.window_bytes,
         lost_after: Duration::from_secs(config.limits.link_lost_after_s),
+        idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
     };
     let registry = Registry::new(host::engine(&config), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);

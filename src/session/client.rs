@@ -38,6 +38,8 @@ pub struct ClientOptions {
     pub connect_for: Duration,
     /// How long a lost connection is dialled again.
     pub lost_after: Duration,
+    /// Silence after which a connection counts as lost.
+    pub idle_timeout: Duration,
     /// Connections for each transfer.
     pub streams: u16,
     /// Our host's name, for "who holds the target".
@@ -106,6 +108,7 @@ impl Client {
             identity: dialled.identity,
             hello,
             lost_after: options.lost_after,
+            idle_timeout: options.idle_timeout,
         };
         let control = Channel::new(CONTROL_WINDOW, CONTROL_WINDOW);
         let pending: Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>> = Arc::default();

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::channel::{Channel, Next};
 use crate::{
-    limits::{HEARTBEAT, IDLE_TIMEOUT},
+    limits::HEARTBEAT,
     port::link::Connection,
     types::{Failure, FailureClass},
     wire::{
@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// Carries frames of `channel` over `connection` until either is at its end. `their_next` is the lowest frame that the
-/// other side lacks. The channel is closed only if the other side breaks the protocol.
+/// other side lacks. Silence for `idle` ends the connection. The channel is closed only if the other side breaks the
+/// protocol.
 ///
 /// # Errors
 /// Why the connection is no longer of use. A closed channel is not an error.
@@ -33,6 +34,7 @@ pub(super) async fn carry(
     connection: Box<dyn Connection>,
     stripe: u16,
     their_next: u64,
+    idle: Duration,
 ) -> Result<(), Failure> {
     let id = channel.attach(stripe, their_next)?;
     // Pings carry the time since here, not a wall clock.
@@ -40,8 +42,8 @@ pub(super) async fn carry(
     let (reader, writer) = tokio::io::split(connection);
     let (pongs_in, pongs_out) = mpsc::channel(4);
     let result = tokio::select! {
-        end = read(channel, born, reader, pongs_in) => end,
-        end = write(channel, id, born, writer, pongs_out) => end,
+        end = read(channel, born, reader, pongs_in, idle) => end,
+        end = write(channel, id, born, Paced { writer, idle }, pongs_out) => end,
     };
     channel.detach(id);
     if let Err(failure) = &result
@@ -60,11 +62,15 @@ fn protocol(what: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Protocol, format!("the other side broke the protocol: {what}"))
 }
 
-/// Reads exactly `buffer`; only silence for [`IDLE_TIMEOUT`] is too slow, however little comes at a time.
-async fn read_full(reader: &mut (impl AsyncRead + Unpin), mut buffer: &mut [u8]) -> Result<(), Failure> {
+/// Reads exactly `buffer`; only silence for `idle` is too slow, however little comes at a time.
+async fn read_full(
+    reader: &mut (impl AsyncRead + Unpin),
+    mut buffer: &mut [u8],
+    idle: Duration,
+) -> Result<(), Failure> {
     while !buffer.is_empty() {
-        match timeout(IDLE_TIMEOUT, reader.read(buffer)).await {
-            Err(_) => return Err(lost(format_args!("nothing was heard for {} s", IDLE_TIMEOUT.as_secs()))),
+        match timeout(idle, reader.read(buffer)).await {
+            Err(_) => return Err(lost(format_args!("nothing was heard for {} s", idle.as_secs()))),
             Ok(Err(e)) => return Err(lost(e)),
             Ok(Ok(0)) => return Err(lost("the other side closed it")),
             Ok(Ok(n)) => buffer = &mut buffer[n..],
@@ -78,14 +84,15 @@ async fn read(
     born: Instant,
     mut reader: impl AsyncRead + Unpin,
     pongs: mpsc::Sender<Bytes>,
+    idle: Duration,
 ) -> Result<(), Failure> {
     let mut head = [0; HEADER_LEN];
     loop {
-        read_full(&mut reader, &mut head).await?;
+        read_full(&mut reader, &mut head, idle).await?;
         let header = Header::decode(&head).map_err(protocol)?;
         // Bounded by MAX_CHUNK, which decoding has checked.
         let mut payload = BytesMut::zeroed(header.payload_len as usize);
-        read_full(&mut reader, &mut payload).await?;
+        read_full(&mut reader, &mut payload, idle).await?;
         let payload = payload.freeze();
         match header.kind {
             FrameKind::Data | FrameKind::Message => channel.deliver(Frame { header, payload })?,
@@ -106,7 +113,7 @@ async fn write(
     channel: &Channel,
     id: ConnectionId,
     born: Instant,
-    mut writer: impl AsyncWrite + Unpin,
+    mut writer: Paced<impl AsyncWrite + Unpin>,
     mut pongs: mpsc::Receiver<Bytes>,
 ) -> Result<(), Failure> {
     // The first ping goes out at once, so that the round-trip time is known early.
@@ -118,10 +125,10 @@ async fn write(
         match channel.next(id) {
             Next::Closed => {
                 // Best effort: the other side learns the reason elsewhere.
-                let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
+                let _ = timeout(Duration::from_secs(1), writer.writer.shutdown()).await;
                 return Ok(());
             }
-            Next::Ack(ack) => put(&mut writer, &ack.to_frame()).await?,
+            Next::Ack(ack) => writer.put(&ack.to_frame()).await?,
             Next::Frame(frame, pause) => {
                 // A pause imposed by --bwlimit must not look like silence.
                 let go_at = Instant::now() + pause;
@@ -129,15 +136,15 @@ async fn write(
                     sleep_until(go_at.min(ping_at)).await;
                     heartbeat(&mut writer, &mut ping_at, born, &mut pongs).await?;
                 }
-                put(&mut writer, &frame).await?;
+                writer.put(&frame).await?;
             }
             Next::Wait => {
-                flush(&mut writer).await?;
+                writer.flush().await?;
                 tokio::select! {
                     () = wake => {}
                     () = sleep_until(ping_at) => {}
                     Some(payload) = pongs.recv() => {
-                        put(&mut writer, &Frame::plain(FrameKind::Pong, 0, payload)).await?;
+                        writer.put(&Frame::plain(FrameKind::Pong, 0, payload)).await?;
                     }
                 }
             }
@@ -148,45 +155,54 @@ async fn write(
 
 /// Sends what pings and pongs are due.
 async fn heartbeat(
-    writer: &mut (impl AsyncWrite + Unpin),
+    writer: &mut Paced<impl AsyncWrite + Unpin>,
     ping_at: &mut Instant,
     born: Instant,
     pongs: &mut mpsc::Receiver<Bytes>,
 ) -> Result<(), Failure> {
     let mut any = false;
     while let Ok(payload) = pongs.try_recv() {
-        put(writer, &Frame::plain(FrameKind::Pong, 0, payload)).await?;
+        writer.put(&Frame::plain(FrameKind::Pong, 0, payload)).await?;
         any = true;
     }
     if Instant::now() >= *ping_at {
-        *ping_at = Instant::now() + HEARTBEAT;
+        // The answer must come in time, too; a pong is late by at most a round trip.
+        *ping_at = Instant::now() + HEARTBEAT.min(writer.idle / 4);
         let sent_us = born.elapsed().as_micros() as u64;
-        put(writer, &Frame::plain(FrameKind::Ping, 0, Bytes::copy_from_slice(&sent_us.to_le_bytes()))).await?;
+        writer.put(&Frame::plain(FrameKind::Ping, 0, Bytes::copy_from_slice(&sent_us.to_le_bytes()))).await?;
         any = true;
     }
-    if any { flush(writer).await } else { Ok(()) }
+    if any { writer.flush().await } else { Ok(()) }
 }
 
-async fn in_time<T>(io: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
-    match timeout(IDLE_TIMEOUT, io).await {
-        Err(_) => Err(lost(format_args!("nothing could be sent for {} s", IDLE_TIMEOUT.as_secs()))),
+/// A writer that may wait for the other side no longer than `idle` at a time.
+struct Paced<W> {
+    writer: W,
+    idle: Duration,
+}
+
+impl<W: AsyncWrite + Unpin> Paced<W> {
+    async fn put(&mut self, frame: &Frame) -> Result<(), Failure> {
+        in_time(self.idle, self.writer.write_all(&frame.header.encode())).await?;
+        let mut rest: &[u8] = &frame.payload;
+        while !rest.is_empty() {
+            let n = in_time(self.idle, self.writer.write(rest)).await?;
+            if n == 0 {
+                return Err(lost("it takes no more bytes"));
+            }
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Failure> {
+        in_time(self.idle, self.writer.flush()).await
+    }
+}
+
+async fn in_time<T>(idle: Duration, io: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    match timeout(idle, io).await {
+        Err(_) => Err(lost(format_args!("nothing could be sent for {} s", idle.as_secs()))),
         Ok(result) => result.map_err(lost),
     }
-}
-
-async fn put(writer: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> Result<(), Failure> {
-    in_time(writer.write_all(&frame.header.encode())).await?;
-    let mut rest: &[u8] = &frame.payload;
-    while !rest.is_empty() {
-        let n = in_time(writer.write(rest)).await?;
-        if n == 0 {
-            return Err(lost("it takes no more bytes"));
-        }
-        rest = &rest[n..];
-    }
-    Ok(())
-}
-
-async fn flush(writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), Failure> {
-    in_time(writer.flush()).await
 }

@@ -27,6 +27,8 @@ pub(super) struct Dialer {
     pub hello: Hello,
     /// How long a lost connection is dialled again.
     pub lost_after: Duration,
+    /// Silence after which a connection counts as lost.
+    pub idle_timeout: Duration,
 }
 
 /// Runs until the channel is closed, which it does itself when the link is lost for good.
@@ -55,7 +57,7 @@ pub(super) async fn keep(
                     tracing::info!(peer = %dialer.link, channel = number, after_s, "connected again; the transfer goes on");
                 }
                 let since = Instant::now();
-                let end = carry(&channel, connection, stripe, their_next).await;
+                let end = carry(&channel, connection, stripe, their_next, dialer.idle_timeout).await;
                 lost_at = Instant::now();
                 // A connection that lived earns a prompt redial; one that dies at once does not.
                 if since.elapsed() > REDIAL_MAX {

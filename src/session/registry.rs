@@ -54,6 +54,8 @@ pub struct RegistryLimits {
     pub window_bytes: u64,
     /// How long a session without a connection is kept.
     pub lost_after: Duration,
+    /// Silence after which a connection counts as lost.
+    pub idle_timeout: Duration,
 }
 
 /// All sessions of one daemon.
@@ -148,7 +150,7 @@ impl Registry {
                 Ok(session) => {
                     welcome(&mut connection, version, &session.welcome(&hello, &session.control)).await?;
                     tokio::spawn(Arc::clone(self).run(Arc::clone(&session)));
-                    carry(&session.control, connection, 0, 0).await
+                    carry(&session.control, connection, 0, 0, self.limits.idle_timeout).await
                 }
                 Err((code, text)) => {
                     refuse(&mut connection, code, &text).await?;
@@ -158,7 +160,7 @@ impl Registry {
             Role::Attach { session, channel, stripe, next } => match self.find(session, channel, identity) {
                 Ok((session, channel)) => {
                     welcome(&mut connection, version, &session.welcome(&hello, &channel)).await?;
-                    carry(&channel, connection, stripe, next).await
+                    carry(&channel, connection, stripe, next, self.limits.idle_timeout).await
                 }
                 Err((code, text)) => {
                     refuse(&mut connection, code, text).await?;

@@ -11,9 +11,18 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod crashes;
+mod links;
 mod process;
+mod proxy;
+mod reload;
 mod replicate;
+mod safety;
 mod site;
+mod strangers;
+mod tls;
+mod tools;
+mod trees;
 mod zfs;
 
 use std::process::ExitCode;
@@ -22,9 +31,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// One trial; it makes its own site.
 #[derive(Clone, Copy)]
-pub struct Case {
-    pub name: &'static str,
-    pub run: fn(),
+struct Case {
+    name: &'static str,
+    run: fn(),
 }
 
 /// `cases![a_function, another]`.
@@ -35,11 +44,30 @@ macro_rules! cases {
     };
 }
 
+/// Pins what a person reads, less what differs from run to run.
+#[macro_export]
+macro_rules! pin {
+    ($site:expr, $text:expr, @$expected:literal) => {
+        let filters = $site.filters();
+        let filters: Vec<(&str, &str)> = filters.iter().map(|(from, to)| (from.as_str(), *to)).collect();
+        insta::with_settings!({filters => filters}, { insta::assert_snapshot!($text, @$expected) })
+    };
+}
+
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // They measure times and kill things; and zfs-fuse is happiest with one command at a time.
     args.test_threads.get_or_insert(1);
-    let cases: Vec<Case> = [replicate::cases()].concat();
+    let cases: Vec<Case> = [
+        replicate::cases(),
+        trees::cases(),
+        safety::cases(),
+        strangers::cases(),
+        crashes::cases(),
+        links::cases(),
+        reload::cases(),
+    ]
+    .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
     let required: Vec<&str> = required.split(',').map(str::trim).filter(|r| !r.is_empty()).collect();
     let mut trials = Vec::new();
@@ -61,6 +89,13 @@ fn main() -> ExitCode {
             };
             trials.push(Trial::test(format!("{backend}::{}", case.name), trial).with_ignored_flag(ignored));
         }
+    }
+    for case in tools::cases() {
+        let trial = move || {
+            (case.run)();
+            Ok(())
+        };
+        trials.push(Trial::test(format!("tools::{}", case.name), trial));
     }
     let conclusion = libtest_mimic::run(&args, trials);
     common::destroy_pools();
