@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod case;
+#[path = "../common/mod.rs"]
+mod common;
 mod fakes;
 mod operations;
 mod real;
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
         }
     }
     let conclusion = libtest_mimic::run(&args, trials);
-    real::destroy_pools();
+    common::destroy_pools();
     conclusion.exit_code()
 }
 

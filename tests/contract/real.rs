@@ -3,10 +3,9 @@
 use std::{
     fs,
     io::{Read, Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
-    process::Command,
+    path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -19,15 +18,13 @@ use zmigrate::{
 
 use crate::{
     case::{Backend, Factory, Traits},
+    common::{create_pool, look, run},
     world::{Content, Host, World},
 };
 
 /// Sparse. The trials write a few megabytes each.
 const POOL_BYTES: u64 = 512 << 20;
 const PASSPHRASE: &str = "a passphrase for trials";
-
-/// Pools to destroy at the end, with the directory that holds them.
-static POOLS: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
 
 pub fn backends() -> Vec<Backend> {
     vec![
@@ -55,50 +52,12 @@ fn library() -> Result<Subject, String> {
     Ok((zfs, Box::new(move || count.commands_run())))
 }
 
-fn run(program: &str, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(program);
-    command.args(args).env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    let out = command.output().map_err(|e| format!("cannot run {program}: {e}"))?;
-    if out.status.success() {
-        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&out.stderr);
-    Err(format!("{program} {}: {}: {}", args.join(" "), out.status, said.trim()))
-}
-
-/// Which ZFS answers here.
-fn look(kernel: bool) -> Result<(), String> {
-    if kernel {
-        if !Path::new("/dev/zfs").exists() {
-            return Err("the kernel's ZFS is not loaded (no /dev/zfs)".into());
-        }
-        return run("zpool", &["list", "-H"]).map(drop);
-    }
-    if Path::new("/dev/zfs").exists() {
-        return Err("the kernel's ZFS is loaded, so zfs and zpool are not zfs-fuse's".into());
-    }
-    run("zpool", &["list", "-H"]).map_err(|why| format!("no zfs-fuse daemon answers: {why}"))?;
-    match run("zfs", &["version"]) {
-        Err(why) if why.contains("unrecognized command") => Ok(()),
-        other => Err(format!("zfs is not zfs-fuse's: {other:?}")),
-    }
-}
-
 fn open(backend: &str, kernel: bool, subject: fn() -> Result<Subject, String>) -> Result<Factory, String> {
     look(kernel)?;
     let (probe, _) = subject()?;
     let pool = format!("zmcontract-{backend}-{}", std::process::id());
     let dir = std::env::temp_dir().join(&pool);
-    fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let file = dir.join("vdev");
-    let made = fs::File::create(&file).and_then(|f| f.set_len(POOL_BYTES));
-    made.map_err(|e| format!("{}: {e}", file.display()))?;
-    let mount = dir.join("mnt");
-    let (mount, file) = (mount.to_string_lossy().into_owned(), file.to_string_lossy().into_owned());
-    if let Ok(mut pools) = POOLS.lock() {
-        pools.push((pool.clone(), dir.clone()));
-    }
-    run("zpool", &["create", "-m", &mount, &pool, &file])?;
+    create_pool(&pool, &dir, POOL_BYTES)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let can = runtime.block_on(probe.capabilities(&pool)).map_err(|e| e.to_string())?;
     // zfs-fuse's `zfs create -V` ends with "Function not implemented" and leaves half a volume.
@@ -113,23 +72,6 @@ fn open(backend: &str, kernel: bool, subject: fn() -> Result<Subject, String>) -
         World { zfs, host: Box::new(host), can: can.clone(), root }
     };
     Ok(Factory { traits, make: Box::new(make) })
-}
-
-/// Destroys what `open` made, also after failures.
-pub fn destroy_pools() {
-    for (pool, dir) in POOLS.lock().map(|mut p| std::mem::take(&mut *p)).unwrap_or_default() {
-        // zfs-fuse is busy for a moment after a release.
-        let gone = (0..20).any(|i| {
-            std::thread::sleep(std::time::Duration::from_millis(100 * i));
-            let _ = run("zpool", &["destroy", "-f", &pool]);
-            run("zpool", &["list", "-H", &pool]).is_err()
-        });
-        if !gone {
-            eprintln!("contract: pool {pool} could not be destroyed");
-            continue;
-        }
-        let _ = fs::remove_dir_all(dir);
-    }
 }
 
 struct RealHost {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use crate::common::noise;
+
 use zmigrate::{
     port::zfs::{
         Base, Depth, ReceiveSpec, SendFlags, SendSpec, SnapshotRequest, Zfs, ZfsError, ZfsErrorKind, ZfsResult,
@@ -149,16 +151,4 @@ pub fn assert_fails<T: std::fmt::Debug>(result: ZfsResult<T>, kinds: &[ZfsErrorK
     assert!(kinds.contains(&error.kind), "not {kinds:?} but {:?}: {error}", error.kind);
     assert!(!error.operation.is_empty() && !error.detail.is_empty(), "{error:?}");
     error
-}
-
-/// Bytes that do not compress, from a seed (SplitMix64).
-pub fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let word = std::iter::repeat_with(move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)).to_le_bytes()
-    });
-    word.flatten().take(len).collect()
 }

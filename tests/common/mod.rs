@@ -1,0 +1,103 @@
+//! What test programs share that work on a real ZFS: which one is here, commands around it, scratch pools, noise.
+
+#![allow(dead_code, reason = "each test program uses its own part of it")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    thread::sleep,
+    time::Duration,
+};
+
+/// Pools that are still there, with the directory of each.
+static POOLS: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
+
+/// Runs a program to its end; its stdout, or what it said on stderr.
+pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(args).env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let out = command.output().map_err(|e| format!("cannot run {program}: {e}"))?;
+    if out.status.success() {
+        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    Err(format!("{program} {}: {}: {}", args.join(" "), out.status, said.trim()))
+}
+
+/// Whether the kernel's ZFS, or zfs-fuse, answers here; why not, if it does not.
+pub fn look(kernel: bool) -> Result<(), String> {
+    if kernel {
+        if !Path::new("/dev/zfs").exists() {
+            return Err("the kernel's ZFS is not loaded (no /dev/zfs)".into());
+        }
+        return run("zpool", &["list", "-H"]).map(drop);
+    }
+    if Path::new("/dev/zfs").exists() {
+        return Err("the kernel's ZFS is loaded, so zfs and zpool are not zfs-fuse's".into());
+    }
+    run("zpool", &["list", "-H"]).map_err(|why| format!("no zfs-fuse daemon answers: {why}"))?;
+    match run("zfs", &["version"]) {
+        Err(why) if why.contains("unrecognized command") => Ok(()),
+        other => Err(format!("zfs is not zfs-fuse's: {other:?}")),
+    }
+}
+
+/// Makes a pool on a sparse file `dir/vdev`, mounted at `dir/mnt`. It stays until [`destroy_pool`] or [`destroy_pools`].
+pub fn create_pool(pool: &str, dir: &Path, bytes: u64) -> Result<(), String> {
+    fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let file = dir.join("vdev");
+    let made = fs::File::create(&file).and_then(|f| f.set_len(bytes));
+    made.map_err(|e| format!("{}: {e}", file.display()))?;
+    let mount = dir.join("mnt");
+    let (mount, file) = (mount.to_string_lossy().into_owned(), file.to_string_lossy().into_owned());
+    if let Ok(mut pools) = POOLS.lock() {
+        pools.push((pool.to_owned(), dir.to_owned()));
+    }
+    run("zpool", &["create", "-m", &mount, pool, &file]).map(drop)
+}
+
+/// Destroys a pool of [`create_pool`] and its directory.
+pub fn destroy_pool(pool: &str) {
+    let taken = POOLS.lock().ok().and_then(|mut pools| {
+        let at = pools.iter().position(|(name, _)| name == pool)?;
+        Some(pools.remove(at))
+    });
+    if let Some((pool, dir)) = taken {
+        destroy(&pool, &dir);
+    }
+}
+
+/// Destroys every pool that is left.
+pub fn destroy_pools() {
+    for (pool, dir) in POOLS.lock().map(|mut p| std::mem::take(&mut *p)).unwrap_or_default() {
+        destroy(&pool, &dir);
+    }
+}
+
+fn destroy(pool: &str, dir: &Path) {
+    // zfs-fuse is busy for a moment after a release.
+    let gone = (0..20).any(|i| {
+        sleep(Duration::from_millis(100 * i));
+        let _ = run("zpool", &["destroy", "-f", pool]);
+        run("zpool", &["list", "-H", pool]).is_err()
+    });
+    if gone {
+        let _ = fs::remove_dir_all(dir);
+    } else {
+        eprintln!("pool {pool} could not be destroyed");
+    }
+}
+
+/// Bytes that do not compress, from a seed (SplitMix64).
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let word = std::iter::repeat_with(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)).to_le_bytes()
+    });
+    word.flatten().take(len).collect()
+}

@@ -1,0 +1,146 @@
+//! Bad links and slow ends: a transfer goes on with the very same `zfs` processes, in bounded memory.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    Case, cases,
+    common::noise,
+    process::{Running, await_zfs_child, resident_kib, send_signal, zfs_child},
+    proxy::Proxy,
+    safety::{SLOW, SLOW_BYTES},
+    site::Site,
+    zfs::{populate, snapshot},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        a_link_that_is_cut_ten_times,
+        several_connections_that_are_cut,
+        a_link_that_falls_silent,
+        a_stalled_receive_is_waited_for,
+        a_stalled_send_is_waited_for,
+    ]
+}
+
+/// Ascending random positions, from `ZMIGRATE_SEED` or the clock; printed, so that a failure can be brought back.
+fn positions(count: usize, below: u64) -> Vec<u64> {
+    let given = std::env::var("ZMIGRATE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed: u64 = given.unwrap_or_else(clock);
+    let bytes = noise(count * 8, seed);
+    let number = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap()) % below;
+    let mut positions: Vec<u64> = bytes.chunks(8).map(number).collect();
+    positions.sort_unstable();
+    eprintln!("ZMIGRATE_SEED={seed}: cuts at {positions:?}");
+    positions
+}
+
+/// Both `zfs` processes of a push.
+fn processes(site: &Site, push: &Running) -> (u32, u32) {
+    (await_zfs_child(push.pid(), "send"), await_zfs_child(site.daemon_pid(), "receive"))
+}
+
+/// Waits for the end; as long as the transfer runs, both processes must stay what they are.
+fn wait_with(site: &Site, mut push: Running, processes: (u32, u32), within_s: u64) -> crate::process::Done {
+    let deadline = Instant::now() + Duration::from_secs(within_s);
+    while !push.has_ended() && Instant::now() < deadline {
+        for (parent, verb, pid) in [(push.pid(), "send", processes.0), (site.daemon_pid(), "receive", processes.1)] {
+            let now = zfs_child(parent, verb);
+            assert!(now.is_none_or(|now| now == pid), "zfs {verb} was started again:\n{}", push.stderr());
+        }
+        sleep(Duration::from_millis(50));
+    }
+    push.wait(1)
+}
+
+fn a_link_that_is_cut_ten_times() {
+    let site = Site::new();
+    let proxy = Proxy::to(site.port, &positions(10, 36 << 20));
+    site.write_configs(&site.default_grant(), Some(proxy.port));
+    let db = site.source("db", 40 << 20);
+    let push = site.start_push("db", "in/db", &["--compress", "none"]);
+    let both = processes(&site, &push);
+    wait_with(&site, push, both, 120).must(0);
+    assert_eq!(proxy.cuts_made(), 10);
+    site.assert_equal(&db, &site.w("in/db"));
+}
+
+fn several_connections_that_are_cut() {
+    let site = Site::new();
+    let proxy = Proxy::to(site.port, &positions(6, 18 << 20));
+    site.write_configs(&site.default_grant(), Some(proxy.port));
+    let db = site.source("db", 20 << 20);
+    let push = site.start_push("db", "in/db", &["--compress", "none", "--streams", "3"]);
+    let both = processes(&site, &push);
+    wait_with(&site, push, both, 120).must(0);
+    assert_eq!(proxy.cuts_made(), 6);
+    assert!(proxy.accepted() >= 4, "{} connections", proxy.accepted());
+    site.assert_equal(&db, &site.w("in/db"));
+}
+
+fn a_link_that_falls_silent() {
+    let mut site = Site::quiet();
+    site.limits.push_str("\nidle_timeout_s = 5");
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let proxy = Proxy::to(site.port, &[]);
+    site.write_configs(&site.default_grant(), Some(proxy.port));
+    let db = site.source("db", SLOW_BYTES);
+    let mut push = site.start_push("db", "in/db", &SLOW);
+    let both = processes(&site, &push);
+    push.until_transferred(2 << 20);
+    let before = proxy.accepted();
+    proxy.silence();
+    let since = Instant::now();
+    let done = wait_with(&site, push, both, 60).must(0);
+    assert!(since.elapsed() > Duration::from_secs(4), "it was not silent");
+    assert!(since.elapsed() < Duration::from_secs(25), "it took {:?}", since.elapsed());
+    assert!(proxy.accepted() > before, "nothing was dialled again");
+    assert!(done.stderr.contains("nothing was heard for 5 s"), "{}", done.stderr);
+    site.assert_equal(&db, &site.w("in/db"));
+}
+
+/// Stops `zfs VERB` for 15 s, three times the idle timeout, with the default window.
+fn stall(verb: &str) {
+    let mut site = Site::quiet();
+    site.limits = "idle_timeout_s = 5".into();
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let db = site.source("db", 1000);
+    populate(&db, 2, 100 << 20);
+    snapshot(&db, "s2");
+    let mut push = site.start_push("db", "in/db", &["--compress", "none", "--progress", "json", "-i"]);
+    let both = processes(&site, &push);
+    let stopped = if verb == "send" { both.0 } else { both.1 };
+    send_signal(stopped, Signal::STOP);
+    let mut most_kib = 0;
+    let mut transferred = Vec::new();
+    for _ in 0..150 {
+        most_kib = most_kib.max(resident_kib(push.pid())).max(resident_kib(site.daemon_pid()));
+        transferred.push(push.transferred());
+        assert!(!push.has_ended(), "the run ended while zfs {verb} was stopped:\n{}", push.stderr());
+        sleep(Duration::from_millis(100));
+    }
+    send_signal(stopped, Signal::CONT);
+    let done = wait_with(&site, push, both, 60).must(0);
+    assert!(!done.stderr.contains("dialing again"), "a stall was taken for a lost link:\n{}", done.stderr);
+    let (after_10_s, at_end) = (transferred[100], transferred[149]);
+    assert_eq!(after_10_s, at_end, "zfs {verb} did not stall, so this proves nothing");
+    assert!(at_end < 100 << 20, "all was sent, so this proves nothing");
+    assert!(most_kib < 200 << 10, "{most_kib} KiB of memory");
+    eprintln!("zfs {verb} stalled at {at_end} bytes; at most {most_kib} KiB resident");
+    site.assert_same_files(&format!("{db}@s2"), &site.w("in/db@s2"));
+}
+
+fn a_stalled_receive_is_waited_for() {
+    stall("receive");
+}
+
+fn a_stalled_send_is_waited_for() {
+    stall("send");
+}

@@ -1,0 +1,103 @@
+//! The real programs, end to end: `zmigrate` and `zmigrated` over TLS on loopback, on a real ZFS of this host.
+//!
+//! Each trial has pools of its own in sparse files below the temporary directory, an authority, two configurations and a
+//! daemon; all are gone when it ends, well or not. It needs root. Where there is no ZFS the trials are reported as
+//! ignored, aloud, and never as passed; `ZMIGRATE_REQUIRE=zfs_fuse` or `openzfs` turns that into failures.
+//! `ZMIGRATE_BIN_DIR` names the directory of other programs than those of this build. Where there is no cargo,
+//! `INSTA_WORKSPACE_ROOT` must name any directory.
+
+// The harness is libtest-mimic, so clippy does not see that these are tests.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod crashes;
+mod links;
+mod process;
+mod proxy;
+mod reload;
+mod replicate;
+mod safety;
+mod site;
+mod strangers;
+mod tls;
+mod tools;
+mod trees;
+mod zfs;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// One trial; it makes its own site.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    run: fn(),
+}
+
+/// `cases![a_function, another]`.
+#[macro_export]
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        vec![$($crate::Case { name: stringify!($name), run: $name }),*]
+    };
+}
+
+/// Pins what a person reads, less what differs from run to run.
+#[macro_export]
+macro_rules! pin {
+    ($site:expr, $text:expr, @$expected:literal) => {
+        let filters = $site.filters();
+        let filters: Vec<(&str, &str)> = filters.iter().map(|(from, to)| (from.as_str(), *to)).collect();
+        insta::with_settings!({filters => filters}, { insta::assert_snapshot!($text, @$expected) })
+    };
+}
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // They measure times and kill things; and zfs-fuse is happiest with one command at a time.
+    args.test_threads.get_or_insert(1);
+    let cases: Vec<Case> = [
+        replicate::cases(),
+        trees::cases(),
+        safety::cases(),
+        strangers::cases(),
+        crashes::cases(),
+        links::cases(),
+        reload::cases(),
+    ]
+    .concat();
+    let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
+    let required: Vec<&str> = required.split(',').map(str::trim).filter(|r| !r.is_empty()).collect();
+    let mut trials = Vec::new();
+    for (backend, kernel) in [("zfs_fuse", false), ("openzfs", true)] {
+        let absent = common::look(kernel).err();
+        let must_be = required.contains(&backend);
+        if let (Some(why), false) = (&absent, args.list) {
+            eprintln!("e2e: NO {backend} HERE, its {} trials do not run: {why}", cases.len());
+        }
+        for case in &cases {
+            let (run, absent) = (case.run, absent.clone());
+            let ignored = absent.is_some() && !must_be;
+            let trial = move || match absent {
+                Some(why) => Err(Failed::from(why)),
+                None => {
+                    run();
+                    Ok(())
+                }
+            };
+            trials.push(Trial::test(format!("{backend}::{}", case.name), trial).with_ignored_flag(ignored));
+        }
+    }
+    for case in tools::cases() {
+        let trial = move || {
+            (case.run)();
+            Ok(())
+        };
+        trials.push(Trial::test(format!("tools::{}", case.name), trial));
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    common::destroy_pools();
+    conclusion.exit_code()
+}

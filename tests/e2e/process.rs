@@ -1,0 +1,178 @@
+//! Processes: `zmigrate` while it runs, what it says, its children, and signals.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A run that has ended.
+#[derive(Debug)]
+pub struct Done {
+    /// `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    /// Fails unless it ended with this exit code.
+    #[track_caller]
+    pub fn must(self, code: i32) -> Done {
+        assert_eq!(self.code, Some(code), "stdout:\n{}stderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails unless stderr holds all of these.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Done {
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in stderr:\n{}", self.stderr);
+        }
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}:\n{}", self.stdout))
+    }
+}
+
+/// `zmigrate` at work. It is killed when dropped.
+pub struct Running {
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Running {
+    pub fn start(program: &Path, args: &[&str], to: &Path) -> Running {
+        let (out, err) = (to.with_extension("out"), to.with_extension("err"));
+        let child = Command::new(program)
+            .args(args)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&out).unwrap())
+            .stderr(fs::File::create(&err).unwrap())
+            .spawn()
+            .unwrap();
+        Running { child, out, err }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send_signal(self.pid(), signal);
+    }
+
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(&self.err).unwrap()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end; kills it and fails after `within_s` seconds.
+    #[track_caller]
+    pub fn wait(mut self, within_s: u64) -> Done {
+        let deadline = Instant::now() + Duration::from_secs(within_s);
+        while !self.has_ended() {
+            assert!(Instant::now() < deadline, "zmigrate has not ended within {within_s} s:\n{}", self.stderr());
+            sleep(Duration::from_millis(10));
+        }
+        Done {
+            code: self.child.wait().unwrap().code(),
+            stdout: fs::read_to_string(&self.out).unwrap(),
+            stderr: self.stderr(),
+        }
+    }
+
+    /// Waits until a transfer of a run with `--progress json` has come so far.
+    #[track_caller]
+    pub fn until_transferred(&mut self, bytes: u64) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.transferred() < bytes {
+            assert!(!self.has_ended(), "the run ended too early:\n{}", self.stderr());
+            assert!(Instant::now() < deadline, "no {bytes} bytes within 30 s:\n{}", self.stderr());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Bytes of streams, as the last progress line tells.
+    pub fn transferred(&self) -> u64 {
+        let text = self.stderr();
+        let whole = &text[..text.rfind('\n').unwrap_or(0)];
+        let last = whole.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        last.and_then(|o| o["raw_bytes"].as_u64()).unwrap_or(0)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+pub fn send_signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+}
+
+/// Polls until `ready`; fails after `within_s` seconds.
+#[track_caller]
+pub fn wait_for(what: &str, within_s: u64, mut ready: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(within_s);
+    while !ready() {
+        assert!(Instant::now() < deadline, "waited {within_s} s for {what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// The `zfs VERB` that `parent` has started, if it runs.
+pub fn zfs_child(parent: u32, verb: &str) -> Option<u32> {
+    let is_child = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name in parentheses: state, then the parent.
+        let rest = stat.rsplit(") ").next().unwrap_or_default();
+        let mut words = rest.split(' ');
+        let alive = words.next() != Some("Z");
+        alive && words.next() == Some(&parent.to_string())
+    };
+    let command = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .find(|pid| is_child(*pid) && command(*pid).split(|b| *b == 0).nth(1) == Some(verb.as_bytes()))
+}
+
+/// Waits for a `zfs VERB` of `parent`.
+#[track_caller]
+pub fn await_zfs_child(parent: u32, verb: &str) -> u32 {
+    let mut found = None;
+    wait_for(&format!("zfs {verb} of process {parent}"), 20, || {
+        found = zfs_child(parent, verb);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+/// Resident memory in KiB; 0 for a process that is gone.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}

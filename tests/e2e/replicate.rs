@@ -1,0 +1,137 @@
+//! What a run of one dataset moves, in both directions, and what it says.
+
+use crate::{
+    Case, cases, pin,
+    site::Site,
+    zfs::{exists, populate, snapshot, state, tags},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        a_full_send_then_increments,
+        a_pull_of_all_that,
+        the_newest_snapshot_alone,
+        as_far_as_a_snapshot,
+        nothing_to_do_is_no_error_and_changes_nothing,
+        a_dry_run_changes_nothing,
+        the_result_as_json,
+    ]
+}
+
+/// s1 to s5 with other files each.
+fn with_history(site: &Site, name: &str) -> String {
+    let dataset = site.source(name, 300_000);
+    for n in 2..6 {
+        populate(&dataset, n, 100_000);
+        snapshot(&dataset, &format!("s{n}"));
+    }
+    dataset
+}
+
+fn a_full_send_then_increments() {
+    let site = Site::new();
+    let db = site.source("db", 300_000);
+    let done = site.push("db", "in/db", &[]).must(0);
+    pin!(site, done.stdout, @"");
+    assert_eq!(done.stderr, "");
+    let target = site.w("in/db");
+    site.assert_equal(&db, &target);
+    for n in 2..5 {
+        populate(&db, n, 100_000);
+        snapshot(&db, &format!("s{n}"));
+    }
+    let done = site.push("db", "in/db", &[]).must(0);
+    pin!(site, done.stdout, @"");
+    assert_eq!(done.stderr, "");
+    site.assert_equal(&db, &target);
+}
+
+fn a_pull_of_all_that() {
+    let site = Site::new();
+    let db = with_history(&site, "db");
+    site.push("db", "in/db", &["-I"]).must(0);
+    let done = site.pull("in/db", "back", &[]).must(0);
+    pin!(site, done.stdout, @"");
+    assert_eq!(done.stderr, "");
+    site.assert_equal(&db, &site.e("back"));
+    populate(&db, 9, 100_000);
+    snapshot(&db, "s9");
+    site.push("db", "in/db", &[]).must(0);
+    site.pull("in/db", "back", &[]).must(0);
+    site.assert_equal(&db, &site.e("back"));
+    let done = site.pull("in/db", "back", &[]).must(0);
+    pin!(site, done.stdout, @"");
+}
+
+fn the_newest_snapshot_alone() {
+    let site = Site::new();
+    let db = with_history(&site, "db");
+    site.push("db", "in/db", &["-i"]).must(0);
+    assert_eq!(tags(&site.w("in/db")), ["s5"]);
+    for n in 6..9 {
+        populate(&db, n, 10_000);
+        snapshot(&db, &format!("s{n}"));
+    }
+    let done = site.push("db", "in/db", &["-i"]).must(0);
+    pin!(site, done.stdout, @"");
+    assert_eq!(tags(&site.w("in/db")), ["s5", "s8"]);
+    site.assert_same_files(&format!("{db}@s8"), &site.w("in/db@s8"));
+}
+
+fn as_far_as_a_snapshot() {
+    let site = Site::new();
+    let db = with_history(&site, "db");
+    site.push("db@s3", "in/db", &[]).must(0);
+    assert_eq!(tags(&site.w("in/db")), ["s1", "s2", "s3"]);
+    let done = site.push("db@s6", "in/db", &[]).must(3);
+    pin!(site, done.stderr, @"");
+    let done = site.push("db", "in/db@s4", &[]).must(2);
+    pin!(site, done.stderr, @"");
+    site.push("db", "in/db", &[]).must(0);
+    site.assert_equal(&db, &site.w("in/db"));
+    site.pull("in/db@s2", "back", &[]).must(0);
+    assert_eq!(tags(&site.e("back")), ["s1", "s2"]);
+}
+
+fn nothing_to_do_is_no_error_and_changes_nothing() {
+    let site = Site::new();
+    with_history(&site, "db");
+    site.push("db", "in/db", &[]).must(0);
+    site.pull("in/db", "back", &[]).must(0);
+    let before = (state(&site.east), state(&site.west));
+    let done = site.push("db", "in/db", &[]).must(0);
+    pin!(site, done.stdout, @"");
+    assert_eq!(done.stderr, "");
+    site.pull("in/db", "back", &[]).must(0);
+    assert_eq!((state(&site.east), state(&site.west)), before);
+}
+
+fn a_dry_run_changes_nothing() {
+    let site = Site::new();
+    with_history(&site, "db");
+    let before = (state(&site.east), state(&site.west));
+    let done = site.push("db", "in/db", &["-n"]).must(0);
+    pin!(site, done.stdout, @"");
+    assert_eq!((state(&site.east), state(&site.west)), before);
+    assert!(!exists(&site.w("in")));
+    site.push("db@s2", "in/db", &[]).must(0);
+    let before = (state(&site.east), state(&site.west));
+    let done = site.push("db", "in/db", &["--dry-run", "-i", "--snapshot=later"]).must(0);
+    pin!(site, done.stdout, @"");
+    assert_eq!((state(&site.east), state(&site.west)), before);
+}
+
+fn the_result_as_json() {
+    let site = Site::new();
+    let db = site.source("db", 300_000);
+    let done = site.push("db", "in/db", &["--output", "json"]).must(0);
+    pin!(site, done.stdout, @"");
+    populate(&db, 2, 10_000);
+    snapshot(&db, "s2");
+    let done = site.push("db", "in/db", &["--output", "json", "-n"]).must(0);
+    pin!(site, done.stdout, @"");
+    let done = site.push("db", "elsewhere", &["--output", "json"]).must(4);
+    pin!(site, done.stdout, @"");
+    let done = site.push("none", "in/none", &["--output", "json"]).must(3);
+    pin!(site, done.stdout, @"");
+}

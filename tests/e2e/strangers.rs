@@ -1,0 +1,155 @@
+//! Who may do what: grants, certificates, and what is no peer at all.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Case, cases,
+    common::noise,
+    pin,
+    process::wait_for,
+    safety::{SLOW, SLOW_BYTES},
+    site::{Site, issue, make_ca},
+    tls::{dial, exchange},
+    zfs::{create, exists, populate, snapshot, state},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        only_what_is_granted,
+        a_grant_to_one_is_none_to_another,
+        a_revoked_certificate,
+        a_certificate_of_another_authority,
+        no_certificate,
+        what_is_no_peer_is_refused_and_harms_nobody,
+    ]
+}
+
+fn only_what_is_granted() {
+    let mut site = Site::quiet();
+    let (in_, out) = (site.w("a"), site.w("out"));
+    site.write_configs(&format!("[grant.east]\npush = [\"{in_}\"]\npull = [\"{out}\"]\n"), None);
+    site.start_daemon();
+    site.source("db", 1000);
+    for name in ["out", "ab", "a/there"] {
+        create(&site.w(name));
+        populate(&site.w(name), 1, 1000);
+        snapshot(&site.w(name), "s1");
+    }
+    let before = (state(&site.east), state(&site.west));
+    let done = site.push("db", "elsewhere", &[]).must(4);
+    pin!(site, done.stderr, @"");
+    let done = site.push("db", "ab/db", &[]).must(4);
+    pin!(site, done.stderr, @"");
+    site.push("db", "ab", &[]).must(4);
+    site.push("db", "", &[]).must(2);
+    // A grant to pull is none to push, nor the other way round.
+    site.push("db", "out/db", &[]).must(4).says(&["push", "out/db"]);
+    site.pull("a/there", "back", &[]).must(4).says(&["pull", "a/there"]);
+    site.pull("ab", "back", &[]).must(4).says(&["pull", "/ab"]);
+    site.pull("out", "back", &["-n"]).must(0);
+    assert_eq!((state(&site.east), state(&site.west)), before);
+    site.push("db", "a/db", &[]).must(0);
+    site.pull("out", "back", &[]).must(0);
+    assert!(exists(&site.w("a/db")) && exists(&site.e("back")));
+}
+
+fn a_grant_to_one_is_none_to_another() {
+    let site = Site::new();
+    site.source("db", 1000);
+    let dir = site.dir.join("stranger");
+    issue(&site.dir.join("ca"), "stranger", &dir);
+    let before = state(&site.west);
+    let done = site.push("db", "in/db", &["--identity-dir", &dir.to_string_lossy()]).must(4);
+    pin!(site, done.stderr, @"");
+    assert_eq!(state(&site.west), before);
+}
+
+fn a_revoked_certificate() {
+    let site = Site::new();
+    site.source("db", 1000);
+    site.revoke("east");
+    site.reload();
+    let done = site.push("db", "in/db", &[]).must(4);
+    pin!(site, done.stderr, @"");
+    assert!(site.log().contains("handshake refused: the peer's certificate is revoked"), "{}", site.log());
+    assert!(!exists(&site.w("in")));
+}
+
+fn a_certificate_of_another_authority() {
+    let site = Site::new();
+    site.source("db", 1000);
+    let dir = site.dir.join("foreign");
+    let ca = make_ca(&site.dir, "other-ca");
+    issue(&ca, "east", &dir);
+    // The initiator itself refuses a peer of another fleet.
+    let done = site.push("db", "in/db", &["--identity-dir", &dir.to_string_lossy()]).must(4);
+    pin!(site, done.stderr, @"");
+    // One that trusts everybody is refused by the peer.
+    let before = site.log().len();
+    assert!(exchange(&mut dial(site.port, Some(&dir)), b"ZMIG").is_err());
+    let new = site.log()[before..].to_owned();
+    assert!(
+        new.contains("handshake refused: the peer's certificate was issued by a CA that is not in ca.pem here"),
+        "{new}"
+    );
+    // So is one whose ca.pem names the right authority, while its certificate is of the other.
+    fs::copy(site.dir.join("ca/ca.pem"), dir.join("ca.pem")).unwrap();
+    fs::copy(site.dir.join("ca/crl.pem"), dir.join("crl.pem")).unwrap();
+    site.push("db", "in/db", &["--identity-dir", &dir.to_string_lossy()]).must(4);
+    assert!(!exists(&site.w("in")));
+}
+
+fn no_certificate() {
+    let site = Site::new();
+    assert!(exchange(&mut dial(site.port, None), b"ZMIG").is_err());
+    assert!(site.log().contains("handshake refused: the peer showed no certificate"), "{}", site.log());
+}
+
+fn what_is_no_peer_is_refused_and_harms_nobody() {
+    let mut site = Site::quiet();
+    site.limits = "window_bytes = 4194304\nhandshake_timeout_s = 2\nmax_connections = 40".into();
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let db = site.source("db", SLOW_BYTES);
+    let mut push = site.start_push("db", "in/db", &SLOW);
+    push.until_transferred(1 << 20);
+    let plain = || TcpStream::connect(("127.0.0.1", site.port)).unwrap();
+    let _ = exchange(&mut plain(), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_for("the refusal of HTTP", 5, || site.log().contains("the peer does not speak TLS"));
+    for seed in 0..5 {
+        let _ = exchange(&mut plain(), &noise(70_000, seed));
+    }
+    // Silence: before TLS, and after it.
+    let since = Instant::now();
+    let mut silent = plain();
+    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let _ = silent.read(&mut [0]);
+    assert!(since.elapsed() < Duration::from_secs(6), "a silent client was kept for {:?}", since.elapsed());
+    wait_for("the end of the silent", 3, || site.log().contains("no handshake within 2 s"));
+    let since = Instant::now();
+    let mut mute = dial(site.port, Some(&site.dir.join("east")));
+    while mute.conn.is_handshaking() {
+        mute.conn.complete_io(&mut mute.sock).unwrap();
+    }
+    let _ = mute.read(&mut [0]);
+    assert!(since.elapsed() < Duration::from_secs(15), "a mute peer was kept for {:?}", since.elapsed());
+    // A peer that speaks nonsense, and one that announces more than it may.
+    for hello in [noise(4000, 9), [b"ZMGR".to_vec(), vec![255; 60]].concat()] {
+        let mut peer = dial(site.port, Some(&site.dir.join("east")));
+        let _ = peer.write_all(&hello);
+        let _ = peer.read(&mut [0; 100]);
+    }
+    // More connections than are allowed: the running transfer goes on, and new ones are served when they are gone.
+    let crowd: Vec<_> = (0..60).map(|_| plain()).collect();
+    wait_for("the limit", 5, || site.log().contains("too many connections"));
+    drop(crowd);
+    push.wait(60).must(0);
+    site.assert_equal(&db, &site.w("in/db"));
+    site.push("db", "in/db", &[]).must(0);
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+}
