@@ -407,9 +407,6 @@ impl Channel {
     /// What the writer of a connection shall do next.
     pub(super) fn next(&self, id: ConnectionId) -> Next {
         let mut state = self.state();
-        if state.closed.is_some() {
-            return Next::Closed;
-        }
         let ack = state.inbox.ack();
         match state.live.get_mut(&id) {
             None => return Next::Closed,
@@ -418,6 +415,10 @@ impl Channel {
                 return Next::Ack(ack);
             }
             Some(_) => {}
+        }
+        // After the last Ack, so that the other side need not wait for it.
+        if state.closed.is_some() {
+            return Next::Closed;
         }
         let Some(frame) = state.outbox.take(id) else { return Next::Wait };
         let pause = match &state.rate {

@@ -115,7 +115,7 @@ fn certain_mistakes_are_errors_with_their_line() {
         ("limits.max_sessions_per_identity = 4097", "1:36", "must be 1 to 4096"),
         ("limits.max_sessions_per_identity = -1", "1:36", "must be 1 to 4096"),
         ("limits.max_sessions_per_identity = \"4\"", "1:36", "must be an integer, not a string"),
-        ("limits.max_sessions_per_identity = 99999999999999999999", "1:36", "must be 1 to 64"),
+        ("limits.max_sessions_per_identity = 99999999999999999999", "1:36", "must be 1 to 4096"),
         ("limits.window_bytes = \"2X\"", "1:23", "must be 4194304 to 1073741824"),
         ("limits.idle_timeout_s = 1000", "limits", "below limits.idle_timeout_s (1000)"),
         ("a = ", "1:5", "not TOML"),
