@@ -124,15 +124,23 @@ fn replicate(
     Ok(report.exit_code)
 }
 
-/// Ends the run when the operator or the system wants it; `zfs receive` keeps what it has.
+/// Ends the run when the operator or the system wants it; `zfs receive` keeps what it has. A second signal does not wait.
 async fn stop_on_signal(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     if let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        for _ in 0..2 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stop.is_cancelled() {
+                // Whoever asks twice does not want to wait for a zfs receive that hangs.
+                note("stopped at once; zfs processes that still run end by themselves");
+                std::process::exit(FailureClass::Interrupted.exit_code().into());
+            }
+            stop.cancel();
+            note("stopping; a second signal stops at once");
         }
-        stop.cancel();
     }
 }
 
