@@ -110,12 +110,12 @@ impl Work {
                 Action::Rollback { to, to_guid, destroys } => {
                     let request = Request::Rollback { to: to.clone(), to_guid: *to_guid, destroys: destroys.clone() };
                     self.target.tell(request).await?;
-                    report.notes.push(format!(
-                        "{} was rolled back to @{}; {} snapshots were destroyed",
-                        plan.target,
-                        to.tag(),
-                        destroys.len()
-                    ));
+                    let lost = match destroys.len() {
+                        0 => "what was written since is gone".to_owned(),
+                        1 => "1 snapshot was destroyed".to_owned(),
+                        n => format!("{n} snapshots were destroyed"),
+                    };
+                    report.notes.push(format!("{} was rolled back to @{}; {lost}", plan.target, to.tag()));
                 }
                 Action::Step(step) => {
                     let size = sizes.next().copied().flatten();

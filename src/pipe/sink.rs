@@ -88,7 +88,9 @@ pub async fn receive_stream(
             }
         },
     }
-    .map_err(Failure::from);
+    .map_err(Failure::from)
+    // Of a stream that was cut off before it, zfs receive may say that it is invalid, and zfs-fuse does.
+    .map_err(|e| if feeding.is_err() && e.class == FailureClass::BadStream { e.consequence() } else { e });
     let failure = match (feeding, written, exit) {
         (Ok(()), Ok(raw_bytes), Ok(())) => {
             return Ok(Transferred { raw_bytes, wire_bytes: counters.wire_bytes(), warnings: process.warnings() });

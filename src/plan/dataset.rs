@@ -206,7 +206,9 @@ impl<'a> Decider<'_, 'a> {
         let newer = &past.snapshots[at + 1..];
         let written = existing.written.unwrap_or(0);
         let (mut actions, mut abort) = (Vec::new(), None);
-        if !newer.is_empty() || written > 0 {
+        // A ZFS that cannot tell would refuse the stream later, so what --rollback allows is done beforehand.
+        let may_be_written = existing.written.is_none() && self.input.options.rollback;
+        if !newer.is_empty() || written > 0 || may_be_written {
             if !self.input.options.rollback {
                 return Err(if newer.is_empty() {
                     Refusal::TargetModified { source_newest, common: to, written }

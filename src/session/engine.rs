@@ -93,9 +93,11 @@ impl From<ZfsError> for Failure {
     fn from(e: ZfsError) -> Failure {
         use ZfsErrorKind as K;
         let hint = match e.kind {
-            K::Diverged | K::DirtyTarget => {
-                Some("the target changed while the run was planned; run it again, or look at it with -n")
-            }
+            K::Diverged => Some("the target changed while the run was planned; run it again, or look at it with -n"),
+            // A ZFS without the property `written` says so only now.
+            K::DirtyTarget => Some(
+                "--rollback throws away what was written on the target since its newest snapshot; or rename the target to keep it",
+            ),
             K::NoSpace => {
                 Some("free space in the target's pool or raise its quota, then run it again: what has arrived is kept")
             }
@@ -110,7 +112,12 @@ impl From<ZfsError> for Failure {
             _ => None,
         };
         let transient = matches!(e.kind, K::Busy | K::Killed);
-        let class = if matches!(e.kind, K::BadStream) { FailureClass::BadStream } else { FailureClass::Zfs };
+        let class = match e.kind {
+            K::BadStream => FailureClass::BadStream,
+            // A person must decide what the target's own data are worth.
+            K::Diverged | K::DirtyTarget => FailureClass::Refused,
+            _ => FailureClass::Zfs,
+        };
         let mut failure = Failure::new(class, &e);
         failure.hint = hint.map(str::to_owned);
         failure.transient = transient;

@@ -1,6 +1,8 @@
 //! Bad links and slow ends: a transfer goes on with the very same `zfs` processes, in bounded memory.
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
     thread::sleep,
     time::{Duration, Instant, SystemTime},
 };
@@ -10,7 +12,7 @@ use rustix::process::Signal;
 use crate::{
     Case, cases,
     common::noise,
-    process::{Running, await_zfs_child, resident_kib, send_signal, zfs_child},
+    process::{Running, await_zfs_child, children, resident_kib, send_signal, wait_for, zfs_child},
     proxy::Proxy,
     safety::{SLOW, SLOW_BYTES},
     site::Site,
@@ -40,16 +42,17 @@ fn positions(count: usize, below: u64) -> Vec<u64> {
     positions
 }
 
-/// Both `zfs` processes of a push.
-fn processes(site: &Site, push: &Running) -> (u32, u32) {
-    (await_zfs_child(push.pid(), "send"), await_zfs_child(site.daemon_pid(), "receive"))
+/// Both `zfs` processes of a push: parent, verb and process.
+fn processes(site: &Site, push: &Running) -> [(u32, &'static str, u32); 2] {
+    let one = |parent, verb| (parent, verb, await_zfs_child(parent, verb));
+    [one(push.pid(), "send"), one(site.daemon_pid(), "receive")]
 }
 
 /// Waits for the end; as long as the transfer runs, both processes must stay what they are.
-fn wait_with(site: &Site, mut push: Running, processes: (u32, u32), within_s: u64) -> crate::process::Done {
+fn wait_with(mut push: Running, processes: &[(u32, &str, u32)], within_s: u64) -> crate::process::Done {
     let deadline = Instant::now() + Duration::from_secs(within_s);
     while !push.has_ended() && Instant::now() < deadline {
-        for (parent, verb, pid) in [(push.pid(), "send", processes.0), (site.daemon_pid(), "receive", processes.1)] {
+        for &(parent, verb, pid) in processes {
             let now = zfs_child(parent, verb);
             assert!(now.is_none_or(|now| now == pid), "zfs {verb} was started again:\n{}", push.stderr());
         }
@@ -65,7 +68,7 @@ fn a_link_that_is_cut_ten_times() {
     let db = site.source("db", 40 << 20);
     let push = site.start_push("db", "in/db", &["--compress", "none"]);
     let both = processes(&site, &push);
-    wait_with(&site, push, both, 120).must(0);
+    wait_with(push, &both, 120).must(0);
     assert_eq!(proxy.cuts_made(), 10);
     site.assert_equal(&db, &site.w("in/db"));
 }
@@ -77,7 +80,7 @@ fn several_connections_that_are_cut() {
     let db = site.source("db", 20 << 20);
     let push = site.start_push("db", "in/db", &["--compress", "none", "--streams", "3"]);
     let both = processes(&site, &push);
-    wait_with(&site, push, both, 120).must(0);
+    wait_with(push, &both, 120).must(0);
     assert_eq!(proxy.cuts_made(), 6);
     assert!(proxy.accepted() >= 4, "{} connections", proxy.accepted());
     site.assert_equal(&db, &site.w("in/db"));
@@ -97,7 +100,7 @@ fn a_link_that_falls_silent() {
     let before = proxy.accepted();
     proxy.silence();
     let since = Instant::now();
-    let done = wait_with(&site, push, both, 60).must(0);
+    let done = wait_with(push, &both, 60).must(0);
     assert!(since.elapsed() > Duration::from_secs(4), "it was not silent");
     assert!(since.elapsed() < Duration::from_secs(25), "it took {:?}", since.elapsed());
     assert!(proxy.accepted() > before, "nothing was dialled again");
@@ -105,42 +108,70 @@ fn a_link_that_falls_silent() {
     site.assert_equal(&db, &site.w("in/db"));
 }
 
-/// Stops `zfs VERB` for 15 s, three times the idle timeout, with the default window.
-fn stall(verb: &str) {
-    let mut site = Site::quiet();
-    site.limits = "idle_timeout_s = 5".into();
-    site.write_configs(&site.default_grant(), None);
-    site.start_daemon();
+/// Stops a process for 15 s, three times the idle timeout, while a push runs with the default window.
+fn stall(site: &Site, find: impl Fn(&Running) -> u32) {
     let db = site.source("db", 1000);
     populate(&db, 2, 100 << 20);
     snapshot(&db, "s2");
     let mut push = site.start_push("db", "in/db", &["--compress", "none", "--progress", "json", "-i"]);
-    let both = processes(&site, &push);
-    let stopped = if verb == "send" { both.0 } else { both.1 };
+    let stopped = find(&push);
     send_signal(stopped, Signal::STOP);
     let mut most_kib = 0;
     let mut transferred = Vec::new();
     for _ in 0..150 {
         most_kib = most_kib.max(resident_kib(push.pid())).max(resident_kib(site.daemon_pid()));
         transferred.push(push.transferred());
-        assert!(!push.has_ended(), "the run ended while zfs {verb} was stopped:\n{}", push.stderr());
+        assert!(!push.has_ended(), "the run ended during a stall:\n{}", push.stderr());
         sleep(Duration::from_millis(100));
     }
+    let receive = zfs_child(site.daemon_pid(), "receive").unwrap();
     send_signal(stopped, Signal::CONT);
-    let done = wait_with(&site, push, both, 60).must(0);
-    assert!(!done.stderr.contains("dialing again"), "a stall was taken for a lost link:\n{}", done.stderr);
+    let done = wait_with(push, &[(site.daemon_pid(), "receive", receive)], 60).must(0);
+    for word in ["dialing again", "trying again"] {
+        assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
+    }
     let (after_10_s, at_end) = (transferred[100], transferred[149]);
-    assert_eq!(after_10_s, at_end, "zfs {verb} did not stall, so this proves nothing");
+    assert_eq!(after_10_s, at_end, "nothing stalled, so this proves nothing");
     assert!(at_end < 100 << 20, "all was sent, so this proves nothing");
     assert!(most_kib < 200 << 10, "{most_kib} KiB of memory");
-    eprintln!("zfs {verb} stalled at {at_end} bytes; at most {most_kib} KiB resident");
+    eprintln!("stalled at {at_end} bytes; at most {most_kib} KiB resident");
     site.assert_same_files(&format!("{db}@s2"), &site.w("in/db@s2"));
 }
 
-fn a_stalled_receive_is_waited_for() {
-    stall("receive");
+fn impatient() -> Site {
+    let mut site = Site::quiet();
+    site.limits = "idle_timeout_s = 5".into();
+    site
 }
 
+fn a_stalled_receive_is_waited_for() {
+    let mut site = impatient();
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    stall(&site, |_| await_zfs_child(site.daemon_pid(), "receive"));
+}
+
+/// A `zfs` whose `send` goes through a process that can be stopped: zfs-fuse's daemon writes into the pipe by itself.
+const WRAPPER: &str = "#!/bin/bash\nset -o pipefail\n\
+    if [ \"$1\" = send ] && [ $# -gt 1 ]; then zfs \"$@\" | cat; else exec zfs \"$@\"; fi\n";
+
 fn a_stalled_send_is_waited_for() {
-    stall("send");
+    let mut site = impatient();
+    let (zfs, zpool) = (site.dir.join("zfs"), site.dir.join("zpool"));
+    for (path, text) in [(&zfs, WRAPPER), (&zpool, "#!/bin/bash\nexec zpool \"$@\"\n")] {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    site.more = format!("[zfs]\ncommand = \"{}\"\n", zfs.display());
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    stall(&site, |push| {
+        let mut cat = None;
+        wait_for("the process behind zfs send", 20, || {
+            let below = children(push.pid()).into_iter().flat_map(|(pid, _)| children(pid));
+            cat = below.into_iter().find(|(_, args)| args[..] == ["cat"]).map(|(pid, _)| pid);
+            cat.is_some()
+        });
+        cat.unwrap()
+    });
 }

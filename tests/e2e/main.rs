@@ -3,7 +3,7 @@
 //! Each trial has pools of its own in sparse files below the temporary directory, an authority, two configurations and a
 //! daemon; all are gone when it ends, well or not. It needs root. Where there is no ZFS the trials are reported as
 //! ignored, aloud, and never as passed; `ZMIGRATE_REQUIRE=zfs_fuse` or `openzfs` turns that into failures.
-//! `ZMIGRATE_BIN_DIR` names the directory of other programs than those of this build. Where there is no cargo,
+//! `ZMIGRATE_TEST_LOG=debug` makes the daemons say more, which is shown when a trial fails. `ZMIGRATE_BIN_DIR` names the directory of other programs than those of this build. Where there is no cargo,
 //! `INSTA_WORKSPACE_ROOT` must name any directory.
 
 // The harness is libtest-mimic, so clippy does not see that these are tests.
@@ -32,15 +32,22 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// One trial; it makes its own site.
 #[derive(Clone, Copy)]
 struct Case {
+    module: &'static str,
     name: &'static str,
     run: fn(),
+}
+
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}::{}", self.module.rsplit("::").next().unwrap_or_default(), self.name)
+    }
 }
 
 /// `cases![a_function, another]`.
 #[macro_export]
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
-        vec![$($crate::Case { name: stringify!($name), run: $name }),*]
+        vec![$($crate::Case { module: module_path!(), name: stringify!($name), run: $name }),*]
     };
 }
 
@@ -87,7 +94,7 @@ fn main() -> ExitCode {
                     Ok(())
                 }
             };
-            trials.push(Trial::test(format!("{backend}::{}", case.name), trial).with_ignored_flag(ignored));
+            trials.push(Trial::test(format!("{backend}::{case}"), trial).with_ignored_flag(ignored));
         }
     }
     for case in tools::cases() {
@@ -95,7 +102,7 @@ fn main() -> ExitCode {
             (case.run)();
             Ok(())
         };
-        trials.push(Trial::test(format!("tools::{}", case.name), trial));
+        trials.push(Trial::test(case.to_string(), trial));
     }
     let conclusion = libtest_mimic::run(&args, trials);
     common::destroy_pools();

@@ -35,11 +35,6 @@ impl Done {
         }
         self
     }
-
-    #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}:\n{}", self.stdout))
-    }
 }
 
 /// `zmigrate` at work. It is killed when dropped.
@@ -136,8 +131,8 @@ pub fn wait_for(what: &str, within_s: u64, mut ready: impl FnMut() -> bool) {
     }
 }
 
-/// The `zfs VERB` that `parent` has started, if it runs.
-pub fn zfs_child(parent: u32, verb: &str) -> Option<u32> {
+/// Living children of a process, with their arguments.
+pub fn children(parent: u32) -> Vec<(u32, Vec<String>)> {
     let is_child = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // After the name in parentheses: state, then the parent.
@@ -146,12 +141,18 @@ pub fn zfs_child(parent: u32, verb: &str) -> Option<u32> {
         let alive = words.next() != Some("Z");
         alive && words.next() == Some(&parent.to_string())
     };
-    let command = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
-        .find(|pid| is_child(*pid) && command(*pid).split(|b| *b == 0).nth(1) == Some(verb.as_bytes()))
+    let arguments = |pid: u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect()
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| is_child(*pid)).map(|pid| (pid, arguments(pid))).collect()
+}
+
+/// The `zfs VERB …` that `parent` has started, if it runs. Without arguments it is only asked for its usage.
+pub fn zfs_child(parent: u32, verb: &str) -> Option<u32> {
+    let moves = |args: &[String]| args.len() > 2 && args[1] == verb;
+    children(parent).into_iter().find(|(_, args)| moves(args)).map(|(pid, _)| pid)
 }
 
 /// Waits for a `zfs VERB` of `parent`.

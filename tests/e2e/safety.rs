@@ -1,6 +1,6 @@
 //! The safety rules about data: nothing of the target's own is lost, what is received is protected, what is sent stays.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::fs;
 
 use crate::{
     Case, cases,
@@ -48,12 +48,21 @@ fn own_snapshots_of_the_target_stay_unless_rollback_is_said() {
     snapshot(&db, "s2");
     let before = state(&site.west);
     let done = site.push("db", "in/db", &[]).must(3);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @r"
+    EAST/db → west:WEST/in/db:
+    error: the target has diverged: its newest snapshot is WEST/in/db@own (GUID [GUID]), the source's newest is EAST/db@s2 (GUID [GUID]), the newest that both have is WEST/in/db@s1 (GUID [GUID]), and 1 on the target is newer
+    hint: --rollback destroys 1 newer snapshot(s) on the target and returns it to WEST/in/db@s1; or rename the target to keep it
+    ");
     assert_eq!(state(&site.west), before);
     assert!(site.files(&format!("{target}@own")).contains_key(std::path::Path::new("own")));
     assert!(journal(&site).is_empty());
     let done = site.push("db", "in/db", &["--rollback"]).must(0);
-    pin!(site, done.stdout, @"");
+    pin!(site, done.stdout, @r"
+    EAST/db → west:WEST/in/db: done
+      @s2  from @s1, [SIZE] in [SECONDS]
+      note: WEST/in/db was rolled back to @s1; 1 snapshot was destroyed
+    [SIZE] in [SECONDS], [RATE]; [SIZE] on the wire, [N] % saved
+    ");
     site.assert_equal(&db, &target);
     let journal = journal(&site);
     let told: Vec<_> = journal.iter().map(|l| (l["what"].as_str(), l["phase"].as_str())).collect();
@@ -75,9 +84,17 @@ fn a_dataset_of_somebody_else_is_never_touched() {
         let before = state(&site.west);
         let done = site.push("db", "in/own", &[]).must(3);
         if round == "with one" {
-            pin!(site, done.stderr, @"");
+            pin!(site, done.stderr, @r"
+            EAST/db → west:WEST/in/own:
+            error: source and target have no snapshot in common: the source's newest is EAST/db@s1 (GUID [GUID]), the target's newest is WEST/in/own@s1 (GUID [GUID])
+            hint: --rollback cannot help: send to another name to seed a fresh copy, or rename WEST/in/own first
+            ");
         } else {
-            pin!(site, done.stderr, @"");
+            pin!(site, done.stderr, @r"
+            EAST/db → west:WEST/in/own:
+            error: the target WEST/in/own exists and has own data ([SIZE], no snapshot); the source's newest is EAST/db@s1 (GUID [GUID])
+            hint: send to another name, or rename WEST/in/own, or destroy it if nothing in it is needed
+            ");
         }
         site.push("db", "in/own", &["--rollback"]).must(3);
         site.push("db", "in/own", &["--rollback", "-i"]).must(3);
@@ -172,13 +189,22 @@ fn lost_protections_are_set_again_aloud() {
     zfs(&["inherit", "exec", &target]);
     snapshot(&db, "s2");
     let done = site.push("db", "in/db", &[]).must(0);
-    pin!(site, done.stdout, @"");
+    pin!(site, done.stdout, @r"
+    EAST/db → west:WEST/in/db: done
+      @s2  from @s1, [SIZE] in [SECONDS]
+      note: WEST/in/db was not protected as it should be; set again: readonly=on canmount=noauto exec=off
+    [SIZE] in [SECONDS], [RATE]; [SIZE] on the wire, [N] % saved
+    ");
     assert_protected(&target);
     // Properties that an operator has set on purpose stay.
     zfs(&["set", "compression=on", &target]);
     snapshot(&db, "s3");
     let done = site.push("db", "in/db", &[]).must(0);
-    pin!(site, done.stdout, @"");
+    pin!(site, done.stdout, @r"
+    EAST/db → west:WEST/in/db: done
+      @s3  from @s2, [SIZE] in [SECONDS]
+    [SIZE] in [SECONDS], [RATE]; [SIZE] on the wire, [N] % saved
+    ");
     assert_eq!(get(&target, "compression"), ("on".into(), "local".into()));
 }
 
@@ -219,7 +245,7 @@ fn one_run_at_a_time() {
     let mut first = site.start_push("db", "in/db", &SLOW);
     first.until_transferred(1 << 20);
     let done = site.push("db", "in/db", &[]).must(75);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @"error: WEST/in/db is held by east on vm, since [TIME]");
     // A dry run takes no lock.
     site.push("db", "in/db", &["-n"]);
     first.wait(60).must(0);
@@ -228,7 +254,7 @@ fn one_run_at_a_time() {
     let mut first = site.start_pull("in/db", "back", &SLOW);
     first.until_transferred(1 << 20);
     let done = site.pull("in/db", "back", &[]).must(75);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @"error: EAST/back is held by a run on this host (pid [PID]), since [TIME]");
     first.wait(60).must(0);
     site.assert_equal(&db, &site.e("back"));
 }
@@ -237,12 +263,12 @@ fn overlapping_targets_exclude_each_other() {
     let site = Site::new();
     site.source("db", SLOW_BYTES);
     site.source("small", 1000);
-    let mut first = site.start_push("db", "in/x/y", &SLOW);
+    let mut first = site.start_push("db", "in/x/y", &["--bwlimit", "1M", "--compress", "none", "--progress", "json"]);
     first.until_transferred(1 << 20);
     site.push("small", "in/x", &[]).must(75).says(&["in/x", "east on "]);
     site.push("small", "in/x/y/z", &[]).must(75).says(&["in/x/y", "east on "]);
     site.push("small", "in/xy", &[]).must(0);
     site.push("small", "in/x/yy", &[]).must(0);
-    sleep(Duration::from_millis(1));
+    assert!(!first.has_ended(), "the first run ended too early");
     first.wait(60).must(0);
 }

@@ -33,6 +33,8 @@ pub struct Site {
     pub port: u16,
     /// Lines for `[limits]` on both hosts. A small window, so that both `zfs` processes live as long as the transfer.
     pub limits: String,
+    /// More of east's configuration.
+    pub more: String,
     daemon: Option<Child>,
     runs: AtomicU32,
 }
@@ -90,6 +92,7 @@ impl Site {
             dir,
             port: 0,
             limits: "window_bytes = 4194304".into(),
+            more: String::new(),
             daemon: None,
             runs: AtomicU32::new(0),
         };
@@ -117,7 +120,7 @@ impl Site {
             )
         };
         let peer = peer_port.unwrap_or(self.port).max(1);
-        let east = format!("{}[peer.west]\naddress = \"127.0.0.1:{peer}\"\n", host("east"));
+        let east = format!("{}{}[peer.west]\naddress = \"127.0.0.1:{peer}\"\n", host("east"), self.more);
         let west = format!("listen = \"127.0.0.1:{}\"\n{}{grants}", self.port, host("west"));
         fs::write(self.dir.join("east.toml"), east).unwrap();
         fs::write(self.dir.join("west.toml"), west).unwrap();
@@ -131,7 +134,7 @@ impl Site {
         let out = fs::File::options().create(true).append(true).open(&log).unwrap();
         let child = Command::new(program("zmigrated"))
             .args(["--config", &self.dir.join("west.toml").to_string_lossy()])
-            .env_remove("RUST_LOG")
+            .env("RUST_LOG", std::env::var("ZMIGRATE_TEST_LOG").unwrap_or("info".into()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out)
@@ -213,11 +216,6 @@ impl Site {
         Running::start(&program("zmigrate"), &all, &self.dir.join(format!("run-{n}")))
     }
 
-    /// Runs `zmigrate` on east to its end.
-    pub fn zmigrate(&self, args: &[&str]) -> Done {
-        self.start(args).wait(120)
-    }
-
     /// `zmigrate push EAST/from WEST/to options…`.
     pub fn push(&self, from: &str, to: &str, options: &[&str]) -> Done {
         self.start_push(from, to, options).wait(120)
@@ -261,7 +259,7 @@ impl Site {
             (r"in \d+\.\d s", "in [SECONDS]"),
             (r"\d+ % saved", "[N] % saved"),
             (r"GUID \d+", "GUID [GUID]"),
-            (r#""guid": \d+"#, r#""guid": "[GUID]""#),
+            (r#""(\w*guid)": \d+"#, r#""$1": "[GUID]""#),
             (r#""(\w*bytes)": \d+"#, r#""$1": "[BYTES]""#),
             (r#""seconds": [\d.e-]+"#, r#""seconds": "[SECONDS]""#),
             (r"127\.0\.0\.1:\d+", "[ADDRESS]"),

@@ -42,9 +42,15 @@ fn only_what_is_granted() {
     }
     let before = (state(&site.east), state(&site.west));
     let done = site.push("db", "elsewhere", &[]).must(4);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @r#"
+    error: east is not granted push of WEST/elsewhere
+    hint: there, add "WEST/elsewhere" or a dataset above it to `push` under [grant.east]
+    "#);
     let done = site.push("db", "ab/db", &[]).must(4);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @r#"
+    error: east is not granted push of WEST/ab/db
+    hint: there, add "WEST/ab/db" or a dataset above it to `push` under [grant.east]
+    "#);
     site.push("db", "ab", &[]).must(4);
     site.push("db", "", &[]).must(2);
     // A grant to pull is none to push, nor the other way round.
@@ -65,7 +71,10 @@ fn a_grant_to_one_is_none_to_another() {
     issue(&site.dir.join("ca"), "stranger", &dir);
     let before = state(&site.west);
     let done = site.push("db", "in/db", &["--identity-dir", &dir.to_string_lossy()]).must(4);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @r"
+    error: west refused the connection: the identity stranger has no grant here
+    hint: add a [grant] for this identity at the peer
+    ");
     assert_eq!(state(&site.west), before);
 }
 
@@ -75,7 +84,10 @@ fn a_revoked_certificate() {
     site.revoke("east");
     site.reload();
     let done = site.push("db", "in/db", &[]).must(4);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @r"
+    error: the peer refused our certificate: it says it is revoked
+    hint: issue a new certificate for this node
+    ");
     assert!(site.log().contains("handshake refused: the peer's certificate is revoked"), "{}", site.log());
     assert!(!exists(&site.w("in")));
 }
@@ -88,7 +100,10 @@ fn a_certificate_of_another_authority() {
     issue(&ca, "east", &dir);
     // The initiator itself refuses a peer of another fleet.
     let done = site.push("db", "in/db", &["--identity-dir", &dir.to_string_lossy()]).must(4);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @r"
+    error: west: the peer's certificate was issued by a CA that is not in ca.pem here
+    hint: both nodes need a ca.pem that holds the CA of the other; compare `zmigrate ca list` with both directories
+    ");
     // One that trusts everybody is refused by the peer.
     let before = site.log().len();
     assert!(exchange(&mut dial(site.port, Some(&dir)), b"ZMIG").is_err());

@@ -21,7 +21,7 @@ pub fn cases() -> Vec<Case> {
 fn a_tree_with_excludes_a_clone_and_an_empty_corner() {
     let site = Site::new();
     let root = site.e("t");
-    for (n, name) in ["t", "t/a", "t/a/deep", "t/b", "t/scratch", "t/scratch/below", "t/scratchy"].iter().enumerate() {
+    for (n, name) in ["t", "t/a", "t/a/low", "t/b", "t/scratch", "t/scratch/below", "t/scratchy"].iter().enumerate() {
         create(&site.e(name));
         populate(&site.e(name), n as u64, 60_000);
     }
@@ -33,7 +33,7 @@ fn a_tree_with_excludes_a_clone_and_an_empty_corner() {
     let done = site.push("t", "in/t", &["-r", "--exclude", "scratch", "--jobs", "4"]).must(7);
     pin!(site, done.stdout, @"");
     pin!(site, done.stderr, @"");
-    for name in ["t", "t/a", "t/a/deep", "t/b", "t/scratchy", "t/0-clone"] {
+    for name in ["t", "t/a", "t/a/low", "t/b", "t/scratchy", "t/0-clone"] {
         site.assert_equal(&site.e(name), &site.w(&format!("in/{name}")));
     }
     assert_eq!(get(&site.w("in/t/0-clone"), "origin").0, site.w("in/t/a@s1"));
@@ -43,11 +43,11 @@ fn a_tree_with_excludes_a_clone_and_an_empty_corner() {
     destroy(&site.e("t/none")).unwrap();
     zfs(&["snapshot", "-r", &format!("{root}@s2")]);
     site.push("t", "in/t", &["-r", "--exclude", "scratch", "--jobs", "4"]).must(0);
-    for name in ["t", "t/a", "t/a/deep", "t/b", "t/scratchy", "t/0-clone"] {
+    for name in ["t", "t/a", "t/a/low", "t/b", "t/scratchy", "t/0-clone"] {
         site.assert_equal(&site.e(name), &site.w(&format!("in/{name}")));
     }
     site.pull("in/t", "back", &["-r", "--jobs", "4"]).must(0);
-    for name in ["", "/a", "/a/deep", "/b", "/scratchy", "/0-clone"] {
+    for name in ["", "/a", "/a/low", "/b", "/scratchy", "/0-clone"] {
         site.assert_equal(&format!("{root}{name}"), &site.e(&format!("back{name}")));
     }
 }
@@ -71,7 +71,11 @@ fn a_placeholder_gives_way_only_if_it_is_empty() {
     site.push("db", "in/x/db", &[]).must(0);
     let before = state(&site.west);
     let done = site.push("db", "in/x", &[]).must(3);
-    pin!(site, done.stderr, @"");
+    pin!(site, done.stderr, @r"
+    EAST/db → west:WEST/in/x:
+    error: the target WEST/in/x is a placeholder that cannot be replaced by EAST/db@s1 (GUID [GUID]): there are datasets below it
+    hint: rename WEST/in/x aside, run again, and rename the datasets below it back to below the new WEST/in/x; or send to another name
+    ");
     assert_eq!(state(&site.west), before);
     let target = site.w("in/x/db");
     zfs(&["release", &format!("zmigrate:{}", get(&target, "zmigrate:job").0), &format!("{target}@s1")]);
@@ -121,6 +125,10 @@ fn a_snapshot_named_by_the_time() {
     create(&db);
     populate(&db, 1, 1000);
     let done = site.push("db", "in/db", &["--snapshot"]).must(0);
-    pin!(site, done.stdout, @"");
+    pin!(site, done.stdout, @r"
+    EAST/db → west:WEST/in/db: done
+      @[NOW]  full, [SIZE] in [SECONDS]
+    [SIZE] in [SECONDS], [RATE]; [SIZE] on the wire, [N] % saved
+    ");
     site.assert_equal(&db, &site.w("in/db"));
 }
