@@ -109,7 +109,7 @@ fn send_flags(w: &World) {
     let pair = w.pair("flags", 8);
     w.one.sh(&format!("zfs set compression=zstd recordsize=1M {0}; yes large | head -c 24M >/{0}/large", pair.source));
     w.change(&pair, "s1", 10);
-    let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 3M");
+    let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 1M");
     let run = w.start(guest, &args);
     w.in_flight(w.two, 0);
     let send = w.one.sh(&format!("for p in $({}); do tr '\\0' ' ' </proc/$p/cmdline; done", pids("send")));

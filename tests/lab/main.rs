@@ -82,6 +82,12 @@ fn main() -> ExitCode {
 
 fn in_world(name: &str, run: fn(&World)) -> Result<(), Failed> {
     let world = WORLD.get_or_init(setup::world).as_ref().map_err(Failed::from)?;
+    // Where, but not the whole way there: what was said comes with the failure.
+    std::panic::set_hook(Box::new(|info| {
+        if let Some(at) = info.location() {
+            eprintln!("lab: failed at {at}");
+        }
+    }));
     let started = Instant::now();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(world)));
     eprintln!("lab: {name}: {:.1} s", started.elapsed().as_secs_f64());

@@ -9,6 +9,7 @@ pub const CASES: &[Case] = &[
     ("dry_run_shows_sizes_and_changes_nothing", dry_run_shows_sizes_and_changes_nothing),
     ("diverged_is_refused_and_rolled_back_on_request", diverged_is_refused_and_rolled_back_on_request),
     ("modified_is_refused_and_rolled_back_on_request", modified_is_refused_and_rolled_back_on_request),
+    ("a_source_that_went_back_takes_its_target_along", a_source_that_went_back_takes_its_target_along),
     ("what_is_not_granted_is_refused", what_is_not_granted_is_refused),
     ("one_run_at_a_time", one_run_at_a_time),
 ];
@@ -74,6 +75,27 @@ fn modified_is_refused_and_rolled_back_on_request(w: &World) {
     w.push(&pair, "--rollback");
     crate::basic::protected(w.two, &pair.target);
     w.same(&pair, "s2");
+}
+
+/// What has to go is held by the job itself, as the newest common snapshot that it was.
+fn a_source_that_went_back_takes_its_target_along(w: &World) {
+    let pair = w.pair("went-back", 2);
+    w.change(&pair, "s1", 100);
+    w.change(&pair, "s2", 100);
+    w.push(&pair, "");
+    w.one.sh(&format!("zfs rollback -r {}@s1", pair.source));
+    w.change(&pair, "s3", 100);
+    let (guest, args) = w.replicate(Way::Push, &pair, "");
+    w.zmigrate(guest, &args).must_be(3);
+    // A hold of anybody else is respected.
+    w.two.sh(&format!("zfs hold mine {}@s2", pair.target));
+    let (guest, args) = w.replicate(Way::Push, &pair, "--rollback");
+    let run = w.zmigrate(guest, &args).must_be(6);
+    assert!(run.out.contains("busy"), "{}", run.out);
+    w.two.sh(&format!("zfs release mine {}@s2", pair.target));
+    w.push(&pair, "--rollback");
+    assert_eq!(w.one.snapshots(&pair.source), w.two.snapshots(&pair.target));
+    w.same(&pair, "s3");
 }
 
 fn what_is_not_granted_is_refused(w: &World) {

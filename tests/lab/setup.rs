@@ -102,7 +102,8 @@ pub fn world() -> Result<World, String> {
     Ok(world)
 }
 
-/// The configuration of a guest's node. What each may do to the other is the same both ways.
+/// The configuration of a guest's node. What each may do to the other is the same both ways. The window is small, so that
+/// `zfs send` cannot run far ahead of a limited link and be over before a trial looks for it.
 fn config(guest: Guest) -> String {
     let other = Guest(3 - guest.0);
     let (n, m, name) = (guest.0, other.0, other.name());
@@ -112,7 +113,7 @@ fn config(guest: Guest) -> String {
          [peer.{name}]\naddress = \"172.31.0.{m}:8551\"\n\
          [peer.unprivileged]\naddress = \"172.31.0.{m}:8552\"\nidentity = \"{name}\"\n\
          [grant.{name}]\npush = [\"tank/src\", \"tank/dst\"]\npull = [\"tank/src\", \"tank/dst\"]\n\
-         [limits]\nidle_timeout_s = 10\n"
+         [limits]\nidle_timeout_s = 10\nwindow_bytes = 2097152\n"
     )
 }
 

@@ -22,6 +22,7 @@ fn tree_with_clone_excludes_and_placeholders(w: &World) {
     let target = "tank/dst/above/tree";
     let run = w.zmigrate(w.one, &args);
     let listed = w.two.sh(&format!("zfs list -H -r -o name {target}"));
+    eprintln!("lab:   exit {}", run.code);
     assert!(run.code == 0 || run.code == 7, "exit {}\n{}{}", run.code, run.out, run.err);
     for below in ["", "/a", "/a/deep", "/copy", "/bare/child"] {
         let guid = |guest: crate::guest::Guest, at: &str| guest.get(&format!("{at}{below}@s1"), "guid");
