@@ -79,8 +79,8 @@ limits! {
     idle_timeout_s: Seconds = 30, 5 => 3_600;
     /// A transfer waits so long for its link to come back before it gives up.
     link_lost_after_s: Seconds = 900, 10 => 86_400;
-    /// Bytes in flight of one transfer, on each side.
-    window_bytes: Bytes = 64 * MIB, MIB => 4_096 * MIB;
+    /// Bytes in flight of one transfer, on each side. Not below what sessions need (`limits::MIN_WINDOW`).
+    window_bytes: Bytes = 64 * MIB, 4 * MIB => 4_096 * MIB;
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ fn certain_mistakes_are_errors_with_their_line() {
         ("limits.max_streams = -1", "1:22", "must be 1 to 64"),
         ("limits.max_streams = \"4\"", "1:22", "must be an integer, not a string"),
         ("limits.max_streams = 99999999999999999999", "1:22", "must be 1 to 64"),
-        ("limits.window_bytes = \"2X\"", "1:23", "must be 1048576 to 4294967296"),
+        ("limits.window_bytes = \"2X\"", "1:23", "must be 4194304 to 4294967296"),
         ("limits.idle_timeout_s = 1000", "limits", "below limits.idle_timeout_s (1000)"),
         ("a = ", "1:5", "not TOML"),
         ("listen = \"1.1.1.1:1\"\nlisten = \"1.1.1.1:2\"", "2:1", "not TOML"),

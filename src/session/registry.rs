@@ -193,7 +193,8 @@ impl Registry {
             serial: serial.clone(),
             control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW),
             transfers: Mutex::default(),
-            send_window: hello.window.clamp(MIN_WINDOW, window),
+            // Not `clamp`, which panics where our own window is below the least.
+            send_window: hello.window.max(MIN_WINDOW).min(window),
             window,
         });
         sessions.insert(session.id, Arc::clone(&session));
