@@ -25,7 +25,7 @@ use crate::{
     },
     types::{
         DatasetName, Failure, FailureClass, Guid, JobId, SnapshotName,
-        listing::{Capabilities, PLACEHOLDER, PropertySource},
+        listing::{Capabilities, JOB, PLACEHOLDER, PropertySource},
     },
     wire::message::{Listed, Reply, Request, RoleOfDataset},
 };
@@ -326,8 +326,27 @@ impl EngineSession {
                 return Err(changed(&format!("it has a new snapshot @{}", newer.tag)));
             }
         }
+        // What was the newest common snapshot is held by the job itself. A hold of anybody else stays, and as `zfs
+        // rollback` would find it only halfway through, it is looked for first.
+        let ours = found.local(JOB).and_then(|job| job.parse().ok()).map(|job: JobId| hold_tag(&job));
+        let newer: Vec<_> = found.snapshots[at + 1..].iter().filter_map(|s| found.snapshot_name(s).ok()).collect();
+        let mut held = Vec::new();
+        if !newer.is_empty() && self.capabilities(&dataset).await?.holds {
+            held = self.zfs().holds(&newer).await?;
+        }
+        if let Some((snapshot, tag)) = held.iter().find(|(_, tag)| Some(tag) != ours.as_ref()) {
+            return Err(refused(format!("{snapshot} is held ({tag}), so nothing was rolled back"))
+                .hint(format!("`zfs release {tag} {snapshot}` there, if nobody needs it")));
+        }
+        let held: Vec<SnapshotName> = held.into_iter().map(|(snapshot, _)| snapshot).collect();
         let entry = Entry::Rollback { to: to.clone(), destroys: destroys.to_vec() };
-        self.journalled(entry, self.zfs().rollback(to)).await?;
+        let act = async {
+            if let Some(tag) = ours.filter(|_| !held.is_empty()) {
+                self.zfs().release(&tag, &held).await?;
+            }
+            self.zfs().rollback(to).await
+        };
+        self.journalled(entry, act).await?;
         Ok(Reply::Done)
     }
 
