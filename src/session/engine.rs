@@ -431,17 +431,28 @@ impl EngineSession {
                 return Err(changed(&format!("it has a new snapshot @{}", newer.tag)));
             }
         }
-        let job = found.local(JOB).and_then(|job| job.parse().ok());
-        let own: Vec<SnapshotName> =
-            found.snapshots[at + 1..].iter().filter_map(|newer| found.snapshot_name(newer).ok()).collect();
+        let ours = found.local(JOB).and_then(|job| job.parse().ok()).map(|job: JobId| hold_tag(&job));
+        let newer: Vec<_> = found.snapshots[at + 1..].iter().filter_map(|s| found.snapshot_name(s).ok()).collect();
         let can_hold = self.capabilities(&dataset).await?.holds;
+        if can_hold && !newer.is_empty() {
+            // `zfs rollback` would find a hold of somebody else only halfway through, so it is looked for first.
+            let held = match self.zfs().holds(&newer).await {
+                // Some have holds and cannot list them.
+                Err(e) if e.kind == ZfsErrorKind::Unsupported => Vec::new(),
+                held => held?,
+            };
+            if let Some((snapshot, tag)) = held.iter().find(|(_, tag)| Some(tag) != ours.as_ref()) {
+                return Err(refused(format!("{snapshot} is held ({tag}), so nothing was rolled back"))
+                    .hint(format!("`zfs release {tag} {snapshot}` there, if nobody needs it")));
+            }
+        }
         let entry = Entry::Rollback { to: to.clone(), destroys: destroys.to_vec() };
         let act = async {
-            // Our own hold on what was the newest common snapshot would forbid it; holds of others go on to.
-            if let Some(tag) = job.as_ref().map(hold_tag).filter(|_| can_hold) {
+            // What was the newest common snapshot is held by the job itself; the one that will be takes its place.
+            if let Some(tag) = ours.filter(|_| can_hold) {
                 self.zfs().hold(&tag, std::slice::from_ref(to)).await?;
-                if !own.is_empty() {
-                    self.zfs().release(&tag, &own).await?;
+                if !newer.is_empty() {
+                    self.zfs().release(&tag, &newer).await?;
                 }
             }
             self.zfs().rollback(to).await
