@@ -46,8 +46,9 @@ pub const MAX_SIZES: usize = 200;
 /// Requests of one session that may be waiting for the end of a transfer, or for their turn.
 pub const MAX_REQUESTS_WAITING: usize = 512;
 
-/// Silence after which our side says that it is still there.
-pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often each side says that it is still there: five times in the shortest idle timeout that can be configured, on
+/// either side, and a few bytes a second.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Time for TCP, TLS and hello together.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a session may be without any connection before a new run of the same identity takes its target: four

@@ -22,9 +22,10 @@ use crate::{
     wire::message::{Listed, Reply, Request, RoleOfDataset},
 };
 
-/// How long a lock that another run holds is asked for again: the peer may not have noticed yet that an earlier run of
-/// ours was killed.
+/// How long a lock is asked for again that an earlier run of ours holds, which the peer knows to be without connection.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a lock of a run that seems to live is asked for again: until the peer has noticed that it was just killed.
+const LOCK_GRACE: Duration = Duration::from_millis(750);
 
 /// # Errors
 /// What concerns the run as a whole. Failures of single datasets go into the report.
@@ -126,14 +127,17 @@ async fn with_session(
 }
 
 async fn lock(target: &Side, options: &RunOptions) -> Result<(), Failure> {
-    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    let since = tokio::time::Instant::now();
     loop {
         match target.tell(Request::Lock { target: options.target.clone() }).await {
             Ok(_) => return Ok(()),
-            Err(failure) if failure.class == FailureClass::Locked && tokio::time::Instant::now() < deadline => {
+            Err(failure) => {
+                let patience = if failure.transient { LOCK_PATIENCE } else { LOCK_GRACE };
+                if failure.class != FailureClass::Locked || since.elapsed() >= patience {
+                    return Err(failure);
+                }
                 sleep(Duration::from_millis(250)).await;
             }
-            Err(failure) => return Err(failure),
         }
     }
 }

@@ -361,10 +361,19 @@ impl Registry {
                 format!("the job {job} is not one of {}: its bookmarks and holds are another's", session.identity);
             return Err(Failure::new(FailureClass::NotGranted, text));
         }
-        if let Request::Lock { target } = &request {
-            self.evict_dead_holders(session, target).await;
-        }
-        work.handle(request).await
+        let Request::Lock { target } = &request else { return work.handle(request).await };
+        let target = target.clone();
+        self.evict_dead_holders(session, &target).await;
+        work.handle(request).await.map_err(|failure| {
+            // An earlier run of the same identity that has lost its connections will have yielded soon.
+            let yields = |s: &&Arc<PeerSession>| {
+                s.id != session.id && s.identity == session.identity && s.holds(&target) && s.alone_for().is_some()
+            };
+            match lock(&self.sessions).values().find(yields) {
+                Some(_) if failure.class == FailureClass::Locked => failure.transient(),
+                _ => failure,
+            }
+        })
     }
 
     /// Ends sessions of the same identity that hold this target and have lost all connections for longer than an
