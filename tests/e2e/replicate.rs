@@ -45,7 +45,13 @@ fn a_full_send_then_increments() {
         snapshot(&db, &format!("s{n}"));
     }
     let done = site.push("db", "in/db", &[]).must(0);
-    pin!(site, done.stdout, @"EAST/db → west:WEST/in/db: up to date");
+    pin!(site, done.stdout, @r"
+    EAST/db → west:WEST/in/db: done
+      @s2  from @s1, [SIZE] in [SECONDS]
+      @s3  from @s2, [SIZE] in [SECONDS]
+      @s4  from @s3, [SIZE] in [SECONDS]
+    [SIZE] in [SECONDS], [RATE]; [SIZE] on the wire, [N] % saved
+    ");
     assert_eq!(done.stderr, "");
     site.assert_equal(&db, &target);
 }

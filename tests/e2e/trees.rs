@@ -30,9 +30,26 @@ fn a_tree_with_excludes_a_clone_and_an_empty_corner() {
     populate(&format!("{root}/0-clone"), 99, 50_000);
     snapshot(&format!("{root}/0-clone"), "c1");
     create(&site.e("t/none"));
-    let done = site.push("t", "in/t", &["-r", "--exclude", "scratch", "--jobs", "4"]).must(7);
-    pin!(site, done.stdout, @"");
-    pin!(site, done.stderr, @"");
+    let done = site.push("t", "in/t", &["-r", "--exclude", "scratch", "--jobs", "4"]).must(0);
+    pin!(site, done.stdout, @r"
+    note: 2 dataset(s) excluded
+    note: EAST/t/none has no snapshot and is left alone
+    EAST/t → west:WEST/in/t: done
+      @s1  full, [SIZE] in [SECONDS]
+    EAST/t/a → west:WEST/in/t/a: done
+      @s1  full, [SIZE] in [SECONDS]
+    EAST/t/0-clone → west:WEST/in/t/0-clone: done
+      @c1  from @s1, [SIZE] in [SECONDS]
+    EAST/t/a/low → west:WEST/in/t/a/low: done
+      @s1  full, [SIZE] in [SECONDS]
+    EAST/t/b → west:WEST/in/t/b: done
+      @s1  full, [SIZE] in [SECONDS]
+    EAST/t/scratchy → west:WEST/in/t/scratchy: done
+      @s1  full, [SIZE] in [SECONDS]
+    6 datasets: 6 done
+    [SIZE] in [SECONDS], [RATE]; [SIZE] on the wire, [N] % saved
+    ");
+    assert_eq!(done.stderr, "");
     for name in ["t", "t/a", "t/a/low", "t/b", "t/scratchy", "t/0-clone"] {
         site.assert_equal(&site.e(name), &site.w(&format!("in/{name}")));
     }
