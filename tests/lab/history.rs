@@ -43,7 +43,7 @@ fn holds_and_bookmarks(w: &World) {
     assert_eq!(during, [format!("{}@s1 zmigrate:{}", pair.source, job(w, &pair))]);
     kept(w, &pair, "s1");
     // Both ends of an incremental step are held.
-    w.change(&pair, "s2", 6 << 10);
+    w.change(&pair, "s2", 12 << 10);
     let run = w.start(guest, &args);
     w.in_flight(w.two, 1);
     let during = w.one.holds(&pair.source);
