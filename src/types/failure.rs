@@ -97,7 +97,9 @@ impl Failure {
 
     /// With what a terminal would take for commands removed; for failures that come from another host.
     pub fn printable(mut self) -> Self {
-        let clean = |text: &str| text.chars().filter(|c| !c.is_control() || *c == '\n').collect::<String>();
+        fn clean(text: &str) -> String {
+            text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+        }
         self.message = clean(&self.message);
         self.hint = self.hint.as_deref().map(clean);
         self
