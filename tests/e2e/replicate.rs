@@ -284,7 +284,8 @@ fn the_result_as_json() {
         "message": "east is not granted push of WEST/elsewhere",
         "hint": "there, add \"WEST/elsewhere\" or a dataset above it to `push` under [grant.east]",
         "consequence": false,
-        "transient": false
+        "transient": false,
+        "exists": false
       }
     }
     "#);
@@ -307,7 +308,8 @@ fn the_result_as_json() {
         "message": "the source EAST/none does not exist",
         "hint": "check the name with `zfs list`",
         "consequence": false,
-        "transient": false
+        "transient": false,
+        "exists": false
       }
     }
     "#);
