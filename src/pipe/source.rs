@@ -45,6 +45,9 @@ pub struct SourceOptions {
     pub receiver_ended: CancellationToken,
 }
 
+/// How long `zfs send` may take to end once its output has broken off.
+const END_TIME: Duration = Duration::from_secs(10);
+
 struct Chunk {
     bytes: Bytes,
     incompressible: f32,
@@ -206,10 +209,22 @@ async fn conclude(
     counters: &Counters,
     options: &SourceOptions,
 ) -> Result<Transferred, Failure> {
-    if !matches!(read, Ok(())) {
-        process.kill();
+    let exit = match &read {
+        Ok(()) => process.wait().await,
+        // Its output broke off, so it is ending by itself. A kill of ours would hide how it came to its end.
+        Err(Stop::Failed(cause)) if cause.consequence => match timeout(END_TIME, process.wait()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                process.kill();
+                process.wait().await
+            }
+        },
+        Err(_) => {
+            process.kill();
+            process.wait().await
+        }
     }
-    let exit = process.wait().await.map_err(Failure::from);
+    .map_err(Failure::from);
     let digest = match (read, packed, exit) {
         (Ok(()), Ok(digest), Ok(())) => digest,
         // The process failed by itself, which explains a stream that breaks off.
