@@ -69,6 +69,9 @@ struct Transfer {
     keepers: Vec<AbortOnDropHandle<()>>,
 }
 
+/// How long a command waits at its end for the peer to have let everything go; the peer does so in any case.
+const BYE: Duration = Duration::from_secs(3);
+
 /// Program and version, as the handshake carries them.
 pub const AGENT: &str = concat!("zmigrate ", env!("CARGO_PKG_VERSION"));
 
@@ -197,7 +200,7 @@ impl Client {
 
     /// Ends the session so that the peer's locks are free at once. Failing to say so is not an error.
     pub async fn bye(&self) {
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.call(Request::Bye)).await;
+        let _ = tokio::time::timeout(BYE, self.call(Request::Bye)).await;
         self.control.close(session_lost("the session has ended"));
     }
 }

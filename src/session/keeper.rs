@@ -56,9 +56,6 @@ pub(super) async fn keep(
                 // A connection that carried nothing is no sign that the link is back.
                 if channel.frames_through() != before || since.elapsed() > 2 * channel.idle_timeout() {
                     lost_at = Instant::now();
-                }
-                // A connection that lived earns a prompt redial; one that dies at once does not.
-                if since.elapsed() > REDIAL_MAX {
                     pause = REDIAL_MIN;
                 }
                 end.err()

@@ -6,6 +6,7 @@ use super::{BookmarkName, DatasetName, SnapshotName, SnapshotTag};
 
 /// What an incremental step starts from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Base {
     /// A snapshot of the same dataset, or the origin of a clone.
     Snapshot(SnapshotName),

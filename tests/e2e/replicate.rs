@@ -236,7 +236,7 @@ fn the_result_as_json() {
                     "target_snapshot": "WEST/in/db@s2",
                     "from": {
                       "base": {
-                        "Snapshot": "EAST/db@s1"
+                        "snapshot": "EAST/db@s1"
                       },
                       "guid": "[GUID]"
                     },
