@@ -1,0 +1,252 @@
+//! A peer that asks for what it may not have, and more than it may have.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zmigrate::{
+    driver::Direction,
+    fake::Op,
+    limits::MIN_WINDOW,
+    port::{
+        link::Link,
+        zfs::{Base, Depth, SendSpec, SnapshotRequest, Zfs},
+    },
+    session::client::{Client, ClientOptions},
+    types::{DatasetName, Failure, FailureClass, Guid, JobId, listing::DatasetKind, transfer::SendFlags},
+    wire::message::{Compression, ReceiveStep, Reply, Request, RoleOfDataset, SendStep},
+};
+
+use crate::{
+    clock::run,
+    wire::SimLink,
+    world::{OPS, World, client_options, ds, peer, sn},
+};
+
+fn job(owner: &str) -> JobId {
+    JobId::for_target(&peer(owner), Guid(1), &ds("dst/in/a")).unwrap()
+}
+
+fn receive(dataset: &DatasetName, from: Option<&str>, origin: Option<&str>) -> Request {
+    let step = ReceiveStep {
+        snapshot: dataset.snapshot(&"1".parse().unwrap()).unwrap(),
+        to_guid: Guid(5),
+        from_guid: from.map(|_| Guid(4)),
+        from: from.map(sn),
+        kind: DatasetKind::Filesystem,
+        creates: true,
+        resumes: false,
+        origin: origin.map(sn),
+        raw: false,
+        properties: Vec::new(),
+        job: job("far"),
+    };
+    Request::OpenReceive { channel: 1, step }
+}
+
+fn send(snapshot: &str, base: Option<Base>, owner: &str) -> Request {
+    let step = SendStep {
+        snapshot: sn(snapshot),
+        to_guid: Guid(5),
+        base: base.map(|base| (base, Guid(4))),
+        flags: SendFlags::default(),
+        resume: None,
+        job: job(owner),
+        compression: Compression::None,
+        bwlimit_bytes_per_s: None,
+    };
+    Request::OpenSend { channel: 1, step }
+}
+
+/// Requests that each reach for something outside `src` and `dst/in`, in every place where a name can stand.
+fn reaching_out() -> Vec<Request> {
+    let flags = SendFlags::default();
+    let (secret, bookmark) = (Base::Snapshot(sn("secret/x@1")), Base::Bookmark("secret/x#1".parse().unwrap()));
+    let mut all = vec![
+        Request::List { root: ds("secret"), depth: Depth::Tree, role: RoleOfDataset::Source },
+        Request::List { root: ds("secret"), depth: Depth::Tree, role: RoleOfDataset::Target },
+        // The grant is for the other direction.
+        Request::List { root: ds("dst/in"), depth: Depth::Tree, role: RoleOfDataset::Source },
+        Request::List { root: ds("src"), depth: Depth::Tree, role: RoleOfDataset::Target },
+        // Above what is granted, and beside it.
+        Request::Lock { target: ds("dst") },
+        Request::Lock { target: ds("dst/inside") },
+        Request::Snapshot(SnapshotRequest {
+            root: ds("secret"),
+            tag: "1".parse().unwrap(),
+            recursive: true,
+            except: vec![],
+        }),
+        Request::CreatePlaceholder { dataset: ds("dst/other/new") },
+        Request::RemovePlaceholder { dataset: ds("dst/other") },
+        Request::AbortPartial { dataset: ds("dst/other") },
+        Request::Rollback { to: sn("dst/other@theirs"), to_guid: Guid(1), destroys: vec![] },
+        Request::Rollback { to: sn("dst/in/a@1"), to_guid: Guid(1), destroys: vec![sn("dst/other@theirs")] },
+        Request::Sizes(vec![SendSpec::Full { snapshot: sn("secret/x@1"), flags }]),
+        receive(&ds("dst/other"), None, None),
+        receive(&ds("dst/in/a"), Some("dst/other@theirs"), None),
+        receive(&ds("dst/in/a"), None, Some("dst/other@theirs")),
+        send("secret/x@1", None, "near"),
+        Request::Acknowledge { snapshot: sn("secret/x@1"), guid: Guid(1), job: job("near"), superseded: vec![] },
+        // Its own datasets, in another's name.
+        send("src/a@1", None, "other"),
+        Request::Acknowledge { snapshot: sn("src/a@1"), guid: Guid(1), job: job("other"), superseded: vec![] },
+    ];
+    for base in [secret, bookmark] {
+        let snapshot = sn("src/a@1");
+        all.push(Request::Sizes(vec![SendSpec::Incremental { base: base.clone(), snapshot: snapshot.clone(), flags }]));
+        all.push(send("src/a@1", Some(base.clone()), "near"));
+        all.push(Request::Acknowledge { snapshot, guid: Guid(1), job: job("near"), superseded: vec![base] });
+    }
+    all
+}
+
+async fn client(world: &World) -> Arc<Client> {
+    Client::connect(Arc::clone(&world.link) as _, &client_options()).await.unwrap()
+}
+
+fn counts(world: &World) -> BTreeMap<Op, u64> {
+    OPS.iter().map(|op| (*op, world.target.zfs.count(*op) + world.source.zfs.count(*op))).collect()
+}
+
+fn class<T>(result: Result<T, Failure>) -> Option<FailureClass> {
+    result.err().map(|failure| failure.class)
+}
+
+#[test]
+fn what_is_not_granted_is_not_even_looked_at() {
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            let mut world = World::new(direction).await;
+            for host in [&world.source, &world.target] {
+                host.zfs.create(&ds("secret/x"));
+            }
+            world.snapshot("src/a@1", false).await;
+            let before = counts(&world);
+            let client = client(&world).await;
+            for request in reaching_out() {
+                let answer = client.call(request.clone()).await;
+                assert_eq!(class(answer), Some(FailureClass::NotGranted), "{request:?}");
+            }
+            assert_eq!(counts(&world), before);
+        });
+    }
+}
+
+#[test]
+fn a_token_has_no_size_and_an_unlocked_target_is_not_written() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let before = counts(&world);
+        let client = client(&world).await;
+        let requests = [
+            Request::Sizes(vec![SendSpec::Resume { token: "1-abc-10-00".into() }]),
+            receive(&ds("dst/in/a"), None, None),
+            Request::CreatePlaceholder { dataset: ds("dst/in/p") },
+            Request::RemovePlaceholder { dataset: ds("dst/in/foreign") },
+            Request::AbortPartial { dataset: ds("dst/in/foreign") },
+            Request::Rollback { to: sn("dst/in/foreign@theirs"), to_guid: Guid(1), destroys: vec![] },
+            Request::FinishReceive { channel: 9 },
+            Request::FinishSend { channel: 9 },
+        ];
+        for request in requests {
+            assert_eq!(class(client.call(request.clone()).await), Some(FailureClass::Protocol), "{request:?}");
+        }
+        assert_eq!(counts(&world), before);
+        assert_eq!(client.call(Request::Cancel { channel: 9 }).await, Ok(Reply::Done));
+    });
+}
+
+#[test]
+fn what_is_foreign_is_not_destroyed_under_a_lock_either() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let client = client(&world).await;
+        client.call(Request::Lock { target: ds("dst/in") }).await.unwrap();
+        let foreign = world.target.zfs.list(&ds("dst/in/foreign"), Depth::Root).await.unwrap();
+        let guid = foreign.datasets[0].snapshots[0].guid;
+        world
+            .target
+            .zfs
+            .snapshot(&SnapshotRequest {
+                root: ds("dst/in/foreign"),
+                tag: "later".parse().unwrap(),
+                recursive: false,
+                except: vec![],
+            })
+            .await
+            .unwrap();
+        let requests = [
+            Request::RemovePlaceholder { dataset: ds("dst/in/foreign") },
+            // A snapshot that the operator was not shown; another GUID.
+            Request::Rollback { to: sn("dst/in/foreign@theirs"), to_guid: guid, destroys: vec![] },
+            Request::Rollback {
+                to: sn("dst/in/foreign@theirs"),
+                to_guid: Guid(1),
+                destroys: vec![sn("dst/in/foreign@later")],
+            },
+        ];
+        for request in requests {
+            assert_eq!(class(client.call(request.clone()).await), Some(FailureClass::Refused), "{request:?}");
+        }
+        assert_eq!(world.target.zfs.count(Op::Rollback) + world.target.zfs.count(Op::DestroyFilesystem), 0);
+        world.safe(&Default::default()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_channel_has_one_transfer() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let client = client(&world).await;
+        client.call(Request::Lock { target: ds("dst/in/a") }).await.unwrap();
+        assert_eq!(client.call(receive(&ds("dst/in/a"), None, None)).await, Ok(Reply::Done));
+        let again = client.call(receive(&ds("dst/in/a/b"), None, None)).await;
+        assert_eq!(class(again), Some(FailureClass::Protocol));
+        assert_eq!(world.target.zfs.count(Op::Receive), 1);
+        // The first is still there, and can be given up.
+        assert_eq!(client.call(Request::Cancel { channel: 1 }).await, Ok(Reply::Done));
+        client.bye().await;
+        assert_eq!(world.daemon.registry().open_sessions(), 0);
+    });
+}
+
+#[test]
+fn windows_and_sessions_have_bounds() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let narrow = ClientOptions { window_bytes: MIN_WINDOW - 1, ..client_options() };
+        let refused = Client::connect(Arc::clone(&world.link) as _, &narrow).await;
+        assert_eq!(class(refused), Some(FailureClass::Protocol));
+        let mut open = Vec::new();
+        for _ in 0..16 {
+            open.push(client(&world).await);
+        }
+        let impatient = ClientOptions { connect_for: Duration::ZERO, ..client_options() };
+        let refused = Client::connect(Arc::clone(&world.link) as _, &impatient).await.err().unwrap();
+        assert!(refused.transient && refused.message.contains("16 sessions"), "{refused:?}");
+        open[0].bye().await;
+        client(&world).await;
+        let nobody = SimLink::new(&world.daemon, &peer("nobody"), &peer("far"));
+        assert_eq!(class(Client::connect(nobody, &impatient).await), Some(FailureClass::NotGranted));
+    });
+}
+
+/// What is no handshake, or a frame over the limit, ends the connection and nothing else.
+#[test]
+fn bytes_that_are_no_protocol_end_their_connection() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let mut huge = b"ZMIG\x01\x00\x01\x00".to_vec();
+        huge.extend(u32::MAX.to_le_bytes());
+        for bytes in
+            [b"GET / HTTP/1.1\r\n\r\n".to_vec(), huge, b"ZMIG\x01\x00\x01\x00\x04\x00\x00\x00\xff\xff\xff\xff".to_vec()]
+        {
+            let mut connection = world.link.dial().await.unwrap().connection;
+            connection.write_all(&bytes).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = tokio::time::timeout(Duration::from_secs(60), connection.read_to_end(&mut answer)).await.unwrap();
+            assert!(answer.len() < 1000);
+        }
+        assert_eq!(world.daemon.registry().open_sessions(), 0);
+    });
+}

@@ -1,0 +1,122 @@
+//! Runs without trouble: both directions, old and new ZFS, and that nothing is done twice.
+
+use std::collections::BTreeSet;
+
+use zmigrate::{driver::Direction, fake::Op, plan::EncryptionMode};
+
+use crate::{
+    clock::{Dice, run},
+    world::{SOURCE, World, ds, sn},
+};
+
+/// A first history: three datasets, one of them a clone, two snapshots.
+pub async fn history(world: &mut World) {
+    let zfs = world.source.zfs.clone();
+    zfs.create(&ds("src/a/b"));
+    zfs.write(&ds(SOURCE), 7, 0, &Dice::new(1).bytes(40_000));
+    zfs.write(&ds("src/a/b"), 8, 100, &Dice::new(2).bytes(20_000));
+    world.snapshot("src/a@1", true).await;
+    zfs.write(&ds(SOURCE), 7, 10_000, &Dice::new(3).bytes(20_000));
+    zfs.clone_snapshot(&sn("src/a/b@1"), &ds("src/a/c"));
+    zfs.write(&ds("src/a/c"), 8, 300, b"of the clone");
+    world.snapshot("src/a@2", true).await;
+}
+
+/// What happens after it: changes, and a new dataset.
+pub async fn more_history(world: &mut World) {
+    let zfs = world.source.zfs.clone();
+    zfs.write(&ds(SOURCE), 9, 0, &Dice::new(4).bytes(30_000));
+    zfs.write(&ds("src/a/b"), 8, 0, b"changed");
+    world.snapshot("src/a@3", true).await;
+    zfs.create(&ds("src/a/new"));
+    zfs.write(&ds("src/a/new"), 1, 0, &Dice::new(5).bytes(5_000));
+    world.snapshot("src/a@4", true).await;
+}
+
+async fn tree(mut world: World) {
+    history(&mut world).await;
+    let options = world.recursive();
+    let report = world.run(&options).await;
+    assert_eq!(report.exit_code, 0, "{report:?}");
+    world.safe(&BTreeSet::new()).await.unwrap();
+    world.complete(true).await.unwrap();
+    more_history(&mut world).await;
+    let before = world.guids().await;
+    let report = world.run(&options).await;
+    assert_eq!((report.exit_code, report.result), (0, "done"), "{report:?}");
+    world.safe(&before).await.unwrap();
+    world.complete(true).await.unwrap();
+    let sends = world.source.zfs.count(Op::Send);
+    let report = world.run(&options).await;
+    assert_eq!((report.exit_code, report.result), (0, "up_to_date"), "{report:?}");
+    assert_eq!(world.source.zfs.count(Op::Send), sends);
+    assert!(world.target.journal.0.lock().unwrap().is_empty(), "something was destroyed");
+}
+
+#[test]
+fn a_tree_is_pushed() {
+    run(async { tree(World::new(Direction::Push).await).await });
+}
+
+#[test]
+fn a_tree_is_pulled() {
+    run(async { tree(World::new(Direction::Pull).await).await });
+}
+
+#[test]
+fn a_tree_is_pushed_between_old_ones() {
+    run(async { tree(World::old(Direction::Push).await).await });
+}
+
+#[test]
+fn a_tree_is_pulled_between_old_ones() {
+    run(async { tree(World::old(Direction::Pull).await).await });
+}
+
+#[test]
+fn raw_goes_without_a_key() {
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            let mut world = World::new(direction).await;
+            world.source.zfs.destroy(&ds(SOURCE));
+            world.source.zfs.create_encrypted(&ds(SOURCE));
+            for tag in ["1", "2"] {
+                world.source.zfs.set_key_loaded(&ds(SOURCE), true);
+                world.source.zfs.write(&ds(SOURCE), 7, 500, &Dice::new(tag.len() as u64).bytes(30_000));
+                world.snapshot(&format!("{SOURCE}@{tag}"), false).await;
+                world.source.zfs.set_key_loaded(&ds(SOURCE), false);
+                let report = world.run(&world.options()).await;
+                assert_eq!(report.exit_code, 0, "{report:?}");
+                world.safe(&BTreeSet::new()).await.unwrap();
+                world.complete(false).await.unwrap();
+            }
+            let plain = zmigrate::driver::RunOptions { encryption: EncryptionMode::Plain, ..world.options() };
+            world.source.zfs.set_key_loaded(&ds(SOURCE), true);
+            world.source.zfs.write(&ds(SOURCE), 7, 0, b"more");
+            world.snapshot("src/a@3", false).await;
+            let before = world.guids().await;
+            let report = world.run(&plain).await;
+            assert_ne!(report.exit_code, 0, "plain onto raw: {report:?}");
+            world.safe(&before).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_bookmark_is_base_enough() {
+    run(async {
+        let mut world = World::new(Direction::Push).await;
+        world.source.zfs.write(&ds(SOURCE), 7, 0, &Dice::new(1).bytes(50_000));
+        world.snapshot("src/a@1", false).await;
+        assert_eq!(world.run(&world.options()).await.exit_code, 0);
+        use zmigrate::port::zfs::Zfs;
+        world.source.zfs.destroy_snapshot(&sn("src/a@1")).await.unwrap();
+        world.source.zfs.write(&ds(SOURCE), 7, 0, b"later");
+        world.snapshot("src/a@2", false).await;
+        let before = world.guids().await;
+        let report = world.run(&world.options()).await;
+        assert_eq!(report.exit_code, 0, "{report:?}");
+        world.safe(&before).await.unwrap();
+        world.complete(false).await.unwrap();
+    });
+}
