@@ -17,7 +17,7 @@ use crate::{
         ZfsResult,
     },
     types::{
-        BookmarkName, DatasetName, SnapshotName,
+        BookmarkName, CreateTxg, DatasetName, Guid, SnapshotName,
         listing::{BookmarkInfo, Capabilities, DatasetInfo, DatasetKind, Listing, Property, PropertySource},
     },
 };
@@ -147,12 +147,20 @@ fn hold(host: &mut Host, what: &str, tag: &str, snapshots: &[SnapshotName]) -> Z
 
 fn get(host: &mut Host, what: &str, dataset: &str, names: &[&str]) -> ZfsResult<Vec<Property>> {
     names.iter().try_for_each(|name| checked_name(what, name))?;
-    if let Ok(name) = dataset.parse::<SnapshotName>() {
-        let (guid, txg) = host.need_snap(what, &name).map(|s| (s.guid, s.createtxg))?;
-        let known = [("type", "snapshot".to_owned()), ("guid", guid.to_string()), ("createtxg", txg.0.to_string())];
+    let point = |kind: &str, guid: Guid, txg: CreateTxg| {
+        let known = [("type", kind.to_owned()), ("guid", guid.to_string()), ("createtxg", txg.0.to_string())];
         let known = known.into_iter().filter(|(n, _)| names.contains(n));
         let property = |(n, value): (&str, String)| Property { name: n.into(), value, source: PropertySource::Default };
-        return Ok(known.map(property).collect());
+        Ok(known.map(property).collect())
+    };
+    if let Ok(name) = dataset.parse::<SnapshotName>() {
+        let snap = host.need_snap(what, &name)?;
+        return point("snapshot", snap.guid, snap.createtxg);
+    }
+    if let Ok(name) = dataset.parse::<BookmarkName>() {
+        let mark = host.bookmarked(&name);
+        let mark = mark.ok_or_else(|| fail(what, NotFound, format!("cannot open '{name}': it does not exist")))?;
+        return point("bookmark", mark.guid, mark.createtxg);
     }
     let name: DatasetName = dataset.parse().map_err(|e| fail(what, Other, format!("{e}")))?;
     host.need(what, &name)?;

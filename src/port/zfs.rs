@@ -156,7 +156,7 @@ pub trait Zfs: Send + Sync {
     /// cannot be listed (zfs-fuse as Debian packages it).
     async fn holds(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<(SnapshotName, String)>>;
 
-    /// Reads properties of one dataset or snapshot: the named ones that have a value.
+    /// Reads properties of one dataset, snapshot or bookmark: the named ones that have a value.
     async fn get(&self, dataset: &str, names: &[&str]) -> ZfsResult<Vec<crate::types::listing::Property>>;
 
     /// Sets properties of a dataset, in order.

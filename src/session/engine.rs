@@ -519,9 +519,16 @@ impl EngineSession {
         if keeps_bookmark {
             release.push(snapshot.clone());
         }
+        release.extend(superseded.iter().filter_map(|base| match base {
+            Base::Snapshot(old) if old != snapshot => Some(old.clone()),
+            _ => None,
+        }));
+        // Before the bookmarks: one that is left over shows in a listing, and so brings all of this about again.
+        if capabilities.holds && !release.is_empty() {
+            zfs.release(&tag, &release).await?;
+        }
         for base in superseded {
             match base {
-                Base::Snapshot(old) if old != snapshot => release.push(old.clone()),
                 Base::Snapshot(_) => {}
                 // Only this job's own bookmarks, and never the one just made.
                 Base::Bookmark(old)
@@ -532,9 +539,6 @@ impl EngineSession {
                 }
                 Base::Bookmark(_) => {}
             }
-        }
-        if capabilities.holds && !release.is_empty() {
-            zfs.release(&tag, &release).await?;
         }
         Ok(Reply::Done)
     }

@@ -1,7 +1,7 @@
 //! The runtime of a test: time that stands still while something works, leaps while all wait, and otherwise creeps on.
 //!
 //! The fake's streams block threads, and tokio's paused clock leaps only while no such thread is at work. So a thread of
-//! our own pushes it on, 25 ms at a time: what waits for a lost link to be dialled again wakes up all the same.
+//! our own pushes it on, 50 ms at a time: what waits for a lost link to be dialled again wakes up all the same.
 
 use std::{
     sync::mpsc::{RecvTimeoutError, channel},
@@ -9,7 +9,7 @@ use std::{
 };
 
 /// How far the clock goes on for each millisecond that passes.
-const TICK: Duration = Duration::from_millis(25);
+const TICK: Duration = Duration::from_millis(50);
 /// No test may take longer than this, in its own time.
 const FOREVER: Duration = Duration::from_secs(3600);
 

@@ -52,7 +52,7 @@ impl Setting {
 
     /// One run with the fault, and one without.
     async fn trial(self, of_source: bool, op: Op, nth: u64, fault: Fault) -> Result<(), String> {
-        let world = self.world().await;
+        let mut world = self.world().await;
         let before = if self.later { world.guids().await } else { BTreeSet::new() };
         at(if of_source { &world.source.zfs } else { &world.target.zfs }, op, nth, fault);
         let first = world.run(&world.recursive()).await;
@@ -70,7 +70,8 @@ impl Setting {
         world
             .complete(true)
             .await
-            .map_err(|why| format!("after the second run: {why}\nfirst: {first:?}\nsecond: {second:?}"))
+            .map_err(|why| format!("after the second run: {why}\nfirst: {first:?}\nsecond: {second:?}"))?;
+        world.tidy().await.map_err(|why| format!("in the end: {why}\nfirst: {first:?}"))
     }
 }
 

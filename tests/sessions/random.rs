@@ -107,7 +107,7 @@ async fn session(seed: u64) -> Result<(), String> {
         let whole = world.complete(true).await;
         whole.map_err(|why| format!("round {round}: healed, but {why}: {second:?}; first: {first:?}"))?;
     }
-    Ok(())
+    world.tidy().await
 }
 
 #[test]

@@ -43,7 +43,7 @@ async fn trial(world: World, op: Op, fault: Fault, stalls: bool) -> Result<Strin
     let first = if stalls {
         let (run, release) = (world.run(&options), async {
             // Longer than any idle timeout: a stream that stands still is no lost link.
-            tokio::time::sleep(Duration::from_secs(100)).await;
+            tokio::time::sleep(Duration::from_secs(15)).await;
             world.heal();
         });
         tokio::join!(run, release).0
