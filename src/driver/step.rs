@@ -7,10 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::{DatasetReport, DatasetResult, RunOptions, StepReport, board::Board, side::Side, side::unexpected};
 use crate::{
     plan::{Action, DatasetPlan, Decision, Step},
-    session::{
-        client::Client,
-        engine::{EngineSession, bookmark_name},
-    },
+    session::{bases::bookmark_name, client::Client, engine::EngineSession},
     types::{
         DatasetName, Failure, FailureClass, JobId, SnapshotName,
         listing::{DatasetInfo, HELD, JOB, MANIFEST_PROPERTIES, PropertySource},

@@ -2,8 +2,7 @@
 //! for a peer alike.
 //!
 //! Invariants: nothing is destroyed but by [`Request::Rollback`], [`Request::AbortPartial`] and
-//! [`Request::RemovePlaceholder`], each checked here again against what is really there and written to the journal
-//! first; a target is only touched under its lock.
+//! [`Request::RemovePlaceholder`] (destructive.rs); a target is only touched under its lock.
 
 use std::{
     collections::HashMap,
@@ -20,13 +19,13 @@ use crate::{
     channel::{Channel, RateLimit},
     limits::{MAX_LISTINGS_AT_A_TIME, MAX_LOCKS, MAX_SIZES, MAX_TRANSFERS_IN_ALL},
     port::{
-        journal::{Entry, Journal, Phase},
+        journal::Journal,
         locks::{LockError, LockGuard, Locks},
-        zfs::{Base, Depth, SendSpec, Zfs, ZfsError, ZfsErrorKind, ZfsResult},
+        zfs::{Depth, SendSpec, Zfs, ZfsError, ZfsErrorKind},
     },
     types::{
-        DatasetName, Failure, FailureClass, Guid, JobId, SnapshotName,
-        listing::{Capabilities, JOB, PLACEHOLDER, PropertySource},
+        DatasetName, Failure, FailureClass, Guid,
+        listing::{Capabilities, PropertySource},
     },
     wire::message::{Listed, Reply, Request, RoleOfDataset},
 };
@@ -76,7 +75,7 @@ pub trait Channels: Send + Sync {
 pub struct EngineSession {
     pub(super) engine: Arc<Engine>,
     /// What others are told when they meet our locks.
-    holder: String,
+    pub(super) holder: String,
     pub(super) channels: Arc<dyn Channels>,
     locks: Mutex<Vec<(DatasetName, Box<dyn LockGuard>)>>,
     transfers: Mutex<HashMap<u32, Arc<Transfer>>>,
@@ -138,25 +137,8 @@ impl From<LockError> for Failure {
     }
 }
 
-fn refused(text: impl std::fmt::Display) -> Failure {
+pub(super) fn refused(text: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Refused, text)
-}
-
-/// The tag of this job's holds.
-pub fn hold_tag(job: &JobId) -> String {
-    format!("zmigrate:{job}")
-}
-
-/// The bookmark that this job keeps of a snapshot.
-///
-/// # Errors
-/// When the dataset's name leaves no room for it.
-pub fn bookmark_name(
-    snapshot: &SnapshotName,
-    guid: Guid,
-    job: &JobId,
-) -> Result<crate::types::BookmarkName, crate::types::NameError> {
-    format!("{}#zmigrate:{job}:{guid}", snapshot.dataset()).parse()
 }
 
 impl EngineSession {
@@ -178,7 +160,7 @@ impl EngineSession {
         EngineSession::new(Arc::clone(&self.engine), self.holder.clone(), Arc::clone(&self.channels))
     }
 
-    fn zfs(&self) -> &dyn Zfs {
+    pub(super) fn zfs(&self) -> &dyn Zfs {
         &*self.engine.zfs
     }
 
@@ -375,172 +357,12 @@ impl EngineSession {
         Ok(Reply::Done)
     }
 
-    fn must_hold(&self, dataset: &DatasetName) -> Result<(), Failure> {
+    pub(super) fn must_hold(&self, dataset: &DatasetName) -> Result<(), Failure> {
         self.must_go_on()?;
         if lock(&self.locks).iter().any(|(held, _)| dataset.is_at_or_below(held)) {
             return Ok(());
         }
         Err(Failure::new(FailureClass::Protocol, format!("{dataset} is not under a lock of this session")))
-    }
-
-    async fn create_placeholder(&self, dataset: &DatasetName) -> Result<Reply, Failure> {
-        self.must_go_on()?;
-        if !self.holds(dataset) {
-            return Err(Failure::new(
-                FailureClass::Protocol,
-                format!("{dataset} has nothing to do with this session's targets"),
-            ));
-        }
-        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let properties = [set("canmount", "off"), set("readonly", "on"), set(PLACEHOLDER, "on")];
-        match self.zfs().create_filesystem(dataset, &properties).await {
-            Ok(()) => Ok(Reply::Done),
-            // Somebody else made it, or an earlier try did: a parent is all that is needed.
-            Err(e) if e.kind == ZfsErrorKind::Exists => Ok(Reply::Done),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    async fn remove_placeholder(&self, dataset: &DatasetName) -> Result<Reply, Failure> {
-        self.must_hold(dataset)?;
-        let listing = self.zfs().list(dataset, Depth::Tree).await?;
-        let Some(found) = listing.get(dataset) else { return Ok(Reply::Done) };
-        if !found.is_placeholder() || listing.datasets.len() != 1 || found.local("canmount") != Some("off") {
-            return Err(refused(format!("{dataset} is no empty placeholder any more, so it is not touched")));
-        }
-        let entry = Entry::RemovePlaceholder { dataset: dataset.clone() };
-        self.journalled(entry, self.zfs().destroy_filesystem(dataset)).await?;
-        Ok(Reply::Done)
-    }
-
-    async fn rollback(&self, to: &SnapshotName, to_guid: Guid, destroys: &[SnapshotName]) -> Result<Reply, Failure> {
-        let dataset = to.dataset();
-        self.must_hold(&dataset)?;
-        let listing = self.zfs().list(&dataset, Depth::Root).await?;
-        let changed = |what: &str| {
-            refused(format!("{dataset} changed since the run was planned ({what}); nothing was rolled back"))
-        };
-        let found = listing.get(&dataset).ok_or_else(|| changed("it is gone"))?;
-        let at = found
-            .snapshots
-            .iter()
-            .position(|s| s.guid == to_guid && s.tag == to.tag())
-            .ok_or_else(|| changed("the snapshot to go back to is gone"))?;
-        for newer in &found.snapshots[at + 1..] {
-            if !destroys.iter().any(|d| d.dataset() == dataset && d.tag() == newer.tag) {
-                return Err(changed(&format!("it has a new snapshot @{}", newer.tag)));
-            }
-        }
-        let ours = found.local(JOB).and_then(|job| job.parse().ok()).map(|job: JobId| hold_tag(&job));
-        let newer: Vec<_> = found.snapshots[at + 1..].iter().filter_map(|s| found.snapshot_name(s).ok()).collect();
-        let can_hold = self.capabilities(&dataset).await?.holds;
-        if can_hold && !newer.is_empty() {
-            // `zfs rollback` would find a hold of somebody else only halfway through, so it is looked for first.
-            let held = match self.zfs().holds(&newer).await {
-                // Some have holds and cannot list them.
-                Err(e) if e.kind == ZfsErrorKind::Unsupported => Vec::new(),
-                held => held?,
-            };
-            if let Some((snapshot, tag)) = held.iter().find(|(_, tag)| Some(tag) != ours.as_ref()) {
-                return Err(refused(format!("{snapshot} is held ({tag}), so nothing was rolled back"))
-                    .hint(format!("`zfs release {tag} {snapshot}` there, if nobody needs it")));
-            }
-        }
-        let entry = Entry::Rollback { to: to.clone(), destroys: destroys.to_vec() };
-        let act = async {
-            // What was the newest common snapshot is held by the job itself; the one that will be takes its place.
-            if let Some(tag) = ours.filter(|_| can_hold) {
-                self.zfs().hold(&tag, std::slice::from_ref(to)).await?;
-                if !newer.is_empty() {
-                    self.zfs().release(&tag, &newer).await?;
-                }
-            }
-            self.zfs().rollback(to).await
-        };
-        self.journalled(entry, act).await?;
-        Ok(Reply::Done)
-    }
-
-    async fn abort_partial(&self, dataset: DatasetName) -> Result<Reply, Failure> {
-        self.must_hold(&dataset)?;
-        let entry = Entry::AbortPartial { dataset: dataset.clone() };
-        self.journalled(entry, self.zfs().abort_receive(&dataset)).await?;
-        Ok(Reply::Done)
-    }
-
-    /// Writes the intent, acts, writes the outcome.
-    async fn journalled(&self, entry: Entry, act: impl Future<Output = ZfsResult<()>>) -> Result<(), Failure> {
-        let write = |phase: Phase| {
-            self.engine.journal.append(&self.holder, &phase, &entry).map_err(|e| {
-                Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}"))
-                    .hint("check state_dir in the configuration; nothing is destroyed before it is written down")
-            })
-        };
-        write(Phase::Intent)?;
-        let result = act.await;
-        let outcome = write(match &result {
-            Ok(()) => Phase::Done,
-            Err(e) => Phase::Failed { cause: e.to_string() },
-        });
-        if let Err(failure) = outcome {
-            // It is done, or failed, all the same; the intent stands in the journal.
-            tracing::error!("{failure}");
-        }
-        Ok(result?)
-    }
-
-    /// Keeps the snapshot as a base (a bookmark, or a hold where there are none), then lets go of older ones.
-    async fn acknowledge(
-        &self,
-        snapshot: &SnapshotName,
-        guid: Guid,
-        job: &JobId,
-        superseded: &[Base],
-    ) -> Result<Reply, Failure> {
-        self.must_go_on()?;
-        let zfs = self.zfs();
-        let capabilities = zfs.capabilities(snapshot.dataset().pool()).await?;
-        let tag = hold_tag(job);
-        if self.guid_of(snapshot.as_str()).await? != Some(guid) {
-            // The target has it, so nothing is lost yet; what was kept before stays.
-            return Ok(Reply::DoneWith(vec![format!(
-                "{snapshot} was destroyed or renamed while it was sent; the next run needs another common snapshot"
-            )]));
-        }
-        let keeps_bookmark = match bookmark_name(snapshot, guid, job) {
-            Ok(bookmark) if capabilities.bookmarks => {
-                zfs.bookmark(snapshot, &bookmark).await?;
-                true
-            }
-            // No bookmarks here, or the name is too long for one: the hold stays instead.
-            _ => false,
-        };
-        let mut release: Vec<SnapshotName> = Vec::new();
-        if keeps_bookmark {
-            release.push(snapshot.clone());
-        }
-        release.extend(superseded.iter().filter_map(|base| match base {
-            Base::Snapshot(old) if old != snapshot => Some(old.clone()),
-            _ => None,
-        }));
-        // Before the bookmarks: one that is left over shows in a listing, and so brings all of this about again.
-        if capabilities.holds && !release.is_empty() {
-            zfs.release(&tag, &release).await?;
-        }
-        for base in superseded {
-            match base {
-                Base::Snapshot(_) => {}
-                // Only this job's own bookmarks, and never the one just made.
-                Base::Bookmark(old)
-                    if old.tag().as_str().starts_with(&format!("zmigrate:{job}:"))
-                        && !old.tag().as_str().ends_with(&format!(":{guid}")) =>
-                {
-                    zfs.destroy_bookmark(old).await?;
-                }
-                Base::Bookmark(_) => {}
-            }
-        }
-        Ok(Reply::Done)
     }
 
     /// The GUID of a snapshot or bookmark, `None` if there is none.

@@ -6,7 +6,9 @@
 //! each channel ── any number of connections, one after the other or side by side
 //! ```
 
+pub mod bases;
 pub mod client;
+mod destructive;
 pub mod engine;
 pub mod handshake;
 mod keeper;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{EngineSession, hold_tag};
+use super::{bases::hold_tag, engine::EngineSession};
 use crate::{
     channel::{Channel, RateLimit},
     limits::{MAX_CHUNK, MIN_CHUNK},

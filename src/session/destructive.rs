@@ -1,0 +1,133 @@
+//! The requests that take something away from a target, and the placeholders that are made for one.
+//!
+//! Invariant: what is about to be destroyed is checked against what is really there, under the target's lock, and written to
+//! the journal first.
+
+use super::{
+    bases::hold_tag,
+    engine::{EngineSession, refused},
+};
+use crate::{
+    port::{
+        journal::{Entry, Phase},
+        zfs::{Depth, ZfsErrorKind, ZfsResult},
+    },
+    types::{
+        DatasetName, Failure, FailureClass, Guid, JobId, SnapshotName,
+        listing::{JOB, PLACEHOLDER},
+    },
+    wire::message::Reply,
+};
+
+impl EngineSession {
+    pub(super) async fn create_placeholder(&self, dataset: &DatasetName) -> Result<Reply, Failure> {
+        self.must_go_on()?;
+        if !self.holds(dataset) {
+            return Err(Failure::new(
+                FailureClass::Protocol,
+                format!("{dataset} has nothing to do with this session's targets"),
+            ));
+        }
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let properties = [set("canmount", "off"), set("readonly", "on"), set(PLACEHOLDER, "on")];
+        match self.zfs().create_filesystem(dataset, &properties).await {
+            Ok(()) => Ok(Reply::Done),
+            // Somebody else made it, or an earlier try did: a parent is all that is needed.
+            Err(e) if e.kind == ZfsErrorKind::Exists => Ok(Reply::Done),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    pub(super) async fn remove_placeholder(&self, dataset: &DatasetName) -> Result<Reply, Failure> {
+        self.must_hold(dataset)?;
+        let listing = self.zfs().list(dataset, Depth::Tree).await?;
+        let Some(found) = listing.get(dataset) else { return Ok(Reply::Done) };
+        if !found.is_placeholder() || listing.datasets.len() != 1 || found.local("canmount") != Some("off") {
+            return Err(refused(format!("{dataset} is no empty placeholder any more, so it is not touched")));
+        }
+        let entry = Entry::RemovePlaceholder { dataset: dataset.clone() };
+        self.journalled(entry, self.zfs().destroy_filesystem(dataset)).await?;
+        Ok(Reply::Done)
+    }
+
+    pub(super) async fn rollback(
+        &self,
+        to: &SnapshotName,
+        to_guid: Guid,
+        destroys: &[SnapshotName],
+    ) -> Result<Reply, Failure> {
+        let dataset = to.dataset();
+        self.must_hold(&dataset)?;
+        let listing = self.zfs().list(&dataset, Depth::Root).await?;
+        let changed = |what: &str| {
+            refused(format!("{dataset} changed since the run was planned ({what}); nothing was rolled back"))
+        };
+        let found = listing.get(&dataset).ok_or_else(|| changed("it is gone"))?;
+        let at = found
+            .snapshots
+            .iter()
+            .position(|s| s.guid == to_guid && s.tag == to.tag())
+            .ok_or_else(|| changed("the snapshot to go back to is gone"))?;
+        for newer in &found.snapshots[at + 1..] {
+            if !destroys.iter().any(|d| d.dataset() == dataset && d.tag() == newer.tag) {
+                return Err(changed(&format!("it has a new snapshot @{}", newer.tag)));
+            }
+        }
+        let ours = found.local(JOB).and_then(|job| job.parse().ok()).map(|job: JobId| hold_tag(&job));
+        let newer: Vec<_> = found.snapshots[at + 1..].iter().filter_map(|s| found.snapshot_name(s).ok()).collect();
+        let can_hold = self.capabilities(&dataset).await?.holds;
+        if can_hold && !newer.is_empty() {
+            // `zfs rollback` would find a hold of somebody else only halfway through, so it is looked for first.
+            let held = match self.zfs().holds(&newer).await {
+                // Some have holds and cannot list them.
+                Err(e) if e.kind == ZfsErrorKind::Unsupported => Vec::new(),
+                held => held?,
+            };
+            if let Some((snapshot, tag)) = held.iter().find(|(_, tag)| Some(tag) != ours.as_ref()) {
+                return Err(refused(format!("{snapshot} is held ({tag}), so nothing was rolled back"))
+                    .hint(format!("`zfs release {tag} {snapshot}` there, if nobody needs it")));
+            }
+        }
+        let entry = Entry::Rollback { to: to.clone(), destroys: destroys.to_vec() };
+        let act = async {
+            // What was the newest common snapshot is held by the job itself; the one that will be takes its place.
+            if let Some(tag) = ours.filter(|_| can_hold) {
+                self.zfs().hold(&tag, std::slice::from_ref(to)).await?;
+                if !newer.is_empty() {
+                    self.zfs().release(&tag, &newer).await?;
+                }
+            }
+            self.zfs().rollback(to).await
+        };
+        self.journalled(entry, act).await?;
+        Ok(Reply::Done)
+    }
+
+    pub(super) async fn abort_partial(&self, dataset: DatasetName) -> Result<Reply, Failure> {
+        self.must_hold(&dataset)?;
+        let entry = Entry::AbortPartial { dataset: dataset.clone() };
+        self.journalled(entry, self.zfs().abort_receive(&dataset)).await?;
+        Ok(Reply::Done)
+    }
+
+    /// Writes the intent, acts, writes the outcome.
+    async fn journalled(&self, entry: Entry, act: impl Future<Output = ZfsResult<()>>) -> Result<(), Failure> {
+        let write = |phase: Phase| {
+            self.engine.journal.append(&self.holder, &phase, &entry).map_err(|e| {
+                Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}"))
+                    .hint("check state_dir in the configuration; nothing is destroyed before it is written down")
+            })
+        };
+        write(Phase::Intent)?;
+        let result = act.await;
+        let outcome = write(match &result {
+            Ok(()) => Phase::Done,
+            Err(e) => Phase::Failed { cause: e.to_string() },
+        });
+        if let Err(failure) = outcome {
+            // It is done, or failed, all the same; the intent stands in the journal.
+            tracing::error!("{failure}");
+        }
+        Ok(result?)
+    }
+}
