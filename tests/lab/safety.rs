@@ -56,7 +56,7 @@ fn diverged_is_refused_and_rolled_back_on_request(w: &World) {
     assert!(run.notes().contains("rolled back to @s1; 2 snapshots were destroyed"), "{}", run.out);
     assert_eq!(w.one.snapshots(&pair.source), w.two.snapshots(&pair.target));
     w.same(&pair, "s2");
-    let journal = w.two.sh("cat /root/zmlab/state/*");
+    let journal = w.two.sh("cat /root/zmlab/state/journal.jsonl");
     assert!(journal.contains("tank/dst/diverged@own1") && journal.contains("tank/dst/diverged@own2"), "{journal}");
 }
 
