@@ -34,6 +34,7 @@ pub use limits::{LIMITS, LimitSpec, LimitUnit, Limits};
 pub use load::{MAX_FILE_BYTES, MAX_FILES};
 pub use schema::KEYS;
 
+pub use crate::types::DEFAULT_PORT;
 use crate::types::{Endpoint, PeerName};
 
 /// The file that is read when no `--config` is given.
@@ -44,8 +45,6 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/zmigrate";
 pub const DEFAULT_RUNTIME_DIR: &str = "/run/zmigrate";
 /// The default of `identity.dir`.
 pub const DEFAULT_IDENTITY_DIR: &str = "/etc/zmigrate/pki";
-/// The port that is listened on unless told otherwise.
-pub const DEFAULT_PORT: u16 = 8551;
 
 /// One file's name and text, as [`Config::parse_all`] takes it.
 #[derive(Clone, Copy, Debug)]

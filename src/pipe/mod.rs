@@ -13,9 +13,19 @@ pub mod compress;
 pub mod sink;
 pub mod source;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
+use tokio::time::timeout;
 use xxhash_rust::xxh3::Xxh3;
+
+use crate::{
+    channel::Channel,
+    types::Failure,
+    wire::{codec::Use, message::StreamMessage},
+};
 
 /// How far a transfer has come. Read by progress displays while it runs.
 #[derive(Debug, Default)]
@@ -39,6 +49,20 @@ impl Counters {
     pub fn wire_bytes(&self) -> u64 {
         self.wire_bytes.load(Ordering::Relaxed)
     }
+}
+
+/// How long one end tries to tell the other why it failed.
+const TELL: Duration = Duration::from_secs(30);
+
+/// Tells the other end of a transfer why this one failed. If it does not get through, the other learns it from the lost
+/// session.
+async fn tell(channel: &Channel, failure: &Failure) {
+    let word = StreamMessage::Failed(failure.clone());
+    let told = async {
+        channel.send_message(&word, Use::Request).await?;
+        channel.delivered().await
+    };
+    let _: Result<Result<(), Failure>, _> = timeout(TELL, told).await;
 }
 
 /// The digest of a stream: XXH3-128 over the XXH3-64 of its chunks, in order. Both sides cut the stream alike, because

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Counters, StreamDigest};
+use super::{Counters, StreamDigest, tell};
 use crate::{
     channel::Channel,
     port::zfs::Receiving,
@@ -110,13 +110,7 @@ pub async fn receive_stream(
         (Ok(()), Err(written), _) => Failure { consequence: false, ..written },
     };
     if !failure.consequence {
-        let word = StreamMessage::Failed(failure.clone());
-        let told = async {
-            channel.send_message(&word, Use::Request).await?;
-            channel.delivered().await
-        };
-        // If it does not get through, the sender learns it from the lost session.
-        let _ = timeout(Duration::from_secs(30), told).await;
+        tell(&channel, &failure).await;
     }
     Err(failure)
 }

@@ -18,6 +18,7 @@ use super::{
     Counters, StreamDigest,
     buffers::Pool,
     compress::{Packer, Situation},
+    tell,
 };
 use crate::{
     channel::Channel,
@@ -228,18 +229,18 @@ async fn conclude(
     let digest = match (read, packed, exit) {
         (Ok(()), Ok(digest), Ok(())) => digest,
         // The process failed by itself, which explains a stream that breaks off.
-        (Ok(()), Ok(_), Err(exit)) => return tell(channel, exit).await,
+        (Ok(()), Ok(_), Err(exit)) => return fail(channel, exit).await,
         (Err(Stop::Failed(cause)), _, exit) => {
             let cause = match exit {
                 Err(exit) => cause.first_cause(exit),
                 Ok(()) => cause,
             };
-            return tell(channel, Failure { consequence: false, ..cause }).await;
+            return fail(channel, Failure { consequence: false, ..cause }).await;
         }
-        (_, Err(failure), _) => return tell(channel, failure).await,
+        (_, Err(failure), _) => return fail(channel, failure).await,
         (Err(Stop::PackerGone), Ok(_), _) => {
             let failure = Failure::new(FailureClass::Internal, "the packing thread ended before the stream");
-            return tell(channel, failure).await;
+            return fail(channel, failure).await;
         }
     };
     let end = StreamMessage::End { raw_bytes: digest.raw_bytes, digest: digest.value() };
@@ -255,13 +256,8 @@ async fn conclude(
     Ok(Transferred { raw_bytes: digest.raw_bytes, wire_bytes: counters.wire_bytes(), warnings: process.warnings() })
 }
 
-/// Tells the receiver why the stream ends here, so that it does not wait.
-async fn tell(channel: &Channel, failure: Failure) -> Result<Transferred, Failure> {
-    let told = async {
-        channel.send_message(&StreamMessage::Failed(failure.clone()), Use::Request).await?;
-        channel.delivered().await
-    };
-    // If even that does not get through, the receiver learns it from the lost session.
-    let _ = timeout(Duration::from_secs(30), told).await;
+/// Ends with a failure that the receiver must learn, so that it does not wait.
+async fn fail(channel: &Channel, failure: Failure) -> Result<Transferred, Failure> {
+    tell(channel, &failure).await;
     Err(failure)
 }
