@@ -10,7 +10,7 @@ use zmigrate::{
         fletcher::{ByteOrder, Fletcher4},
         gate::{Gate, GatePolicy},
         parser::{AnyStream, Parser},
-        record::{Begin, Record, Write},
+        record::{Begin, Object, Record, Write},
         write::StreamWriter,
     },
     types::Guid,
@@ -34,6 +34,8 @@ fn stream(order: ByteOrder) -> Vec<u8> {
         }),
         &[],
     );
+    let file = Object { object: 2, object_type: 19, blksz: BLOCK as u32, to_guid: TO, ..Object::default() };
+    w.record(&Record::Object(file), &[]);
     let mut seed = 1u32;
     let payload: Vec<u8> = std::iter::repeat_with(|| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -79,7 +81,8 @@ fn throughput(c: &mut Criterion) {
     for (name, bytes) in [("parser+gate", &little), ("parser+gate-foreign", &big)] {
         group.bench_function(name, |b| {
             b.iter(|| {
-                let mut parser = Parser::new(Gate::new(GatePolicy::step(None, TO)));
+                let policy = GatePolicy { foreign_byte_order: true, ..GatePolicy::step(None, TO) };
+                let mut parser = Parser::new(Gate::new(policy));
                 bytes.chunks(CHUNK).for_each(|c| assert!(parser.feed(c).is_ok()));
                 assert!(parser.is_complete());
             });

@@ -36,6 +36,8 @@ fuzz_target!(|data: &[u8]| {
         features: Features::TRANSFER,
         raw: begin.features().contains(Features::RAW),
         resuming: begin.features().contains(Features::RESUMING),
+        kind: None,
+        foreign_byte_order: how & 0x40 != 0,
     };
     run(Parser::new(Gate::new(policy)), &stream, piece);
     let mut inspector = Inspector::new();

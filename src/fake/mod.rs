@@ -22,7 +22,7 @@
 mod fault;
 mod model;
 mod moving;
-mod nvlist;
+pub mod nvlist;
 mod pipe;
 mod port;
 mod receiving;

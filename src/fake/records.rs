@@ -20,10 +20,10 @@ use crate::{
 pub const BLOCK_BYTES: u64 = 16 << 10;
 /// Dnodes in one block of them, and so in one OBJECT_RANGE.
 const DNODES_PER_BLOCK: u64 = 32;
-/// `DMU_OT_PLAIN_FILE_CONTENTS`, `DMU_OT_ZVOL`, `DMU_OT_SA`.
+/// `DMU_OT_PLAIN_FILE_CONTENTS`, `DMU_OT_ZVOL`, `DMU_OTN_UINT64_METADATA`.
 const FILE: u32 = 19;
 const ZVOL: u32 = 23;
-const SA: u32 = 44;
+const NUMBERS: u32 = 0xc3;
 
 /// One object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,7 +118,10 @@ impl Job {
         let mut list = NvWriter::new();
         if let Some(suite) = &self.raw {
             features = features.with(Features::RAW);
-            list = list.list("crypt_keydata", NvWriter::new().str("fake_suite", suite));
+            let meta = [("blksz", 16 << 10), ("nblkptr", 3), ("nlevels", 6), ("indblkshift", 17), ("maxblkid", 9)];
+            let keys = NvWriter::new().str("fake_suite", suite);
+            let keys = meta.into_iter().fold(keys, |keys, (name, n)| keys.u64(&format!("mdn_{name}"), n));
+            list = list.list("crypt_keydata", keys);
         }
         if let Some((object, offset)) = self.resume {
             features = features.with(Features::RESUMING);
@@ -188,15 +191,16 @@ impl Job {
         let mut record = Object {
             object,
             object_type,
-            bonus_type: SA,
+            bonus_type: NUMBERS,
             blksz: BLOCK_BYTES as u32,
             bonuslen: 8,
             to_guid: self.to_guid,
             ..Object::default()
         };
         if raw {
-            let maxblkid = new.len.div_ceil(BLOCK_BYTES);
-            record = Object { raw_bonuslen: 8, indblkshift: 17, nlevels: 1, nblkptr: 1, maxblkid, ..record };
+            let maxblkid = new.len.div_ceil(BLOCK_BYTES).saturating_sub(1);
+            // A bonus so short leaves room for three; three levels then reach 48 GiB.
+            record = Object { raw_bonuslen: 8, indblkshift: 17, nlevels: 3, nblkptr: 3, maxblkid, ..record };
         }
         w.record(&Record::Object(record), &new.len.to_le_bytes());
         let free = |offset, length| Record::Free(Range { object, offset, length, to_guid: self.to_guid });

@@ -169,7 +169,12 @@ pub(super) async fn open_receive(
         set,
         exclude: Vec::new(),
     };
-    let policy = GatePolicy { raw: step.raw, resuming: step.resumes, ..GatePolicy::step(step.from_guid, step.to_guid) };
+    let policy = GatePolicy {
+        raw: step.raw,
+        resuming: step.resumes,
+        kind: Some(step.kind),
+        ..GatePolicy::step(step.from_guid, step.to_guid)
+    };
     let tap = Tap::new(Gate::new(policy));
     let permit = session.transfer_permit()?;
     session.must_go_on()?;

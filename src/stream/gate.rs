@@ -4,16 +4,19 @@
 //! transfer's stream is judged here, record by record, against the plan and against what a sender can send.
 //!
 //! Invariant: a record that the gate lets through has the GUID that the plan names, lies within the limits
-//! of the on-disk format, and uses only features that were allowed.
+//! of the on-disk format, belongs to an object that was announced, and uses only features that were allowed.
 
 use super::{
+    content,
     features::Features,
+    fletcher::ByteOrder,
     nvlist::{self, Limits},
+    objects::Objects,
     parser::Judge,
-    record::{Begin, RawRecord, Record},
+    record::{self, Begin, RawRecord, Record},
     rules,
 };
-use crate::types::Guid;
+use crate::types::{Guid, listing::DatasetKind};
 
 /// What a plan expects of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +35,33 @@ pub struct GatePolicy {
     pub raw: bool,
     /// True when the stream was asked for with a resume token, and must continue.
     pub resuming: bool,
+    /// What the stream must be of; `None` if that does not matter here. A volume that comes as a filesystem would not get
+    /// the protections of a volume.
+    pub kind: Option<DatasetKind>,
+    /// Take streams of the other byte order. False for transfers: a receiver swaps their blocks by rules that trust what
+    /// is in them (`zap_leaf_byteswap` panics at what it does not know).
+    pub foreign_byte_order: bool,
 }
+
+/// The byte order of this machine, in which its `zfs send` writes.
+const NATIVE: ByteOrder = if cfg!(target_endian = "big") { ByteOrder::Big } else { ByteOrder::Little };
+
+/// Payloads that are judged whole: the longest bonus (`DNODE_MAX_SIZE`), and the longest spill block.
+const MAX_ATTRIBUTES: usize = 128 << 10;
 
 impl GatePolicy {
     /// One stream of that step, with all features that a transfer may have, neither raw nor resumed.
     pub fn step(from_guid: Option<Guid>, to_guid: Guid) -> Self {
-        Self { to_guid, from_guid, allow_compound: false, features: Features::TRANSFER, raw: false, resuming: false }
+        Self {
+            to_guid,
+            from_guid,
+            allow_compound: false,
+            features: Features::TRANSFER,
+            raw: false,
+            resuming: false,
+            kind: None,
+            foreign_byte_order: false,
+        }
     }
 }
 
@@ -49,10 +73,19 @@ pub(super) struct Stream {
     pub raw: bool,
     /// The sender marks objects that have spill blocks (`DRR_FLAG_SPILL_BLOCK`).
     pub marks_spill: bool,
-    /// First object of the last OBJECT_RANGE.
-    pub range_first: Option<u64>,
-    /// Object and offset of the last WRITE.
-    pub last_write: (u64, u64),
+    /// What it has announced.
+    pub objects: Objects,
+    /// What the payload that comes next must be.
+    payload: Payload,
+}
+
+/// A payload that is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Payload {
+    /// The list in BEGIN.
+    List,
+    /// System attributes of a file.
+    Attributes,
 }
 
 /// Applies a [`GatePolicy`] and the rules of the format.
@@ -81,21 +114,23 @@ impl Gate {
             };
         }
         self.features(b)?;
-        if !matches!(b.objset_type, 2 | 3) {
-            return Err(format!(
-                "BEGIN says dataset type {}; only filesystems (2) and volumes (3) exist",
-                b.objset_type
-            ));
+        let kind = match b.objset_type {
+            2 => DatasetKind::Filesystem,
+            3 => DatasetKind::Volume,
+            other => {
+                return Err(format!("BEGIN says dataset type {other}; only filesystems (2) and volumes (3) exist"));
+            }
+        };
+        if let Some(planned) = self.policy.kind.filter(|planned| *planned != kind) {
+            return Err(format!("it is a stream of a {kind}, but the plan is to send a {planned}"));
         }
         if b.flags & !0xf != 0 {
             return Err(format!("BEGIN has unknown flags {:#x}", b.flags));
         }
         name(&b.to_name)?;
         self.guids(b)?;
-        // Both need the list that the payload carries.
-        let needs_list = Features(Features::RAW.0 | Features::RESUMING.0);
-        if b.payload_len == 0 && b.features().0 & needs_list.0 != 0 {
-            return Err("BEGIN has no list, which a raw or resumed stream must have".into());
+        if b.payload_len == 0 {
+            content::begin_list(None, b.features())?;
         }
         Ok(Stream::new(b))
     }
@@ -151,49 +186,59 @@ impl Stream {
             features: b.features(),
             raw: b.features().contains(Features::RAW),
             marks_spill: b.flags & 8 != 0,
-            range_first: None,
-            last_write: (0, 0),
+            objects: Objects::default(),
+            payload: Payload::List,
         }
     }
 }
 
 impl Judge for Gate {
-    fn record(&mut self, record: &Record, _: &RawRecord) -> Result<(), String> {
+    fn record(&mut self, record: &Record, raw: &RawRecord) -> Result<(), String> {
         match record {
-            Record::Begin(begin) => self.stream = Some(self.begin(begin)?),
+            Record::Begin(begin) => {
+                if !self.policy.foreign_byte_order && record::byte_order(raw) != Some(NATIVE) {
+                    return Err("it was made on a machine of the other byte order, which is not supported".into());
+                }
+                self.stream = Some(self.begin(begin)?);
+            }
             // The parser has checked it: it is zero apart from its type.
             Record::End { to_guid: Guid(0), .. } if self.stream.is_none() => {}
             Record::End { to_guid, .. } => {
                 let stream = self.stream.take().ok_or("an END outside of any stream")?;
                 rules::same_guid(&stream, *to_guid)?;
             }
-            other => rules::check(self.stream.as_mut().ok_or("a record outside of any stream")?, other)?,
-        }
-        Ok(())
-    }
-
-    fn payload_limit(&self, begin: &Begin) -> Option<usize> {
-        Some(if begin.is_compound() { Limits::PACKAGE.bytes } else { Limits::SMALL.bytes })
-    }
-
-    fn begin_payload(&mut self, payload: &[u8]) -> Result<(), String> {
-        let stream = self.stream.as_ref().ok_or("a list outside of any stream")?;
-        let package = stream.to_guid == Guid(0);
-        let limits = if package { Limits::PACKAGE } else { Limits::SMALL };
-        let list = nvlist::decode(payload, limits).map_err(|e| format!("the list in BEGIN: {e}"))?;
-        if package {
-            return Ok(());
-        }
-        if stream.raw != list.list("crypt_keydata").is_some() {
-            return Err("the list in BEGIN must have crypt_keydata if, and only if, the stream is raw".into());
-        }
-        if stream.features.contains(Features::RESUMING) {
-            let (object, offset) = (list.u64("resume_object"), list.u64("resume_offset"));
-            if object.is_none_or(|o| o >= rules::MAX_OBJECT) || offset.is_none() {
-                return Err("the list in BEGIN does not say where the stream resumes".into());
+            other => {
+                let stream = self.stream.as_mut().ok_or("a record outside of any stream")?;
+                rules::check(stream, other)?;
+                stream.payload = Payload::Attributes;
             }
         }
         Ok(())
+    }
+
+    fn payload_limit(&self, record: &Record) -> Option<usize> {
+        match record {
+            Record::Begin(begin) if begin.is_compound() => Some(Limits::PACKAGE.bytes),
+            Record::Begin(_) => Some(Limits::SMALL.bytes),
+            // In a raw stream they are encrypted, and the kernel does not look at them.
+            _ if self.stream.as_ref().is_none_or(|stream| stream.raw) => None,
+            Record::Object(o) if o.bonus_type == rules::SA => Some(MAX_ATTRIBUTES),
+            Record::Spill(_) => Some(MAX_ATTRIBUTES),
+            _ => None,
+        }
+    }
+
+    fn payload(&mut self, payload: &[u8]) -> Result<(), String> {
+        let stream = self.stream.as_ref().ok_or("a payload outside of any stream")?;
+        match stream.payload {
+            Payload::Attributes => content::system_attributes(payload),
+            Payload::List => {
+                let package = stream.to_guid == Guid(0);
+                let limits = if package { Limits::PACKAGE } else { Limits::SMALL };
+                let list = nvlist::decode(payload, limits).map_err(|e| format!("the list in BEGIN: {e}"))?;
+                if package { Ok(()) } else { content::begin_list(Some(&list), stream.features) }
+            }
+        }
     }
 }
 

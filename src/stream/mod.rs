@@ -10,11 +10,13 @@
 //!
 //! Invariant: no input makes these modules panic, or allocate more than the bounds that they name.
 
+mod content;
 pub mod features;
 pub mod fletcher;
 pub mod gate;
 pub mod inspect;
 pub mod nvlist;
+mod objects;
 pub mod parser;
 mod payload;
 pub mod record;

@@ -56,12 +56,19 @@ pub enum Value {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NvList {
     pairs: Vec<(String, Value)>,
+    unique: bool,
 }
 
 impl NvList {
     /// All pairs.
     pub fn pairs(&self) -> &[(String, Value)] {
         &self.pairs
+    }
+
+    /// True when the list says that no name occurs twice (`NV_UNIQUE_NAME`). In one that does not, the kernel finds nothing
+    /// by its name.
+    pub fn is_unique(&self) -> bool {
+        self.unique
     }
 
     /// The value of that name.
@@ -232,7 +239,7 @@ impl<'a> Decoder<'a> {
                 return Err(NvError::Malformed("a name occurs twice"));
             }
         }
-        Ok(NvList { pairs })
+        Ok(NvList { pairs, unique })
     }
 
     fn xdr_pair(&mut self, depth: usize) -> Result<Option<(String, Value)>, NvError> {

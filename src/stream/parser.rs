@@ -5,12 +5,12 @@
 //!
 //! Invariant: a byte is released only when the record that it belongs to has passed every check, and the
 //! last END only when its checksum agreed. So what is damaged or cut off never looks complete to whoever
-//! gets the released bytes. Payloads are not copied: besides one partial record, only the nvlist of a
-//! BEGIN is kept, and only if the judge asks for it.
+//! gets the released bytes. Payloads are not copied: besides one partial record, only a payload that the judge asks
+//! for is kept, up to the limit that it names.
 
 use super::{
     fletcher::{ByteOrder, Fletcher4, Sums},
-    record::{self, Begin, RECORD_BYTES, RawRecord, Record, RecordType, TRAILER_AT},
+    record::{self, RECORD_BYTES, RawRecord, Record, RecordType, TRAILER_AT},
 };
 
 /// The longest payload of any record but BEGIN: `SPA_MAXBLOCKSIZE`, 16 MiB.
@@ -26,16 +26,17 @@ pub trait Judge {
     /// Why the record is refused.
     fn record(&mut self, record: &Record, raw: &RawRecord) -> Result<(), String>;
 
-    /// How much of this BEGIN's payload to keep for [`Judge::begin_payload`]; `None` when it need not be seen.
-    fn payload_limit(&self, _begin: &Begin) -> Option<usize> {
+    /// How much of this record's payload to keep for [`Judge::payload`]; `None` when it need not be seen. A record whose
+    /// payload is kept is not released before the payload has been judged.
+    fn payload_limit(&self, _record: &Record) -> Option<usize> {
         None
     }
 
-    /// Judges the whole payload of the last BEGIN.
+    /// Judges the whole payload of the last record, if it was to be kept.
     ///
     /// # Errors
     /// Why the payload is refused.
-    fn begin_payload(&mut self, _payload: &[u8]) -> Result<(), String> {
+    fn payload(&mut self, _payload: &[u8]) -> Result<(), String> {
         Ok(())
     }
 }
@@ -159,8 +160,14 @@ enum Place {
 #[derive(Debug)]
 enum Awaiting {
     Record,
-    Payload { left: u64, incompressible: bool },
-    BeginPayload { left: usize },
+    Payload {
+        left: u64,
+        incompressible: bool,
+    },
+    /// A payload that the judge wants to see.
+    Kept {
+        left: usize,
+    },
 }
 
 /// The parser.
@@ -172,7 +179,7 @@ pub struct Parser<J> {
     // A record that a split of the input cut.
     partial: Box<RawRecord>,
     partial_len: usize,
-    // The payload of a BEGIN that the judge wants to see.
+    // What came of such a payload.
     kept: Vec<u8>,
     sums: Option<Fletcher4>,
     fed: u64,
@@ -263,14 +270,14 @@ impl<J: Judge> Parser<J> {
                     self.released += n;
                     bytes.len()
                 }
-                Awaiting::BeginPayload { left } => {
+                Awaiting::Kept { left } => {
                     let n = (*left).min(rest.len());
                     *left -= n;
                     let whole = *left == 0;
                     self.kept.extend_from_slice(&rest[..n]);
                     self.sum(&rest[..n]);
                     if whole {
-                        self.finish_begin(n);
+                        self.finish_kept(n);
                     }
                     n
                 }
@@ -301,7 +308,7 @@ impl<J: Judge> Parser<J> {
         let cause = match (&self.awaiting, self.place) {
             _ if self.fed == 0 => "the stream is empty".to_owned(),
             (Awaiting::Payload { left, .. }, _) => format!("the stream ends {left} bytes short in a payload"),
-            (Awaiting::BeginPayload { left }, _) => format!("the stream ends {left} bytes short in a payload"),
+            (Awaiting::Kept { left }, _) => format!("the stream ends {left} bytes short in a payload"),
             (Awaiting::Record, Place::Start) => "it is shorter than one record".to_owned(),
             (Awaiting::Record, _) if self.partial_len > 0 => "the stream ends in a record".to_owned(),
             (Awaiting::Record, Place::PackageHead | Place::Package) => "the package has no END".to_owned(),
@@ -317,10 +324,10 @@ impl<J: Judge> Parser<J> {
         }
     }
 
-    fn finish_begin(&mut self, last_piece: usize) {
+    fn finish_kept(&mut self, last_piece: usize) {
         self.awaiting = Awaiting::Record;
         let payload = std::mem::take(&mut self.kept);
-        match self.judge.begin_payload(&payload) {
+        match self.judge.payload(&payload) {
             Ok(()) => self.released = self.fed + last_piece as u64,
             Err(cause) => self.fail(FaultKind::Refused, cause),
         }
@@ -414,18 +421,17 @@ impl<J: Judge> Parser<J> {
     }
 
     fn await_payload(&mut self, record: &Record, payload: u64) -> Result<(), (FaultKind, String)> {
-        let keep = match record {
-            Record::Begin(begin) if payload > 0 => self.judge.payload_limit(begin),
-            _ => None,
-        };
-        if let Some(limit) = keep {
+        if payload > 0
+            && let Some(limit) = self.judge.payload_limit(record)
+        {
             if payload > limit as u64 {
-                let cause = format!("a BEGIN payload of {payload} bytes is longer than {limit}");
+                let name = record.record_type().name();
+                let cause = format!("a {name} payload of {payload} bytes is longer than {limit}");
                 return Err((FaultKind::Refused, cause));
             }
             // It grows with what arrives: nothing is allocated on the word of the header alone.
             self.kept.clear();
-            self.awaiting = Awaiting::BeginPayload { left: payload as usize };
+            self.awaiting = Awaiting::Kept { left: payload as usize };
             return Ok(());
         }
         if payload > 0 {

@@ -6,6 +6,7 @@
 use super::{
     features::Features,
     gate::Stream,
+    objects::{BLKPTR, DNODES_PER_BLOCK, bonus_room},
     record::{CryptParams, Object, Range, Record, Spill, Write, WriteEmbedded},
 };
 use crate::types::Guid;
@@ -18,8 +19,6 @@ const SECTOR: u64 = 512;
 const MAX_BLOCK: u64 = 16 << 20;
 /// `SPA_OLD_MAXBLOCKSIZE`: what a block may have without LARGE_BLOCKS, and a spill block at all.
 const OLD_MAX_BLOCK: u64 = 128 << 10;
-/// `DNODES_PER_BLOCK`.
-const DNODES_PER_BLOCK: u64 = 32;
 /// `DNODE_MAX_SIZE` over `DNODE_MIN_SIZE`.
 const MAX_SLOTS: u8 = 32;
 /// `BPE_PAYLOAD_SIZE`.
@@ -30,6 +29,14 @@ const MAX_LEVELS: u8 = 12;
 const CHECKSUMS: u8 = 15;
 /// `ZIO_COMPRESS_FUNCTIONS`, with zstd.
 const COMPRESSIONS: u8 = 17;
+
+/// `DMU_OT_SA`: system attributes.
+pub const SA: u32 = 44;
+/// `DMU_OT_ZNODE`, the attributes of files before those; `znode_phys_t` has 264 bytes.
+const ZNODE: u32 = 17;
+const ZNODE_BYTES: u32 = 264;
+/// `DMU_OTN_UINT64_METADATA`, which may be a bonus of no bytes.
+const UINT64_METADATA: u32 = 0xc3;
 
 const LZ4: u8 = 15;
 const ZSTD: u8 = 16;
@@ -80,10 +87,35 @@ fn object_number(object: u64) -> Verdict {
     ensure((1..MAX_OBJECT).contains(&object), || format!("object {object} is out of range"))
 }
 
-/// `DMU_OT_IS_VALID`: one of the old types, or a new one with a known byte swap function.
+/// The types that the objects of a filesystem or volume have. Others belong to the pool: where a block is said to hold
+/// dnodes, an object set or an intent log, a scrub follows the block pointers that it finds there. New types say how
+/// their blocks are swapped, which must be neither as dnodes nor as an object set.
 fn object_type(code: u32) -> Verdict {
-    let valid = if code & 0x80 != 0 { code < 0x100 && code & 0x1f < 10 } else { code < 54 };
-    ensure(valid, || format!("object type {code} is unknown"))
+    let valid = match code {
+        17..=27 | 33..=36 | 39 | 40 | 44..=47 => true,
+        0x80..0x100 => matches!(code & 0x1f, 0..=4 | 7..=9),
+        _ => false,
+    };
+    ensure(valid, || format!("objects of type {code} are in no filesystem or volume"))
+}
+
+/// A checksum that blocks may have. Those for labels, gang blocks and the intent log are stored in the block itself,
+/// at a place that the block names.
+fn checksum(code: u8) -> Verdict {
+    ensure(code < CHECKSUMS && !matches!(code, 3 | 4 | 5 | 9), || {
+        format!("checksum code {code} is not that of a block")
+    })
+}
+
+/// True when a dnode's levels reach its last block: otherwise the kernel writes block pointers beyond the dnode.
+/// `shift`: binary logarithm of the bytes of an indirect block (`DN_MIN_INDBLKSHIFT`, `DN_MAX_INDBLKSHIFT`).
+pub fn fits_levels(block_pointers: u64, levels: u64, shift: u64, last: u64) -> bool {
+    if !(1..=MAX_LEVELS.into()).contains(&levels) || !(12..=17).contains(&shift) {
+        return false;
+    }
+    // Block pointers have 128 bytes.
+    let bits = (levels - 1) * (shift - 7);
+    bits >= 64 || last >> bits < block_pointers
 }
 
 /// Object, offset and size of a block.
@@ -118,20 +150,22 @@ fn compression(stream: &Stream, code: u8) -> Verdict {
     }
 }
 
-fn compressed_size(compressed: u64, logical: u64) -> Verdict {
-    ensure(compressed > 0 && compressed <= logical && compressed.is_multiple_of(SECTOR), || {
+fn compressed_size(code: u8, compressed: u64, logical: u64) -> Verdict {
+    let sound = compressed > 0 && compressed <= logical && compressed.is_multiple_of(SECTOR);
+    // "off" says that the block is stored as it is, and whole.
+    ensure(sound && (code != 2 || compressed == logical), || {
         format!("compressed size {compressed} of a block of {logical} bytes")
     })
 }
 
-fn object(stream: &Stream, o: &Object) -> Verdict {
+fn object(stream: &mut Stream, o: &Object) -> Verdict {
     same_guid(stream, o.to_guid)?;
     object_number(o.object)?;
     ensure(o.object_type != 0, || "an object without type".into())?;
     object_type(o.object_type)?;
-    object_type(o.bonus_type)?;
-    ensure(o.checksum < CHECKSUMS, || format!("checksum code {} is unknown", o.checksum))?;
-    ensure(o.compress < COMPRESSIONS, || format!("compression code {} is unknown", o.compress))?;
+    checksum(o.checksum)?;
+    // 4 is "empty", which no dataset can be set to.
+    ensure(o.compress < COMPRESSIONS && o.compress != 4, || format!("compression code {} is unknown", o.compress))?;
     block(stream, 0, o.blksz.into())?;
     // Senders from before large dnodes write 0.
     let slots = o.dn_slots.max(1);
@@ -139,13 +173,33 @@ fn object(stream: &Stream, o: &Object) -> Verdict {
     if slots > 1 {
         needs(stream, Features::LARGE_DNODE, "a dnode of several slots")?;
     }
-    ensure(o.object + u64::from(slots) <= MAX_OBJECT, || format!("object {} is out of range", o.object))?;
-    // A slot has 512 bytes; 64 are the dnode itself and 128 its first block pointer.
-    let bonus_max = u32::from(slots) * 512 - 192;
-    ensure(o.bonuslen <= bonus_max, || format!("a bonus of {} bytes in {slots} slots", o.bonuslen))?;
+    let end = o.object % DNODES_PER_BLOCK + u64::from(slots);
+    ensure(end <= DNODES_PER_BLOCK, || format!("object {} of {slots} slots crosses a block of dnodes", o.object))?;
+    bonus(o, bonus_room(slots))?;
     flags(o.flags, if stream.raw { OBJECT_SPILL | RAW_BYTESWAP } else { OBJECT_SPILL })?;
     ensure(o.flags & OBJECT_SPILL == 0 || stream.marks_spill, || "a spill flag that BEGIN does not announce".into())?;
-    if stream.raw { raw_object(stream, o, bonus_max) } else { plain_object(o) }
+    if stream.raw {
+        raw_object(o, bonus_room(slots))?
+    } else {
+        plain_object(o)?
+    }
+    stream.objects.announce(o, stream.raw)
+}
+
+/// What a dnode has besides its blocks (the assertions in `dnode_allocate`).
+fn bonus(o: &Object, room: u32) -> Verdict {
+    let spill = if o.flags & OBJECT_SPILL != 0 { BLKPTR } else { 0 };
+    ensure(o.bonuslen <= room - spill, || format!("a bonus of {} bytes, where {room} are", o.bonuslen))?;
+    ensure(spill == 0 || o.bonus_type == SA, || "a spill block beside other than system attributes".into())?;
+    match (o.bonus_type, o.bonuslen) {
+        (0, 0) => return Ok(()),
+        (0, len) => return Err(format!("a bonus of {len} bytes without type")),
+        (SA | UINT64_METADATA, 0) => {}
+        (other, 0) => return Err(format!("an empty bonus of type {other}")),
+        (ZNODE, len) if len < ZNODE_BYTES => return Err(format!("a bonus of {len} bytes for one of {ZNODE_BYTES}")),
+        _ => {}
+    }
+    object_type(o.bonus_type)
 }
 
 fn plain_object(o: &Object) -> Verdict {
@@ -154,17 +208,24 @@ fn plain_object(o: &Object) -> Verdict {
     })
 }
 
-fn raw_object(stream: &Stream, o: &Object, bonus_max: u32) -> Verdict {
-    let in_range = stream.range_first.is_some_and(|first| (first..first + DNODES_PER_BLOCK).contains(&o.object));
-    ensure(in_range, || format!("object {} is outside of the last OBJECT_RANGE", o.object))?;
-    ensure((o.bonuslen..=bonus_max).contains(&o.raw_bonuslen) && (o.bonuslen > 0 || o.raw_bonuslen == 0), || {
+fn raw_object(o: &Object, room: u32) -> Verdict {
+    // As `dnode_allocate` has it.
+    let pointers = if o.bonus_type == SA { 1 } else { (1 + (room - o.bonuslen) / BLKPTR).min(3) };
+    ensure(u32::from(o.nblkptr) == pointers, || {
+        format!("a dnode of {} block pointers where there are {pointers}", o.nblkptr)
+    })?;
+    let spill = if o.flags & OBJECT_SPILL != 0 { BLKPTR } else { 0 };
+    let room = room - BLKPTR * (pointers - 1) - spill;
+    ensure((o.bonuslen..=room).contains(&o.raw_bonuslen) && (o.bonuslen > 0 || o.raw_bonuslen == 0), || {
         format!("a raw bonus of {} bytes for one of {}", o.raw_bonuslen, o.bonuslen)
     })?;
     ensure((12..=17).contains(&o.indblkshift), || format!("an indirect block shift of {}", o.indblkshift))?;
     ensure((1..=MAX_LEVELS).contains(&o.nlevels), || format!("a dnode of {} levels", o.nlevels))?;
-    ensure((1..=3).contains(&o.nblkptr), || format!("a dnode of {} block pointers", o.nblkptr))?;
     let end = o.maxblkid.checked_add(1).and_then(|blocks| blocks.checked_mul(o.blksz.into()));
-    ensure(end.is_some_and(|end| end <= i64::MAX as u64), || format!("last block {} overflows", o.maxblkid))
+    ensure(end.is_some_and(|end| end <= i64::MAX as u64), || format!("last block {} overflows", o.maxblkid))?;
+    ensure(fits_levels(pointers.into(), o.nlevels.into(), o.indblkshift.into(), o.maxblkid), || {
+        format!("last block {} is beyond what {} levels reach", o.maxblkid, o.nlevels)
+    })
 }
 
 fn free_objects(stream: &Stream, first: u64, count: u64, guid: Guid) -> Verdict {
@@ -172,7 +233,8 @@ fn free_objects(stream: &Stream, first: u64, count: u64, guid: Guid) -> Verdict 
     // Old senders free whole subtrees of dnodes, of which the last reaches beyond the last object.
     ensure(first.checked_add(count).is_some_and(|end| end <= 2 * MAX_OBJECT), || {
         format!("objects {first} and {count} more are out of range")
-    })
+    })?;
+    stream.objects.absent(first)
 }
 
 fn write(stream: &mut Stream, w: &Write) -> Verdict {
@@ -180,7 +242,7 @@ fn write(stream: &mut Stream, w: &Write) -> Verdict {
     object_number(w.object)?;
     object_type(w.object_type)?;
     block(stream, w.offset, w.logical_size)?;
-    ensure(w.checksum < CHECKSUMS, || format!("checksum code {} is unknown", w.checksum))?;
+    checksum(w.checksum)?;
     flags(w.flags, if stream.raw { DEDUP_CAPABLE | RAW_BYTESWAP } else { DEDUP_CAPABLE })?;
     crypt(stream, &w.crypt)?;
     if w.compression == 0 {
@@ -191,14 +253,9 @@ fn write(stream: &mut Stream, w: &Write) -> Verdict {
             "a compressed block, but the stream has neither the feature compressed nor raw".into()
         })?;
         compression(stream, w.compression)?;
-        compressed_size(w.compressed_size, w.logical_size)?;
+        compressed_size(w.compression, w.compressed_size, w.logical_size)?;
     }
-    // Receivers refuse blocks that go backwards: a resumed receive could not find its place.
-    ensure((w.object, w.offset) >= stream.last_write, || {
-        format!("object {} offset {} comes after a later block", w.object, w.offset)
-    })?;
-    stream.last_write = (w.object, w.offset);
-    Ok(())
+    stream.objects.block(w.object, w.offset, w.logical_size, stream.raw)
 }
 
 fn range(stream: &Stream, r: &Range) -> Verdict {
@@ -206,7 +263,8 @@ fn range(stream: &Stream, r: &Range) -> Verdict {
     object_number(r.object)?;
     ensure(r.length == u64::MAX || r.offset.checked_add(r.length).is_some(), || {
         format!("offset {} and length {} overflow", r.offset, r.length)
-    })
+    })?;
+    stream.objects.hole(r, stream.raw)
 }
 
 fn spill(stream: &Stream, s: &Spill) -> Verdict {
@@ -216,11 +274,15 @@ fn spill(stream: &Stream, s: &Spill) -> Verdict {
         format!("a spill block of {} bytes", s.length)
     })?;
     crypt(stream, &s.crypt)?;
+    // Older senders leave the type out; the kernel takes it as an index, whatever it is.
+    ensure(s.object_type == SA || (s.object_type == 0 && !stream.raw), || {
+        format!("a spill block of type {}, not of system attributes", s.object_type)
+    })?;
+    stream.objects.spill(s.object)?;
     if stream.raw {
         flags(s.flags, SPILL_UNMODIFIED | RAW_BYTESWAP)?;
-        object_type(s.object_type)?;
         compression(stream, s.compression)?;
-        compressed_size(s.compressed_size, s.length)
+        compressed_size(s.compression, s.compressed_size, s.length)
     } else {
         flags(s.flags, SPILL_UNMODIFIED)?;
         ensure(s.compression == 0 && s.compressed_size == 0, || {
@@ -229,20 +291,22 @@ fn spill(stream: &Stream, s: &Spill) -> Verdict {
     }
 }
 
-fn embedded(stream: &Stream, e: &WriteEmbedded) -> Verdict {
+fn embedded(stream: &mut Stream, e: &WriteEmbedded) -> Verdict {
     needs(stream, Features::EMBED, "WRITE_EMBEDDED")?;
     ensure(!stream.raw, || "an embedded block in a raw stream".into())?;
     same_guid(stream, e.to_guid)?;
     object_number(e.object)?;
     block(stream, e.offset, e.length)?;
     ensure((1..=MAX_EMBEDDED).contains(&e.psize), || format!("an embedded block of {} bytes", e.psize))?;
-    ensure(e.lsize > 0 && u64::from(e.lsize) <= e.length, || {
+    // The block is read as one of that size, whatever the object's blocks have.
+    ensure(u64::from(e.lsize) == e.length, || {
         format!("an embedded block of {} bytes for one of {}", e.lsize, e.length)
     })?;
     ensure(e.etype == 0, || format!("embedded type {} is not that of data", e.etype))?;
     ensure(matches!(e.compression, 2..COMPRESSIONS) && e.compression != 4, || {
         format!("compression code {} is not that of a block", e.compression)
-    })
+    })?;
+    stream.objects.block(e.object, e.offset, e.length, true)
 }
 
 fn object_range(stream: &mut Stream, first: u64, count: u64, guid: Guid, found: u8) -> Verdict {
@@ -252,6 +316,5 @@ fn object_range(stream: &mut Stream, first: u64, count: u64, guid: Guid, found: 
         format!("a range of {count} objects from {first} is no block of dnodes")
     })?;
     flags(found, RAW_BYTESWAP)?;
-    stream.range_first = Some(first);
-    Ok(())
+    stream.objects.range(first)
 }

@@ -2,24 +2,32 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zmigrate::{
     driver::Direction,
-    fake::Op,
-    limits::MIN_WINDOW,
+    fake::{FakeZfs, Op},
+    limits::{
+        CONTROL_WINDOW, MAX_LOCKS, MAX_REQUEST, MAX_REQUESTS_WAITING, MAX_SIZES, MAX_STREAMS, MAX_TRANSFERS, MIN_WINDOW,
+    },
     port::{
-        link::Link,
+        link::{Connection, Link},
         zfs::{Base, Depth, SendSpec, SnapshotRequest, Zfs},
     },
     session::client::{Client, ClientOptions},
-    types::{DatasetName, Failure, FailureClass, Guid, JobId, listing::DatasetKind, transfer::SendFlags},
-    wire::message::{Compression, ReceiveStep, Reply, Request, RoleOfDataset, SendStep},
+    types::{Access, DatasetName, Failure, FailureClass, Guid, JobId, listing::DatasetKind, transfer::SendFlags},
+    wire::{
+        codec::{self, Use},
+        frame::{FLAG_MORE, Frame, FrameKind},
+        hello::{self, Hello, PREFACE_LEN, Preface, RefusalCode, Role, SessionId, Welcome},
+        message::{Compression, ReceiveStep, Reply, Request, RoleOfDataset, SendStep},
+    },
 };
 
 use crate::{
     clock::run,
-    wire::SimLink,
-    world::{OPS, World, client_options, ds, peer, sn},
+    wire::{Daemon, Grants, SimLink},
+    world::{Host, OPS, World, client_options, ds, limits, peer, sn},
 };
 
 fn job(owner: &str) -> JobId {
@@ -248,5 +256,145 @@ fn bytes_that_are_no_protocol_end_their_connection() {
             assert!(answer.len() < 1000);
         }
         assert_eq!(world.daemon.registry().open_sessions(), 0);
+    });
+}
+
+/// Each bound on what one session may have or ask for, with one more than that. The session itself goes on.
+#[test]
+fn a_session_that_asks_for_more_than_its_share_is_told_so() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let client = client(&world).await;
+        for n in 0..MAX_LOCKS {
+            client.call(Request::Lock { target: ds(&format!("dst/in/l{n}")) }).await.unwrap();
+        }
+        let refused = client.call(Request::Lock { target: ds("dst/in/more") }).await.unwrap_err();
+        assert!(refused.message.contains("may hold 16 targets"), "{refused:?}");
+        // What it holds already costs nothing more.
+        client.call(Request::Lock { target: ds("dst/in/l3/below") }).await.unwrap();
+        let full = SendSpec::Full { snapshot: sn("src/a@1"), flags: SendFlags::default() };
+        let sizes = |n| Request::Sizes(vec![full.clone(); n]);
+        assert_eq!(class(client.call(sizes(MAX_SIZES + 1)).await), Some(FailureClass::Protocol));
+        assert_eq!(world.target.zfs.count(Op::SendSize), 0);
+        assert_eq!(client.call(sizes(1)).await, Ok(Reply::Sizes(vec![None])));
+        // Transfers, of this session and of the process: both have the same bound.
+        let open = |n: usize| {
+            let Request::OpenReceive { step, .. } = receive(&ds(&format!("dst/in/l0/t{n}")), None, None) else {
+                unreachable!("it is one")
+            };
+            Request::OpenReceive { channel: 1 + n as u32, step }
+        };
+        for n in 0..MAX_TRANSFERS {
+            assert_eq!(client.call(open(n)).await, Ok(Reply::Done), "transfer {n}");
+        }
+        let refused = client.call(open(MAX_TRANSFERS)).await.unwrap_err();
+        assert!(refused.message.contains("64 transfers"), "{refused:?}");
+        assert_eq!(world.target.zfs.count(Op::Receive), MAX_TRANSFERS as u64);
+        client.call(Request::Cancel { channel: 1 }).await.unwrap();
+        client.bye().await;
+        assert_eq!(world.daemon.registry().open_sessions(), 0);
+    });
+}
+
+#[test]
+fn a_listing_over_the_limit_is_refused_and_a_flood_of_requests_waits() {
+    run(async {
+        let host = Host::new(FakeZfs::new(5));
+        for n in 0..4 {
+            host.zfs.create(&ds(&format!("src/d{n}")));
+        }
+        let engine = host.engine_for(4);
+        let grants = Grants([(peer("near"), vec![(Access::Pull, ds("src"))])].into());
+        let daemon = Daemon::new(engine, grants, limits());
+        let link = SimLink::new(&daemon, &peer("near"), &peer("far"));
+        let client = Client::connect(link, &client_options()).await.unwrap();
+        let list = |root: &str| Request::List { root: ds(root), depth: Depth::Tree, role: RoleOfDataset::Source };
+        // src itself is the fifth.
+        let refused = client.call(list("src")).await.unwrap_err();
+        assert!(refused.message.contains("more than 4 datasets"), "{refused:?}");
+        assert!(refused.hint.is_some_and(|hint| hint.contains("max_datasets")));
+        let mut flood = tokio::task::JoinSet::new();
+        for n in 0..2 * MAX_REQUESTS_WAITING {
+            let (client, request) = (Arc::clone(&client), list(&format!("src/d{}", n % 4)));
+            flood.spawn(async move { client.call(request).await });
+        }
+        while let Some(answer) = flood.join_next().await {
+            assert!(matches!(answer.unwrap(), Ok(Reply::Listed(_))));
+        }
+        client.bye().await;
+    });
+}
+
+/// Opens a session by hand; gives the connection after its welcome.
+async fn by_hand(world: &World, role: Role) -> (Box<dyn Connection>, Result<(u16, Welcome), hello::Refusal>) {
+    let mut connection = world.link.dial().await.unwrap().connection;
+    let (agent, host) = ("test".to_owned(), "near".to_owned());
+    let hello = Hello { agent, host, clock_unix_ms: 0, features: 1, window: 4 << 20, role };
+    connection.write_all(&hello::encode_hello(&hello).unwrap()).await.unwrap();
+    let mut head = [0; PREFACE_LEN];
+    connection.read_exact(&mut head).await.unwrap();
+    let preface = Preface::decode(&head).unwrap();
+    let mut body = vec![0; preface.body_len as usize];
+    connection.read_exact(&mut body).await.unwrap();
+    (connection, hello::decode_answer(preface, &body).unwrap())
+}
+
+/// Sends a frame under numbers from `first` on until the peer has had enough; how often it took it.
+async fn pour(connection: &mut dyn Connection, first: u64, frame: &Frame) -> u64 {
+    let mut frame = frame.clone();
+    for n in 0..1000 {
+        frame.header.sequence = first + n;
+        let sent = async {
+            connection.write_all(&frame.header.encode()).await?;
+            connection.write_all(&frame.payload).await
+        };
+        match tokio::time::timeout(Duration::from_secs(20), sent).await {
+            Ok(Ok(())) => {}
+            _ => return n,
+        }
+    }
+    panic!("the peer took everything");
+}
+
+#[test]
+fn messages_without_end_and_frames_beyond_the_credit_end_the_session() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let other = client(&world).await;
+        // A message of ever more parts; then a request that decodes to more than it may.
+        let part = Bytes::from(vec![0u8; 1 << 20]);
+        let (mut connection, welcome) = by_hand(&world, Role::Open).await;
+        assert!(welcome.is_ok());
+        let endless = Frame::plain(FrameKind::Message, FLAG_MORE, part.clone());
+        let taken = pour(&mut *connection, 0, &endless).await;
+        assert!(taken <= 2 + (MAX_REQUEST >> 20) as u64, "{taken} MiB of one message were taken");
+        // Frames that are never in turn fill no more than the window.
+        let (mut connection, _) = by_hand(&world, Role::Open).await;
+        let taken = pour(&mut *connection, 1, &Frame::plain(FrameKind::Message, 0, part)).await;
+        assert!(taken <= 2 + (CONTROL_WINDOW >> 20), "{taken} MiB were taken");
+        // Decoding claims no more than the message has: a list of 2^60 names in a few bytes.
+        let list = [&[0u8, 7, 253][..], &(1u64 << 60).to_le_bytes()].concat();
+        assert!(codec::decode::<zmigrate::wire::message::Call>(&list, Use::Request).is_err());
+        // The other session has noticed nothing.
+        assert_eq!(class(other.call(Request::Lock { target: ds("dst/in/a") }).await), None);
+        other.bye().await;
+    });
+}
+
+#[test]
+fn what_attaches_to_nothing_is_refused() {
+    run(async {
+        let world = World::new(Direction::Push).await;
+        let (_open, welcome) = by_hand(&world, Role::Open).await;
+        let session = welcome.unwrap().1.session;
+        let attach = |session, channel, stripe| Role::Attach { session, channel, stripe, next: 0 };
+        for (role, code) in [
+            (attach(session, 0, MAX_STREAMS), RefusalCode::Malformed),
+            (attach(session, 7, 0), RefusalCode::UnknownChannel),
+            (attach(SessionId(session.0 ^ 1), 0, 0), RefusalCode::UnknownSession),
+        ] {
+            let (_, answer) = by_hand(&world, role.clone()).await;
+            assert_eq!(answer.unwrap_err().code, Some(code), "{role:?}");
+        }
     });
 }

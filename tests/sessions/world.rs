@@ -112,8 +112,13 @@ impl Host {
     }
 
     pub fn engine(&self) -> Arc<Engine> {
+        self.engine_for(20_000)
+    }
+
+    /// With that limit on the datasets of a listing.
+    pub fn engine_for(&self, max_datasets: usize) -> Arc<Engine> {
         let (locks, journal) = (Arc::new(self.locks.clone()), Arc::new(self.journal.clone()));
-        Arc::new(Engine::new(Arc::new(self.zfs.clone()), locks, journal, 20_000))
+        Arc::new(Engine::new(Arc::new(self.zfs.clone()), locks, journal, max_datasets))
     }
 }
 

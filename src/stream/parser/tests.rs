@@ -5,7 +5,7 @@ use crate::{
     stream::{
         features::Features,
         gate::{Gate, GatePolicy},
-        record::{Object, Range, Spill, Write, WriteEmbedded},
+        record::{Begin, Object, Range, Spill, Write, WriteEmbedded},
         write::StreamWriter,
     },
     types::Guid,
@@ -17,12 +17,17 @@ const TO: Guid = Guid(0x1234_5678_9abc_def0);
 fn records() -> impl Strategy<Value = Vec<(Record, Vec<u8>)>> {
     let one = (0u8..8, 1u64..9, any::<u8>());
     proptest::collection::vec(one, 0..25).prop_map(|kinds| {
-        kinds
-            .into_iter()
-            .enumerate()
-            .map(|(i, (kind, size, fill))| one_record(kind, i as u64 + 1, size, fill))
-            .collect()
+        let records = kinds.into_iter().enumerate();
+        records.flat_map(|(i, (kind, size, fill))| one_object(kind, i as u64 + 1, size, fill)).collect()
     })
+}
+
+/// A record of that kind, after the object that it needs.
+fn one_object(kind: u8, object: u64, size: u64, fill: u8) -> Vec<(Record, Vec<u8>)> {
+    let record = one_record(kind, object, size, fill);
+    let needs_object = matches!(record.0, Record::Write(_) | Record::Spill(_) | Record::WriteEmbedded(_));
+    let block = if kind == 3 { 256 } else { size };
+    needs_object.then(|| one_record(0, object, block, fill)).into_iter().chain([record]).collect()
 }
 
 fn one_record(kind: u8, object: u64, size: u64, fill: u8) -> (Record, Vec<u8>) {
@@ -32,7 +37,7 @@ fn one_record(kind: u8, object: u64, size: u64, fill: u8) -> (Record, Vec<u8>) {
             object_type: 19,
             bonus_type: 44,
             blksz: 512 * size as u32,
-            bonuslen: 20 * size as u32,
+            bonuslen: 64 + 8 * (size as u32 % 16),
             to_guid: TO,
             dn_slots: 1,
             ..Object::default()
@@ -58,18 +63,22 @@ fn one_record(kind: u8, object: u64, size: u64, fill: u8) -> (Record, Vec<u8>) {
             length: 512 * size,
             to_guid: TO,
             compression: 15,
-            lsize: 512,
+            lsize: 512 * size as u32,
             psize: 11 * size as u32,
             ..WriteEmbedded::default()
         }),
-        _ => Record::Redact(Range { object, offset: 0, length: 512 * size, to_guid: TO }),
+        _ => Record::Free(Range { object, offset: 0, length: 512 * size, to_guid: TO }),
     };
-    let payload = (0..record.payload_bytes()).map(|i| fill.wrapping_mul(i as u8 ^ 0x35)).collect();
+    let mut payload: Vec<u8> = (0..record.payload_bytes()).map(|i| fill.wrapping_mul(i as u8 ^ 0x35)).collect();
+    if matches!(record, Record::Object(_) | Record::Spill(_)) {
+        // System attributes: magic number, a header of one word.
+        payload[..6].copy_from_slice(&[0x5a, 0x50, 0x2f, 0, 2, 4]);
+    }
     (record, payload)
 }
 
 fn begin() -> Record {
-    let features = Features::TRANSFER.without(Features::RAW).without(Features::RESUMING);
+    let features = Features::TRANSFER.without(Features::RAW).without(Features::RESUMING).without(Features::REDACTED);
     Record::Begin(Begin {
         version_info: 1 | features.0 << 2,
         objset_type: 2,
@@ -120,7 +129,8 @@ proptest! {
         pieces in proptest::collection::vec(1usize..5000, 1..8),
     ) {
         let bytes = stream(&records, order(big), trailers);
-        let parser = parse(Parser::new(Gate::new(GatePolicy::step(None, TO))), &bytes, &pieces);
+        let policy = GatePolicy { foreign_byte_order: true, ..GatePolicy::step(None, TO) };
+        let parser = parse(Parser::new(Gate::new(policy)), &bytes, &pieces);
         prop_assert_eq!(parser.finish(), Ending::Complete);
         prop_assert_eq!((parser.released(), parser.fed()), (bytes.len() as u64, bytes.len() as u64));
         let mut expected = Totals::default();
