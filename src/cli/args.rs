@@ -1,12 +1,12 @@
 //! What can be typed. The help texts here are the reference that a person reads first.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     plan::ExcludePattern,
-    types::{ByteSize, DatasetName, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
+    types::{ByteSize, DatasetName, Endpoint, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
     wire::message::Compression,
 };
 
@@ -78,6 +78,8 @@ pub enum Command {
     /// Keep the fleet's certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Make this host a node of a fleet: with a token of its authority, and a key that is made here and stays here
+    Join(Join),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -92,6 +94,16 @@ pub enum Command {
         /// Where to
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Join {
+    /// What `zmigrate ca token` printed; - reads it from stdin, where `ps` does not show it
+    #[arg(value_name = "TOKEN")]
+    pub token: String,
+    /// Put the new identity in the place of the one that is there
+    #[arg(long)]
+    pub replace: bool,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +228,28 @@ pub enum CaCommand {
         #[command(flatten)]
         ca: CaDir,
     },
+    /// Print a token with which one new node can join the fleet, once: `zmigrate join TOKEN`
+    Token {
+        /// The node's name
+        name: PeerName,
+        #[command(flatten)]
+        ca: CaDir,
+        /// Where the new node finds the authority [default: this host's name, and the port that zmigrated listens on]
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<Endpoint>,
+        /// Answer the node here, where no zmigrated with [ca] runs, and end when it has joined
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+        /// Validity of the node's certificate in days
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// How many seconds the token is good for, at most 600
+        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+        ttl: u64,
+        /// Let a node join again that holds a valid certificate; that one stays valid
+        #[arg(long)]
+        renew: bool,
+    },
     /// List what was issued
     List {
         #[command(flatten)]
@@ -240,7 +274,8 @@ pub enum ConfigCommand {
 #[derive(Debug, Parser)]
 #[command(name = "zmigrated", version, max_term_width = 100)]
 #[command(
-    after_help = "SIGHUP reads grants, certificates and revocations again; SIGTERM lets running transfers go on \
+    after_help = "SIGHUP reads grants, certificates and revocations again; changed certificates and revocations are \
+noticed without it. SIGTERM lets running transfers go on \
 for a minute, then saves their state and ends."
 )]
 pub struct Daemon {

@@ -5,6 +5,7 @@
 mod args;
 mod ca;
 mod config;
+mod join;
 pub mod output;
 mod progress;
 mod replicate;
@@ -30,7 +31,8 @@ pub fn zmigrate() -> ExitCode {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),
         Command::Stream(command) => stream::run(command, &output),
-        Command::Ca(command) => ca::run(command, &output),
+        Command::Ca(command) => ca::run(&cli.global, command, &output),
+        Command::Join(args) => join::run(&cli.global, args, &output),
         Command::Config(command) => config::run(&cli.global, command, &output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zmigrate", &mut std::io::stdout());

@@ -11,7 +11,7 @@ use std::{
 
 use super::{Access, Config, grants::table_header, schema::distance};
 use crate::{
-    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When},
+    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When, ca::CA_KEY_FILE},
     types::PeerName,
 };
 
@@ -89,6 +89,15 @@ impl Findings {
                     format!("chmod go-w {}", path.display()),
                 );
             }
+        }
+        if let Some(dir) = &config.ca_dir
+            && !dir.join(CA_KEY_FILE).exists()
+        {
+            self.add(
+                Severity::Error,
+                format!("ca.dir {} holds no {CA_KEY_FILE}: no node can join here", dir.display()),
+                format!("zmigrate ca init --dir {} makes an authority; or take [ca] out", dir.display()),
+            );
         }
         for (key, dir) in [("state_dir", &config.state_dir), ("runtime_dir", &config.runtime_dir)] {
             match fs::metadata(dir) {

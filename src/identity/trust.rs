@@ -220,7 +220,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         .map_err(|e| IdentityError::content(path, format!("is not PEM: {e}")))
 }
 
-fn rustls_error(error: webpki::Error) -> rustls::Error {
+pub(super) fn rustls_error(error: webpki::Error) -> rustls::Error {
     use webpki::Error as E;
     match error {
         E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },

@@ -11,6 +11,7 @@ pub mod client;
 mod destructive;
 pub mod engine;
 pub mod handshake;
+pub mod join;
 mod keeper;
 pub mod registry;
 mod transfer;

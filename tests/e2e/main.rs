@@ -9,9 +9,11 @@
 // The harness is libtest-mimic, so clippy does not see that these are tests.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod authority;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod enrol;
 mod links;
 mod process;
 mod proxy;
@@ -73,6 +75,8 @@ fn main() -> ExitCode {
         crashes::cases(),
         links::cases(),
         reload::cases(),
+        enrol::cases(),
+        authority::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
