@@ -5,9 +5,11 @@
 mod args;
 mod ca;
 mod config;
+mod doctor;
 pub mod output;
 mod progress;
 mod replicate;
+mod state;
 mod stream;
 
 use std::{process::ExitCode, time::Duration};
@@ -32,6 +34,8 @@ pub fn zmigrate() -> ExitCode {
         Command::Stream(command) => stream::run(command, &output),
         Command::Ca(command) => ca::run(command, &output),
         Command::Config(command) => config::run(&cli.global, command, &output),
+        Command::Doctor { peer } => doctor::run(&cli.global, peer, &output),
+        Command::State(command) => state::run(&cli.global, command, &output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zmigrate", &mut std::io::stdout());
             Ok(0)

@@ -6,6 +6,7 @@
 //! each channel ── any number of connections, one after the other or side by side
 //! ```
 
+mod about;
 pub mod bases;
 pub mod client;
 mod destructive;
@@ -13,4 +14,5 @@ pub mod engine;
 pub mod handshake;
 mod keeper;
 pub mod registry;
+pub mod state;
 mod transfer;
