@@ -1,6 +1,6 @@
 //! `zmigrate state`.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::{
     identity::When,
     inventory::{Choice, Item, Kind, table},
     session::state::{Inventory, Release, preview, release, survey},
-    types::{DatasetName, Failure, FailureClass},
+    types::{DatasetName, Failure, FailureClass, paragraph},
 };
 
 #[derive(Serialize)]
@@ -85,7 +85,12 @@ fn list(inventory: &Inventory, output: &Output) {
         notes.iter().for_each(|text| note(format_args!("note: {text}")));
     }
     let object = ListObject { items: &inventory.items, holds_listed: inventory.holds_listed, notes: &notes };
-    output.result(&object, table(&inventory.items, When::now().unix_s()));
+    let text = match (inventory.items.is_empty(), inventory.holds_listed) {
+        (true, true) => "zmigrate left nothing here".to_owned(),
+        (true, false) => "nothing of zmigrate can be seen here; holds cannot".to_owned(),
+        _ => table(&inventory.items, When::now().unix_s()),
+    };
+    output.result(&object, text);
 }
 
 fn choice(args: &ReleaseArgs) -> Result<Choice, Failure> {
@@ -137,8 +142,10 @@ fn report(done: &Release, acted: bool, output: &Output) -> u8 {
             done.unlisted.len()
         ));
     }
-    if !acted {
-        notes.push("nothing was let go; --yes does it".to_owned());
+    match (all, acted) {
+        (0, _) => notes.push("nothing is stale".to_owned()),
+        (_, false) => notes.push("nothing was let go; --yes does it".to_owned()),
+        _ => {}
     }
     if let (Some(failure), false) = (&done.unlisted_error, output.is_json()) {
         print_failure(failure);
@@ -167,15 +174,20 @@ fn text(object: &ReleaseObject, acted: bool) -> String {
             Kind::Placeholder => format!("property zmigrate:placeholder of {}", item.name),
             Kind::Partial => format!("interrupted receive of {}", item.dataset),
         };
-        // Writing into a String does not fail.
-        let _ = match (&released.error, acted) {
-            (Some(failure), _) => writeln!(text, "not released: {what}\n  {failure}"),
-            (None, true) => writeln!(text, "released: {what}"),
-            (None, false) => writeln!(text, "would release: {what}\n  {}", released.meaning),
-        };
+        match (&released.error, acted) {
+            (Some(failure), _) => {
+                paragraph(&mut text, "not released: ", 4, &what);
+                paragraph(&mut text, "  ", 2, &failure.to_string());
+            }
+            (None, true) => paragraph(&mut text, "released: ", 4, &what),
+            (None, false) => {
+                paragraph(&mut text, "would release: ", 4, &what);
+                paragraph(&mut text, "  ", 2, &released.meaning);
+            }
+        }
     }
     for note in &object.notes {
-        let _ = writeln!(text, "{note}");
+        paragraph(&mut text, "", 0, note);
     }
     text
 }

@@ -114,7 +114,7 @@ async fn reachable(checks: &mut Checks, other: &Other) -> bool {
     } else {
         "check that the host runs, the address, and the firewall between (TCP port 8551 unless told otherwise)"
     };
-    checks.fail("peer", FailureClass::Unreachable, format!("{endpoint} cannot be reached: {last}"), hint);
+    checks.fail("peer", FailureClass::Unreachable, format!("{} cannot be reached: {last}", other.name), hint);
     false
 }
 

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{Level, Report};
+use crate::types::paragraph;
 
-const WIDTH: usize = 80;
 /// Where the text begins: behind `FAIL  peer grant  `.
 const INDENT: usize = 18;
 
@@ -28,29 +28,10 @@ pub fn text(report: &Report, quiet: bool) -> String {
         // Writing into a String does not fail.
         let _ = match (fail, warn) {
             (0, 0) => write!(text, "all {ok} checks are OK"),
-            _ => write!(text, "{fail} failed, {warn} warnings, {ok} OK; what failed first is to be mended first"),
+            (0, 1) => write!(text, "1 warning, {ok} OK"),
+            (0, _) => write!(text, "{warn} warnings, {ok} OK"),
+            _ => write!(text, "{fail} failed, {warn} warnings, {ok} OK; mend what failed first first"),
         };
     }
     text
-}
-
-/// Words behind `head`, and further lines `indent` columns in. What is longer than a line stays whole: it may be a path.
-fn paragraph(to: &mut String, head: &str, indent: usize, words: &str) {
-    let mut line = head.to_owned();
-    let mut empty = true;
-    for word in words.split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            to.push_str(line.trim_end());
-            to.push('\n');
-            line = " ".repeat(indent);
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        empty = false;
-    }
-    to.push_str(line.trim_end());
-    to.push('\n');
 }

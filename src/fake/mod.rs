@@ -216,6 +216,11 @@ impl FakeZfs {
         self.host().pools.insert(pool.to_owned(), bytes);
     }
 
+    /// What it can do.
+    pub fn can(&self) -> Capabilities {
+        self.host().can.clone()
+    }
+
     /// Says what `zpool list` reports of a pool's health.
     pub fn set_health(&self, pool: &str, health: &str) {
         self.host().health.insert(pool.to_owned(), health.to_owned());

@@ -100,7 +100,8 @@ pub fn preview(inventory: &Inventory, choice: &Choice) -> Result<Release, Failur
     let unlisted = unlisted(inventory, choice);
     let items = match choice.of(&inventory.items) {
         Ok(items) => items,
-        Err(_) if !unlisted.is_empty() => Vec::new(),
+        // That nothing is stale is how it should be.
+        Err(_) if !unlisted.is_empty() || matches!(choice, Choice::Stale { .. }) => Vec::new(),
         Err(nothing) => {
             let hint = "`zmigrate state list` shows what there is; names are as in its JSON, jobs as in its table";
             return Err(Failure::new(FailureClass::Usage, nothing).hint(hint));
@@ -222,3 +223,7 @@ async fn journalled(
     })?;
     Ok(result.err().map(Failure::from))
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@ mod name;
 mod peer;
 mod pool;
 mod size;
+mod text;
 pub mod transfer;
 
 pub use failure::{Failure, FailureClass};
@@ -16,3 +17,4 @@ pub use name::{BookmarkName, DatasetName, MAX_NAME_BYTES, NameError, SnapshotNam
 pub use peer::{Access, DEFAULT_PORT, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset};
 pub use pool::{Delegate, Delegation, PoolStatus, ZfsVersion};
 pub use size::{ByteSize, human_bytes, human_rate};
+pub use text::paragraph;

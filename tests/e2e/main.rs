@@ -13,6 +13,7 @@
 mod common;
 mod crashes;
 mod links;
+mod people;
 mod process;
 mod proxy;
 mod reload;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         crashes::cases(),
         links::cases(),
         reload::cases(),
+        people::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
