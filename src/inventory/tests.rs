@@ -173,7 +173,19 @@ fn the_table_fits_into_80_columns() {
     items.extend(look(half, &[]));
     let table = table(&items, 1_000_000 + 3 * 86_400);
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
-    insta::assert_snapshot!(table, @"");
+    insta::assert_snapshot!(table, @r"
+      WHAT      SNAPSHOT                            JOB               AGE  STATE
+    tank/customers/acme/databases/postgres
+      bookmark  @s1                                 aaaaaaaa11111111  2d   stale
+      bookmark  gone, GUID 12345678901234567890     aaaaaaaa11111111  0s   base
+      hold      @s2                                 bbbbbbbb22222222  2d   base
+      hold      @zmigrate_2026-11-24T02:03:04.567Z  aaaaaaaa11111111  2d   stale
+      property  zmigrate:job                        bbbbbbbb22222222  -    mark
+      property  zmigrate:held=s2                    bbbbbbbb22222222  2d   mark
+    tank/half
+      property  zmigrate:placeholder                -                 -    mark
+      receive   -                                   -                 -    waits
+    ");
 }
 
 #[test]
@@ -189,5 +201,14 @@ fn each_item_says_what_its_going_means() {
     let (a, b) = (format!("zmigrate:{JOB_A}"), format!("zmigrate:{JOB_B}"));
     let items = look(d, &[("tank/a@s2", &b), ("tank/a@s5", &a)]);
     let lines: Vec<String> = items.iter().map(|i| format!("{:?}: {}", i.kind, i.meaning())).collect();
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    Bookmark: nothing is lost: a newer base of this job stands
+    Bookmark: once @s3 is destroyed too, the next run of this job from tank/a needs another common snapshot, or starts over
+    Hold: @s2 can then be destroyed; without it the next run into tank/a needs another common snapshot, or starts over
+    Hold: a run is at work on it, or one stopped before the other side acknowledged it; the next run holds it again
+    Job: zmigrate forgets which job writes tank/a; the next run into it makes the id anew, a different one if a dataset was renamed since, and then finds no bookmark of its own
+    Held: the next run into tank/a finishes its last step once more
+    Placeholder: tank/a is an ordinary dataset from then on; zmigrate puts nothing received in its place
+    Partial: what arrived is thrown away, and tank/a with it, which holds nothing else; the next run sends that stream anew
+    ");
 }

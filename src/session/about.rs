@@ -2,10 +2,12 @@
 //!
 //! Invariant: of pools and datasets, only those in which the asking identity has grants.
 
+use tokio::time::timeout;
+
 use super::engine::EngineSession;
 use crate::{
-    limits::MAX_GRANTS_TOLD,
-    types::{Access, DatasetName, Failure},
+    limits::{ABOUT_WITHIN, MAX_GRANTS_TOLD},
+    types::{Access, DatasetName, Failure, FailureClass, ZfsVersion},
     wire::message::{About, AboutPool, Reply},
 };
 
@@ -13,6 +15,18 @@ impl EngineSession {
     /// `grants` are those of the one who asks.
     pub(super) async fn about(&self, mut grants: Vec<(Access, DatasetName)>) -> Result<Reply, Failure> {
         grants.truncate(MAX_GRANTS_TOLD);
+        match timeout(ABOUT_WITHIN, self.look(&grants)).await {
+            Ok(Ok((version, pools))) => Ok(Reply::About(Box::new(About { version, grants, pools }))),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => {
+                let text = format!("its ZFS gave no answer within {} s", ABOUT_WITHIN.as_secs());
+                Err(Failure::new(FailureClass::Zfs, text)
+                    .hint("look at `zpool status` and `dmesg` there: a pool may be suspended"))
+            }
+        }
+    }
+
+    async fn look(&self, grants: &[(Access, DatasetName)]) -> Result<(ZfsVersion, Vec<AboutPool>), Failure> {
         let zfs = self.zfs();
         let version = zfs.version().await?;
         let mut pools = Vec::new();
@@ -23,7 +37,7 @@ impl EngineSession {
                 pools.push(AboutPool { status, capabilities });
             }
         }
-        Ok(Reply::About(Box::new(About { version, grants, pools })))
+        Ok((version, pools))
     }
 }
 
@@ -37,7 +51,6 @@ mod tests {
         channel::Channel,
         fake::FakeZfs,
         session::engine::{Channels, Engine},
-        types::FailureClass,
     };
 
     struct NoChannels;

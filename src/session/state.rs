@@ -3,9 +3,12 @@
 //! Invariants: nothing is let go that the inventory does not name as zmigrate's; what makes a target a target is only
 //! touched under its lock, and by what is found once it is locked; each item is written to the journal first.
 
+use std::collections::BTreeMap;
+
 use super::{bases::hold_tag, engine::Engine};
 use crate::{
     inventory::{self, Choice, Item, Kind},
+    limits::MAX_LOCKS,
     port::{
         journal::{Entry, Phase},
         locks::LockGuard,
@@ -132,14 +135,11 @@ fn unlisted(inventory: &Inventory, choice: &Choice) -> Vec<SnapshotName> {
 pub async fn release(engine: &Engine, by: &str, choice: &Choice) -> Result<Release, Failure> {
     let root = choice.root();
     let before = preview(&survey(engine, root.as_ref()).await?, choice)?;
+    let targets = before.items.iter().filter(|released| released.item.needs_lock());
     let mut guards: Vec<(DatasetName, Box<dyn LockGuard>)> = Vec::new();
-    for released in before.items.iter().filter(|released| released.item.needs_lock()) {
-        let target = &released.item.dataset;
-        // Parents come first in a listing, and a lock covers what is below.
-        if !guards.iter().any(|(held, _)| target.is_at_or_below(held)) {
-            guards.retain(|(held, _)| !held.is_at_or_below(target));
-            guards.push((target.clone(), engine.locks.acquire(target, by).map_err(locked)?));
-        }
+    for target in to_lock(targets.map(|released| &released.item.dataset)) {
+        let guard = engine.locks.acquire(&target, by).map_err(locked)?;
+        guards.push((target, guard));
     }
     // Only now it stands still: what a run has just made its new base is not what was seen before.
     let mut now = preview(&survey(engine, root.as_ref()).await?, choice)?;
@@ -156,6 +156,33 @@ pub async fn release(engine: &Engine, by: &str, choice: &Choice) -> Result<Relea
         now.unlisted_error = journalled(engine, by, entry, engine.zfs.release(&tag, &now.unlisted)).await?;
     }
     Ok(now)
+}
+
+/// The topmost of these datasets: a lock covers what is below. Where they are many, one dataset above them for each pool.
+fn to_lock<'a>(datasets: impl Iterator<Item = &'a DatasetName>) -> Vec<DatasetName> {
+    let mut tops: Vec<DatasetName> = Vec::new();
+    let mut all: Vec<&DatasetName> = datasets.collect();
+    all.sort();
+    for dataset in all {
+        if !tops.iter().any(|top| dataset.is_at_or_below(top)) {
+            tops.push(dataset.clone());
+        }
+    }
+    if tops.len() <= MAX_LOCKS {
+        return tops;
+    }
+    let mut pools: BTreeMap<String, DatasetName> = BTreeMap::new();
+    for top in tops {
+        let common = match pools.get(top.pool()) {
+            None => Some(top.clone()),
+            Some(other) => {
+                let above = other.ancestors().into_iter().chain([other.clone()]).rev();
+                above.into_iter().find(|above| top.is_at_or_below(above))
+            }
+        };
+        pools.extend(common.map(|common| (top.pool().to_owned(), common)));
+    }
+    pools.into_values().collect()
 }
 
 fn job_of(choice: &Choice) -> Option<&JobId> {

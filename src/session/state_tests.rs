@@ -208,3 +208,18 @@ async fn the_number_of_questions_does_not_grow_with_the_tree() {
     assert_eq!(inventory.silent_pools, [("tank".to_owned(), "SUSPENDED".to_owned())]);
     assert_eq!(host.zfs.count(Op::List), 1 + 1, "a pool that hangs is not asked");
 }
+
+#[test]
+fn few_locks_cover_many_targets() {
+    let lock = |names: &[String]| {
+        let names: Vec<DatasetName> = names.iter().map(|name| ds(name)).collect();
+        to_lock(names.iter()).iter().map(DatasetName::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(lock(&["a/b/c".into(), "a/b".into(), "a/bc".into()]), ["a/b", "a/bc"]);
+    let mut many: Vec<String> = (0..50).map(|n| format!("a/in/x/d{n}")).collect();
+    many.push("b/y".into());
+    assert_eq!(lock(&many), ["a/in/x", "b/y"]);
+    many.push("a/out".into());
+    assert_eq!(lock(&many), ["a", "b/y"]);
+    assert!(lock(&[]).is_empty());
+}

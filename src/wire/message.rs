@@ -341,6 +341,6 @@ mod tests {
             }],
         };
         let bytes = encode(&Reply::About(Box::new(about)), Use::Reply).unwrap();
-        assert_eq!(hex::encode(bytes), "060101320001010161010161064f4e4c494e45010001070101000");
+        assert_eq!(hex::encode(bytes), "060101320001010161010161064f4e4c494e450100010701010000");
     }
 }
