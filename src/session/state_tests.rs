@@ -189,7 +189,7 @@ async fn where_holds_cannot_be_listed_those_of_a_job_go_all_the_same() {
     let inventory = survey(&host.engine, None).await.unwrap();
     assert!(!inventory.holds_listed && inventory.items.iter().any(|i| i.kind == Kind::Hold && !i.seen));
     let done = release(&host.engine, "me", &of_job(JOB_A, None)).await.unwrap();
-    assert_eq!(done.unlisted, [newest.clone()]);
+    assert_eq!(done.unlisted, std::slice::from_ref(&newest));
     assert!(host.engine.zfs.holds(&[newest]).await.unwrap().is_empty());
 }
 
