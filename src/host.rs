@@ -22,7 +22,7 @@ use crate::{
     limits::HANDSHAKE_TIMEOUT,
     port::link::{Connection, Link},
     session::{client::ClientOptions, engine::Engine},
-    types::{Failure, FailureClass, PeerAddress},
+    types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName},
 };
 
 /// Reads the configuration, with `--identity-dir` put over it.
@@ -64,18 +64,26 @@ pub fn identity(config: &Config) -> Result<Arc<IdentityStore>, Failure> {
     })
 }
 
-/// How to reach a peer: a `[peer.NAME]`, or a host.
+/// Where a peer is, and who it must be: a `[peer.NAME]`, or a host.
 ///
 /// # Errors
 /// When the name is neither.
-pub fn link(config: &Config, store: &Arc<IdentityStore>, peer: &PeerAddress) -> Result<Arc<dyn Link>, Failure> {
-    let (endpoint, expected) = match peer {
+pub fn endpoint(config: &Config, peer: &PeerAddress) -> Result<(Endpoint, Option<PeerName>), Failure> {
+    Ok(match peer {
         PeerAddress::Direct(endpoint) => (endpoint.clone(), None),
         PeerAddress::Name(name) => match config.peers.get(name) {
             Some(known) => (known.address.clone(), Some(known.identity.clone())),
             None => (name.as_str().parse().map_err(|e| Failure::new(FailureClass::Usage, e))?, None),
         },
-    };
+    })
+}
+
+/// How to reach a peer: a `[peer.NAME]`, or a host.
+///
+/// # Errors
+/// When the name is neither.
+pub fn link(config: &Config, store: &Arc<IdentityStore>, peer: &PeerAddress) -> Result<Arc<dyn Link>, Failure> {
+    let (endpoint, expected) = endpoint(config, peer)?;
     Ok(Arc::new(TlsLink::new(endpoint, expected, Arc::clone(store), peer.to_string())))
 }
 

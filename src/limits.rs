@@ -43,6 +43,10 @@ pub const MAX_LISTINGS_AT_A_TIME: usize = 2;
 pub const MAX_LOCKS: usize = 16;
 /// Streams whose size may be asked for at once: one command each.
 pub const MAX_SIZES: usize = 200;
+/// How long a peer asks its ZFS for what it tells of itself: a pool that hangs must not keep a session.
+pub const ABOUT_WITHIN: Duration = Duration::from_secs(20);
+/// Grants that a peer tells an identity of: with names of 255 bytes, a quarter of a MiB.
+pub const MAX_GRANTS_TOLD: usize = 1000;
 /// Requests of one session that may be waiting for the end of a transfer, or for their turn.
 pub const MAX_REQUESTS_WAITING: usize = 512;
 

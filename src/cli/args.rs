@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     plan::ExcludePattern,
-    types::{ByteSize, DatasetName, Endpoint, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
+    types::{ByteSize, DatasetName, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
     wire::message::Compression,
 };
 
@@ -83,6 +83,17 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Find out what is wrong on this host, and on the way to a peer; says what to do about each thing
+    #[command(after_help = "Exit codes: 0 all is well · 1 warnings only · else that of the first check that failed: \
+2 configuration, clock or directories · 4 identity or grants · 5 the way to the peer · 6 ZFS, pools or permissions")]
+    Doctor {
+        /// Also look at this peer: a name in the configuration, a host, or zm://host:port
+        #[arg(value_name = "PEER", value_parser = parse_peer)]
+        peer: Option<PeerAddress>,
+    },
+    /// See what zmigrate left in the ZFS of this host, and let go of it
+    #[command(subcommand)]
+    State(StateCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -309,6 +320,52 @@ impl std::str::FromStr for LocalDataset {
             return Ok(Self { dataset: snapshot.dataset(), upto: Some(snapshot.tag()) });
         }
         Ok(Self { dataset: s.parse()?, upto: None })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// List bookmarks, holds, properties and interrupted receives that zmigrate left on this host
+    #[command(
+        after_help = "STATE: base, the next run starts from it · stale, a newer one of the same job was acknowledged \
+· in use, a run is at work, or stopped before its step was acknowledged · unclear, it cannot be told which is the base \
+· mark, says what the dataset is · waits, data of an interrupted receive. The other host of a job has a list of its own."
+    )]
+    List {
+        /// This dataset and all below it [default: all pools]
+        #[arg(value_name = "DATASET")]
+        dataset: Option<DatasetName>,
+    },
+    /// Show what would be let go, and what that means; --yes does it
+    Release(ReleaseArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// One thing by its name (`name` in the JSON of the list): a bookmark, a snapshot whose holds go, a dataset whose
+    /// zmigrate properties go, or DATASET/%recv for an interrupted receive. With --job or --stale: a dataset, and all
+    /// below it
+    #[arg(value_name = "NAME|DATASET")]
+    pub name: Option<String>,
+    /// All of this job: bookmarks, holds, and the properties that name it
+    #[arg(long, value_name = "JOB")]
+    pub job: Option<JobId>,
+    /// Only what a newer one of the same job has superseded; never a base
+    #[arg(long)]
+    pub stale: bool,
+    /// Do it
+    #[arg(long)]
+    pub yes: bool,
+    /// Only show it, even with --yes (the default without)
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// `NAME` or `zm://host[:port]`.
+fn parse_peer(s: &str) -> Result<PeerAddress, String> {
+    match s.strip_prefix("zm://") {
+        Some(at) => at.trim_end_matches('/').parse().map(PeerAddress::Direct).map_err(|e| format!("{e}")),
+        None => s.parse().map(PeerAddress::Name).map_err(|e| format!("{e}")),
     }
 }
 

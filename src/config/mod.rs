@@ -26,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use check::{Finding, Severity, check};
+pub use check::{Finding, Severity, Topic, check};
 pub use document::Place;
 pub use error::{ConfigError, Problem};
 pub use grants::{Access, Grant, Grants, NotGranted};

@@ -6,6 +6,7 @@
 //! each channel ── any number of connections, one after the other or side by side
 //! ```
 
+mod about;
 pub mod bases;
 pub mod client;
 mod destructive;
@@ -14,4 +15,5 @@ pub mod handshake;
 pub mod join;
 mod keeper;
 pub mod registry;
+pub mod state;
 mod transfer;

@@ -15,6 +15,7 @@ mod common;
 mod crashes;
 mod enrol;
 mod links;
+mod people;
 mod process;
 mod proxy;
 mod reload;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         reload::cases(),
         enrol::cases(),
         authority::cases(),
+        people::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
