@@ -13,4 +13,5 @@ pub mod engine;
 pub mod handshake;
 mod keeper;
 pub mod registry;
+pub mod told;
 mod transfer;
