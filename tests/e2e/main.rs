@@ -9,9 +9,12 @@
 // The harness is libtest-mimic, so clippy does not see that these are tests.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod damage;
+mod impostors;
 mod links;
 mod process;
 mod proxy;
@@ -73,6 +76,9 @@ fn main() -> ExitCode {
         crashes::cases(),
         links::cases(),
         reload::cases(),
+        damage::cases(),
+        impostors::cases(),
+        chaos::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
