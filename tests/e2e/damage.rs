@@ -26,10 +26,13 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// Snapshots with their GUIDs, the dataset's own among them, and two files.
+type Look = (Vec<(String, String)>, [Vec<u8>; 2]);
+
 /// Datasets of somebody else beside the targets.
 pub struct Bystanders {
     names: Vec<String>,
-    before: Vec<(Vec<(String, String)>, [Vec<u8>; 2])>,
+    before: Vec<Look>,
 }
 
 impl Bystanders {
@@ -48,7 +51,7 @@ impl Bystanders {
     }
 
     /// GUIDs and files. What others have below the same directory is not of interest.
-    fn state(name: &str) -> (Vec<(String, String)>, [Vec<u8>; 2]) {
+    fn state(name: &str) -> Look {
         let all = zfs(&["list", "-H", "-o", "name,guid", name]);
         let guid = all.trim().split_once('\t').unwrap().1.to_owned();
         let files = ["precious", "later"].map(|file| fs::read(mounted(name).join(file)).unwrap_or_default());
