@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::{io::BufReader, net::TcpStream, time::timeout};
 
 use crate::{
-    identity::{HandshakeError, IdentityStore, handshake},
+    identity::{HandshakeError, HandshakeRefusal, IdentityStore, handshake},
     limits::HANDSHAKE_TIMEOUT,
     port::link::{Dialled, Link},
     types::{Endpoint, Failure, FailureClass, PeerName},
@@ -92,7 +92,12 @@ impl Link for TlsLink {
 
 /// The failure that a TLS handshake's error means for the run.
 fn handshake_failed(peer: &str, e: &HandshakeError) -> Failure {
-    let class = if e.is_transient() { FailureClass::Unreachable } else { FailureClass::NotGranted };
+    let class = match e {
+        // Nobody was judged: there is no zmigrated at that address.
+        HandshakeError::Refused(HandshakeRefusal::NotTls | HandshakeRefusal::OtherProtocol) => FailureClass::Protocol,
+        _ if e.is_transient() => FailureClass::Unreachable,
+        _ => FailureClass::NotGranted,
+    };
     let mut failure = Failure::new(class, format!("{peer}: {e}")).hint(e.hint());
     failure.transient = e.is_transient();
     failure

@@ -43,6 +43,7 @@ pub async fn carry(
     let (reader, writer) = tokio::io::split(connection);
     let (pongs_in, pongs_out) = mpsc::channel(4);
     let result = tokio::select! {
+        biased;
         end = read(channel, born, reader, pongs_in) => end,
         end = write(channel, id, Writer { out: writer, idle: channel.idle_timeout() }, born, pongs_out) => end,
     };
@@ -141,6 +142,7 @@ async fn write(
             Next::Wait => {
                 writer.flush().await?;
                 tokio::select! {
+                    biased;
                     () = wake => {}
                     () = sleep_until(ping_at) => {}
                     Some(payload) = pongs.recv() => writer.put(&Frame::plain(FrameKind::Pong, 0, payload)).await?,

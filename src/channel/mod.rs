@@ -410,6 +410,8 @@ impl Channel {
         let ack = state.inbox.ack();
         match state.live.get_mut(&id) {
             None => return Next::Closed,
+            // Told on every stripe, on purpose: one of them may be dead without anybody knowing yet, and must not have the
+            // only copy. It costs some forty bytes a stripe for a frame of up to a megabyte, and those of a burst are one.
             Some(live) if live.told != Some(ack) => {
                 live.told = Some(ack);
                 return Next::Ack(ack);

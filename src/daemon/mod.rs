@@ -190,6 +190,10 @@ impl Daemon {
             }
         };
         if let Err(failure) = self.registry.serve(connection, &identity, &serial).await {
+            if failure.class == FailureClass::Protocol {
+                tracing::warn!(%from, %identity, hint = failure.hint, "connection refused: {failure}");
+                return;
+            }
             tracing::debug!(%from, %identity, "connection ended: {failure}");
         }
     }

@@ -1,8 +1,8 @@
 //! One attempt: from a new session to the end of the last dataset, or to what stops everything.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, sync::watch, task::JoinSet, time::sleep};
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
 use super::{
     DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions,
@@ -13,9 +13,9 @@ use super::{
 use crate::{
     limits::MAX_SIZES,
     plan::{Decision, Plan, PlanInput, PlanOptions, Step, plan},
-    session::{client::Client, engine::EngineSession},
+    session::{client::Client, engine::EngineSession, told::told},
     types::{
-        Failure, FailureClass, Guid, JobId, PeerName,
+        Failure, FailureClass, Guid, JobId, PeerName, SnapshotName,
         listing::{DatasetInfo, JOB, Listing},
         transfer::{Depth, SnapshotRequest},
     },
@@ -31,6 +31,7 @@ const LOCK_GRACE: Duration = Duration::from_millis(750);
 /// What concerns the run as a whole. Failures of single datasets go into the report.
 pub(super) async fn attempt(context: &RunContext, options: &RunOptions, report: &mut Report) -> Result<(), Failure> {
     let client = tokio::select! {
+        biased;
         client = Client::connect(Arc::clone(&context.link), &context.client) => client?,
         () = context.stop.cancelled() => return Err(stopped()),
     };
@@ -41,6 +42,7 @@ pub(super) async fn attempt(context: &RunContext, options: &RunOptions, report: 
     let holder = format!("a run on this host (pid {})", std::process::id());
     let local = Arc::new(EngineSession::new(Arc::clone(&context.engine), holder, Arc::clone(&client) as _));
     let result = tokio::select! {
+        biased;
         result = with_session(context, options, report, &client, &local) => result,
         () = context.stop.cancelled() => Err(stopped()),
     };
@@ -122,6 +124,7 @@ async fn with_session(
         options: options.clone(),
         board: Arc::clone(&context.board),
         bookmarks: source_has.capabilities.bookmarks,
+        bases: bases(&plan, &source_has.listing),
     });
     carry_out(work, plan, source_has, target_has, sizes, report).await
 }
@@ -190,6 +193,22 @@ async fn sizes(source: &Side, plan: &Plan, source_has: &Listed) -> Result<Vec<Op
     }
 }
 
+/// What each dataset of the source is kept at once the plan is carried out; of those that are refused, any snapshot may be it.
+fn bases(plan: &Plan, source: &Listing) -> HashSet<SnapshotName> {
+    let mut bases = HashSet::new();
+    for dataset in &plan.datasets {
+        match &dataset.decision {
+            Decision::UpToDate { newest, .. } => drop(bases.insert(newest.clone())),
+            Decision::Work(_) => bases.extend(dataset.steps().last().map(|step| step.snapshot.clone())),
+            Decision::Refused(_) => {
+                let info = source.get(&dataset.source).into_iter();
+                bases.extend(info.flat_map(|i| i.snapshots.iter().filter_map(|s| i.snapshot_name(s).ok())));
+            }
+        }
+    }
+    bases
+}
+
 fn dry(plan: &crate::plan::DatasetPlan) -> DatasetReport {
     DatasetReport {
         source: plan.source.clone(),
@@ -223,8 +242,8 @@ async fn carry_out(
     let mut sizes = sizes.into_iter();
     // A placeholder may stand below a dataset that is received first, so each is made when it is needed.
     let placeholders: Vec<Vec<_>> = plan.datasets.iter().map(|d| plan.placeholders_of(d).cloned().collect()).collect();
-    // What each dataset tells those that wait for it: Some(true) when it went well.
-    let (tells, hears): (Vec<_>, Vec<_>) = plan.datasets.iter().map(|_| watch::channel(None::<bool>)).unzip();
+    // What each dataset tells those that wait for it: true when it went well.
+    let (tells, hears): (Vec<_>, Vec<_>) = plan.datasets.iter().map(|_| told::<bool>()).unzip();
     let order: Vec<_> = plan.datasets.iter().map(|d| d.source.clone()).collect();
     let mut running = JoinSet::new();
     for ((dataset, tell), parents) in plan.datasets.into_iter().zip(tells).zip(placeholders) {
@@ -234,8 +253,8 @@ async fn carry_out(
         let (work, slots) = (Arc::clone(&work), Arc::clone(&slots));
         running.spawn(async move {
             let mut needs_met = true;
-            for mut need in needs {
-                needs_met &= matches!(need.wait_for(Option::is_some).await.as_deref(), Ok(Some(true)));
+            for need in needs {
+                needs_met &= need.wait().await == Some(true);
             }
             let outcome = if needs_met {
                 // The semaphore is never closed.
@@ -251,7 +270,7 @@ async fn carry_out(
                     ..dry(&dataset)
                 }
             };
-            tell.send_replace(Some(matches!(outcome.result, DatasetResult::Done | DatasetResult::UpToDate)));
+            tell.tell(matches!(outcome.result, DatasetResult::Done | DatasetResult::UpToDate));
             outcome
         });
     }

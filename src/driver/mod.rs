@@ -117,6 +117,7 @@ pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
             tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32());
         }
         tokio::select! {
+            biased;
             () = sleep(pause) => {}
             () = context.stop.cancelled() => {
                 report.conclude(Some(stopped()), started.elapsed());

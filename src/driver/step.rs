@@ -1,6 +1,6 @@
 //! Carries out what is planned for one dataset: actions in order, each step through a transfer of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
@@ -32,6 +32,8 @@ pub(super) struct Work {
     pub board: Arc<Board>,
     /// True where the source can keep bookmarks.
     pub bookmarks: bool,
+    /// The snapshots of the source that are a base of their dataset when all is done, or may be.
+    pub bases: HashSet<SnapshotName>,
 }
 
 impl Work {
@@ -157,9 +159,7 @@ impl Work {
                 seconds: started.elapsed().as_secs_f64(),
             });
         }
-        if let Some(from) = &step.from {
-            kept.push(from.base.clone());
-        }
+        kept.extend(step.from.as_ref().map(|from| from.base.clone()).filter(|base| self.may_let_go(base)));
         self.acknowledge(&step.snapshot, step.to_guid, kept, report).await
     }
 
@@ -179,6 +179,11 @@ impl Work {
         }
         report.notes.extend(self.source.tell(Request::Acknowledge { snapshot, guid, job, superseded }).await?);
         Ok(())
+    }
+
+    /// False for a clone's origin that its own dataset keeps as a base, where a hold is what keeps it.
+    fn may_let_go(&self, base: &Base) -> bool {
+        self.bookmarks || !matches!(base, Base::Snapshot(snapshot) if self.bases.contains(snapshot))
     }
 
     /// All that this job may have left on a dataset of the source, but for `keep`: bookmarks, and holds on snapshots.
@@ -211,8 +216,17 @@ impl Work {
         let bookmark = bookmark_name(newest, guid, &self.job).ok().map(|b| b.tag());
         let kept = source.map(|info| self.kept_bases(info)).unwrap_or_default();
         let has_bookmark = source.is_some_and(|s| s.bookmarks.iter().any(|b| Some(&b.tag) == bookmark.as_ref()));
-        if self.bookmarks && (!has_bookmark || kept.len() > 1) && bookmark.is_some() {
+        let undone = match self.bookmarks && bookmark.is_some() {
+            true => !has_bookmark || kept.len() > 1,
+            // Holds are all there is here, and no listing shows them. A lone snapshot leaves nothing to let go of.
+            false => source.is_some_and(|s| s.snapshots.len() > 1),
+        };
+        if undone {
             let mut superseded = source.map(|info| self.superseded(info, newest)).unwrap_or_default();
+            // The first step of a clone held its origin.
+            let origin = source.and_then(|info| info.origin.clone());
+            let origin = origin.filter(|origin| origin.dataset().is_at_or_below(&self.options.source));
+            superseded.extend(origin.map(Base::Snapshot).filter(|base| self.may_let_go(base)));
             self.acknowledge(newest, guid, &mut superseded, report).await?;
         }
         // The name of the held snapshot is set last, so a target without it may lack its protections and hold, too.
@@ -292,6 +306,7 @@ impl Work {
         let word = self.target.transferred(Request::FinishReceive { channel });
         tokio::pin!(word);
         tokio::select! {
+            biased;
             word = &mut word => return word,
             () = self.local.failed(channel) => {}
         }

@@ -20,6 +20,7 @@
 //! destroys, where `zfs rollback -r` can stop half way.
 
 mod fault;
+mod inline;
 mod model;
 mod moving;
 pub mod nvlist;
@@ -30,14 +31,20 @@ mod records;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 pub use self::fault::{Fault, Op};
 use self::{fault::Faults, model::Host, records::bytes_of};
-use crate::types::{
-    DatasetName, Delegate, Delegation, SnapshotName,
-    listing::{Capabilities, DatasetKind, Encryption, PropertySource},
+use crate::{
+    port::zfs::{ZfsError, ZfsResult},
+    types::{
+        DatasetName, Delegate, Delegation, Guid, SnapshotName,
+        listing::{Capabilities, DatasetKind, Encryption, PropertySource},
+    },
 };
 
 /// What a pool holds unless told otherwise.
@@ -46,15 +53,26 @@ const POOL_BYTES: u64 = 1 << 40;
 /// A ZFS in memory. Clones share it.
 ///
 /// Pools come into being with their first dataset.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FakeZfs {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     host: Mutex<Host>,
     faults: Faults,
+    /// See [`FakeZfs::in_one_thread`].
+    inline: AtomicBool,
+    watcher: Mutex<Option<Watcher>>,
+}
+
+/// Hears of every operation that has ended: which, on what, and how.
+type Watcher = Arc<dyn Fn(Op, &str, Result<(), &ZfsError>) + Send + Sync>;
+
+impl std::fmt::Debug for FakeZfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FakeZfs")
+    }
 }
 
 impl FakeZfs {
@@ -92,7 +110,8 @@ impl FakeZfs {
 
     /// One that can do exactly this.
     pub fn with_capabilities(seed: u64, can: Capabilities) -> Self {
-        Self { inner: Arc::new(Inner { host: Mutex::new(Host::new(can, seed)), faults: Faults::default() }) }
+        let (host, faults) = (Mutex::new(Host::new(can, seed)), Faults::default());
+        Self { inner: Arc::new(Inner { host, faults, inline: AtomicBool::new(false), watcher: Mutex::default() }) }
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
@@ -240,6 +259,33 @@ impl FakeZfs {
     /// Takes back the faults that nothing has met yet.
     pub fn clear_faults(&self) {
         self.inner.faults.clear();
+    }
+
+    /// From now on sends and receives have no threads of their own: their work is done while they are read and written, so
+    /// that in a runtime of one thread the same always happens in the same order. [`Fault::StallAfter`] needs threads.
+    pub fn in_one_thread(self) -> Self {
+        self.inner.inline.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Tells `watcher` of every operation that has ended, of sends and receives included, in the thread that ended it.
+    pub fn watch(&self, watcher: impl Fn(Op, &str, Result<(), &ZfsError>) + Send + Sync + 'static) {
+        *self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
+    }
+
+    fn tell<T>(&self, op: Op, what: &str, ended: &ZfsResult<T>) {
+        let watcher = self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(watcher) = watcher {
+            watcher(op, what, ended.as_ref().map(drop));
+        }
+    }
+
+    /// The snapshots at and below a dataset with their GUIDs, met by no fault and counted by nobody.
+    pub fn snapshots_below(&self, root: &DatasetName) -> Vec<(SnapshotName, Guid)> {
+        let host = self.host();
+        let below = host.datasets.iter().filter(|(name, _)| name.is_at_or_below(root));
+        let all = below.flat_map(|(name, d)| d.snaps.iter().map(move |s| (name.snapshot(&s.tag), s.guid)));
+        all.filter_map(|(name, guid)| Some((name.ok()?, guid))).collect()
     }
 
     /// Lets go on what [`Fault::StallAfter`] has stopped so far.

@@ -7,7 +7,7 @@
 
 use std::{
     io::{Read, Write},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::{
     FakeZfs,
     fault::{Fault, Op},
+    inline,
     model::{Host, Partial, fail},
     nvlist::NvWriter,
     pipe::{Killer, PipeReader, PipeWriter, pipe},
@@ -220,16 +221,46 @@ pub(super) fn send(zfs: &FakeZfs, spec: &SendSpec) -> ZfsResult<Sending> {
         found
     };
     let what = prepared.as_ref().map_or("send".to_owned(), |(_, name)| format!("send {name}"));
+    if zfs.inner.inline.load(Ordering::Relaxed) {
+        return Ok(inline::send(zfs, what, prepared, fault));
+    }
     let (zfs, task_killer) = (zfs.clone(), killer.clone());
     let process = FakeProcess::start(what.clone(), killer, move || {
         let (job, name) = prepared?;
         let verdict = run_send(&zfs, &what, &job, fault, writer, &task_killer);
-        if let Ok(snap) = zfs.host().need_snap("send", &name) {
-            snap.users = snap.users.saturating_sub(1);
-        }
+        release_user(&zfs, &name);
+        zfs.tell(Op::Send, &what, &verdict);
         verdict
     });
     Ok(Sending { stream: Box::new(reader), process })
+}
+
+/// The snapshot is not in use any more.
+pub(super) fn release_user(zfs: &FakeZfs, name: &SnapshotName) {
+    if let Ok(snap) = zfs.host().need_snap("send", name) {
+        snap.users = snap.users.saturating_sub(1);
+    }
+}
+
+/// The bytes that are sent in the end, and what the sender fails with after them.
+pub(super) fn damaged(job: &Job, fault: Option<Fault>) -> (Vec<u8>, Option<ZfsErrorKind>) {
+    let mut bytes = job.stream();
+    let len = bytes.len();
+    let cut = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(len);
+    let (end, failure) = match fault {
+        Some(Fault::FailAfter(n, kind)) => (cut(n), Some(kind)),
+        Some(Fault::KillAfter(n)) => (cut(n), Some(Killed)),
+        Some(Fault::AfterEffect(kind)) => (len, Some(kind)),
+        Some(Fault::Truncate(n)) => (cut(n), None),
+        _ => (len, None),
+    };
+    if let Some(Fault::FlipBit(at)) = fault
+        && let Some(byte) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at))
+    {
+        *byte ^= 1;
+    }
+    bytes.truncate(end);
+    (bytes, failure)
 }
 
 fn run_send(
@@ -240,22 +271,10 @@ fn run_send(
     mut out: PipeWriter,
     killer: &Killer,
 ) -> ZfsResult<()> {
-    let mut bytes = job.stream();
-    let len = bytes.len();
-    let cut = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(len);
-    let (end, failure) = match fault {
-        Some(Fault::FailAfter(n, kind)) => (cut(n), Some(kind)),
-        Some(Fault::KillAfter(n)) => (cut(n), Some(Killed)),
-        Some(Fault::AfterEffect(kind)) => (bytes.len(), Some(kind)),
-        Some(Fault::Truncate(n)) => (cut(n), None),
-        _ => (bytes.len(), None),
-    };
-    if let Some(Fault::FlipBit(at)) = fault
-        && let Some(byte) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at))
-    {
-        *byte ^= 1;
-    }
-    let stall = if let Some(Fault::StallAfter(n)) = fault { cut(n).min(end) } else { end };
+    let (bytes, failure) = damaged(job, fault);
+    let end = bytes.len();
+    let cut = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(end);
+    let stall = if let Some(Fault::StallAfter(n)) = fault { cut(n) } else { end };
     let sent = out.write_all(&bytes[..stall]).and_then(|()| {
         if stall < end || matches!(fault, Some(Fault::StallAfter(_))) {
             zfs.inner.faults.stall(|| killer.is_killed());
@@ -273,6 +292,9 @@ fn run_send(
 pub(super) fn receive(zfs: &FakeZfs, spec: &ReceiveSpec) -> ZfsResult<Receiving> {
     let what = format!("receive into {}", spec.snapshot);
     let fault = zfs.inner.faults.take(Op::Receive);
+    if zfs.inner.inline.load(Ordering::Relaxed) {
+        return Ok(inline::receive(zfs, what, spec, fault));
+    }
     let (reader, writer, killer) = pipe();
     let (zfs, spec, task_killer, task_what) = (zfs.clone(), spec.clone(), killer.clone(), what.clone());
     let process = FakeProcess::start(what, killer, move || {
@@ -282,12 +304,14 @@ pub(super) fn receive(zfs: &FakeZfs, spec: &ReceiveSpec) -> ZfsResult<Receiving>
         let mut receiver = Receiver::new(&zfs, &spec, &task_what);
         let read = read_stream(&zfs, &mut receiver, fault, reader, &task_killer);
         let verdict = receiver.finish(read.map_err(|(kind, why)| fail(&task_what, kind, why)));
-        match fault {
+        let verdict = match fault {
             Some(Fault::AfterEffect(kind)) => {
                 verdict.and(Err(fail(&task_what, kind, "a fault that was asked for, after the effect")))
             }
             _ => verdict,
-        }
+        };
+        zfs.tell(Op::Receive, &task_what, &verdict);
+        verdict
     });
     Ok(Receiving { stream: Box::new(writer), process })
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Four times what a Linux pipe holds by default, a quarter of what zmigrate asks for.
-const CAPACITY_BYTES: usize = 256 << 10;
+pub(super) const CAPACITY_BYTES: usize = 256 << 10;
 
 #[derive(Debug, Default)]
 struct State {

@@ -25,14 +25,15 @@ use crate::{
 impl FakeZfs {
     /// Counts, meets the fault that waits, and does it.
     fn act<T>(&self, op: Op, what: &str, f: impl FnOnce(&mut Host) -> ZfsResult<T>) -> ZfsResult<T> {
-        match self.inner.faults.take(op) {
+        let ended = match self.inner.faults.take(op) {
             Some(Fault::Refuse(kind)) => Err(fail(what, kind, "a fault that was asked for")),
             Some(Fault::AfterEffect(kind)) => {
-                f(&mut self.host())?;
-                Err(fail(what, kind, "a fault that was asked for, after the effect"))
+                f(&mut self.host()).and_then(|_| Err(fail(what, kind, "a fault that was asked for, after the effect")))
             }
             _ => f(&mut self.host()),
-        }
+        };
+        self.tell(op, what, &ended);
+        ended
     }
 }
 

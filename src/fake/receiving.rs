@@ -32,10 +32,10 @@ fn refuse<T>(kind: ZfsErrorKind, why: impl Into<String>) -> Result<T, Refusal> {
 }
 
 /// A receive in progress.
-pub struct Receiver<'a> {
-    zfs: &'a FakeZfs,
-    spec: &'a ReceiveSpec,
-    what: &'a str,
+pub struct Receiver {
+    zfs: FakeZfs,
+    spec: ReceiveSpec,
+    what: String,
     parser: Parser<AnyStream>,
     // Bytes from `at` on that have not become records yet.
     bytes: Vec<u8>,
@@ -45,9 +45,10 @@ pub struct Receiver<'a> {
     taker: Taker,
 }
 
-impl<'a> Receiver<'a> {
-    pub fn new(zfs: &'a FakeZfs, spec: &'a ReceiveSpec, what: &'a str) -> Self {
+impl Receiver {
+    pub fn new(zfs: &FakeZfs, spec: &ReceiveSpec, what: &str) -> Self {
         let (parser, taker) = (Parser::new(AnyStream), Taker::default());
+        let (zfs, spec, what) = (zfs.clone(), spec.clone(), what.to_owned());
         Self { zfs, spec, what, parser, bytes: Vec::new(), at: 0, begin: None, fresh: false, taker }
     }
 
@@ -98,7 +99,7 @@ impl<'a> Receiver<'a> {
 
     fn start(&mut self, begin: &Begin, payload: &[u8]) -> Result<(), Refusal> {
         let mut host = self.zfs.host();
-        let (fresh, taker) = may_start(&mut host, self.spec, begin, payload)?;
+        let (fresh, taker) = may_start(&mut host, &self.spec, begin, payload)?;
         (self.fresh, self.taker) = (fresh, taker);
         if let Some(d) = host.datasets.get_mut(&self.spec.snapshot.dataset()) {
             d.receiving = true;
@@ -115,13 +116,13 @@ impl<'a> Receiver<'a> {
         let room = host.room(name.pool());
         let before = host.dataset(&name).map_or(0, |d| space(&d.live));
         let read = match space(&self.taker.objects) > room + before {
-            true => Err(fail(self.what, NoSpace, "cannot receive: out of space")),
+            true => Err(fail(&self.what, NoSpace, "cannot receive: out of space")),
             false => read,
         };
         let txg = host.next_txg();
         let fresh = self.fresh;
         let Some(d) = host.datasets.get_mut(&name) else {
-            return Err(fail(self.what, NotFound, format!("'{name}' does not exist any more")));
+            return Err(fail(&self.what, NotFound, format!("'{name}' does not exist any more")));
         };
         d.receiving = false;
         match (read, self.taker.at) {

@@ -38,21 +38,30 @@ const SAVE_TIME: Duration = Duration::from_secs(20);
 /// # Errors
 /// The first cause: `zfs receive` failed, the stream is damaged or not what was planned, or (as a consequence) the
 /// sender failed. What `zfs receive -s` has taken by then is kept.
+///
+/// With `in_one_thread` a task writes instead of a thread of its own: for tests, whose order of events then is the same
+/// each time. The stream must never block.
 pub async fn receive_stream(
     receiving: Receiving,
     tap: Tap,
     channel: Channel,
     counters: Arc<Counters>,
     cancelled: CancellationToken,
+    in_one_thread: bool,
 ) -> Result<Transferred, Failure> {
     let Receiving { stream, mut process } = receiving;
     // One in hand, one waiting: what else has come waits in the channel's window.
     let (items_in, items_out) = mpsc::channel(1);
     let mut writer = {
         let (channel, counters) = (channel.clone(), Arc::clone(&counters));
-        spawn_blocking(move || write(Sink::new(stream, tap), items_out, &channel, &counters))
+        let writing = Writing { sink: Sink::new(stream, tap), digest: StreamDigest::default(), channel, counters };
+        match in_one_thread {
+            true => tokio::spawn(write_here(writing, items_out)),
+            false => spawn_blocking(move || write(writing, items_out)),
+        }
     };
     let feeding = tokio::select! {
+        biased;
         fed = feed(&channel, &items_in) => fed,
         () = cancelled.cancelled() => {
             Err(Failure::new(FailureClass::Interrupted, "the transfer was given up").consequence())
@@ -63,6 +72,7 @@ pub async fn receive_stream(
     // writer may hang in a write that nobody takes.
     let written = match &feeding {
         Ok(()) => tokio::select! {
+            biased;
             written = &mut writer => written,
             () = cancelled.cancelled() => { process.kill(); writer.await }
         },
@@ -119,6 +129,7 @@ pub async fn receive_stream(
 async fn feed(channel: &Channel, items: &mpsc::Sender<Item>) -> Result<(), Failure> {
     loop {
         let frame = tokio::select! {
+            biased;
             frame = channel.receive() => frame?,
             () = items.closed() => return Ok(()),
         };
@@ -146,25 +157,29 @@ fn message(channel: &Channel, frame: &Frame) -> Result<StreamMessage, Failure> {
     codec::decode(&bytes, Use::Request).map_err(|e| protocol(e.to_string()))
 }
 
-/// The writing thread. Gives the stream's length once all of it, END included, is written.
-fn write(
-    mut sink: Sink,
-    mut items: mpsc::Receiver<Item>,
-    channel: &Channel,
-    counters: &Counters,
-) -> Result<u64, Failure> {
-    let mut digest = StreamDigest::default();
-    while let Some(item) = items.blocking_recv() {
+/// What writes, item by item.
+struct Writing {
+    sink: Sink,
+    digest: StreamDigest,
+    channel: Channel,
+    counters: Arc<Counters>,
+}
+
+impl Writing {
+    /// Writes one item. Gives the stream's length once all of it, END included, is written.
+    fn take(&mut self, item: Item) -> Result<Option<u64>, Failure> {
         match item {
             Item::Chunk(frame) => {
                 let damaged = |e| Failure::new(FailureClass::BadStream, e);
                 let raw = frame.open().map_err(damaged)?;
-                digest.add(frame.header.check, raw.len());
-                counters.add(raw.len(), frame.payload.len());
-                sink.write(&raw)?;
-                channel.consumed(frame.cost());
+                self.digest.add(frame.header.check, raw.len());
+                self.counters.add(raw.len(), frame.payload.len());
+                self.sink.write(&raw)?;
+                self.channel.consumed(frame.cost());
+                Ok(None)
             }
             Item::End { raw_bytes, digest: announced } => {
+                let digest = &self.digest;
                 if raw_bytes != digest.raw_bytes || announced != digest.value() {
                     let text = format!(
                         "the stream arrived as {} bytes with digest {:032x}, but {raw_bytes} bytes with digest {announced:032x} were sent",
@@ -173,12 +188,35 @@ fn write(
                     );
                     return Err(Failure::new(FailureClass::BadStream, text));
                 }
-                sink.finish()?;
-                return Ok(raw_bytes);
+                self.sink.finish()?;
+                Ok(Some(raw_bytes))
             }
         }
     }
-    Err(Failure::new(FailureClass::BadStream, "the stream broke off").consequence())
+}
+
+fn broke_off() -> Failure {
+    Failure::new(FailureClass::BadStream, "the stream broke off").consequence()
+}
+
+/// The writing thread.
+fn write(mut writing: Writing, mut items: mpsc::Receiver<Item>) -> Result<u64, Failure> {
+    while let Some(item) = items.blocking_recv() {
+        if let Some(raw_bytes) = writing.take(item)? {
+            return Ok(raw_bytes);
+        }
+    }
+    Err(broke_off())
+}
+
+/// The same as a task.
+async fn write_here(mut writing: Writing, mut items: mpsc::Receiver<Item>) -> Result<u64, Failure> {
+    while let Some(item) = items.recv().await {
+        if let Some(raw_bytes) = writing.take(item)? {
+            return Ok(raw_bytes);
+        }
+    }
+    Err(broke_off())
 }
 
 /// Writes what the tap has released, always less the last record, which waits for the end of everything.
@@ -223,7 +261,7 @@ impl Sink {
     }
 
     /// The sender says that all is well: the last record may go, if the tap agrees.
-    fn finish(mut self) -> Result<(), Failure> {
+    fn finish(&mut self) -> Result<(), Failure> {
         if !self.tap.is_complete() {
             let text = format!("the stream is not whole: {:?}", self.tap.finish());
             return Err(Failure::new(FailureClass::BadStream, text));

@@ -28,6 +28,7 @@ use crate::{
     types::{Failure, FailureClass},
     wire::{
         codec::Use,
+        frame::Frame,
         message::{Compression, StreamMessage, Transferred},
     },
 };
@@ -44,6 +45,9 @@ pub struct SourceOptions {
     pub cancelled: CancellationToken,
     /// Set when the receiving side has ended, well or not.
     pub receiver_ended: CancellationToken,
+    /// Reads and packs in the task that calls, instead of in threads of its own: for tests, whose order of events then
+    /// is the same each time. The stream must never block.
+    pub in_one_thread: bool,
 }
 
 /// How long `zfs send` may take to end once its output has broken off.
@@ -69,22 +73,27 @@ pub async fn send_stream(
     let waiting = Arc::new(AtomicUsize::new(0));
     let pool = Pool::new(options.chunk_bytes, (options.window_bytes / options.chunk_bytes as u64) as usize + 8);
     let stream = sending.stream;
-    let reader = {
-        let waiting = Arc::clone(&waiting);
-        spawn_blocking(move || read(stream, tap, &pool, &chunks_in, &waiting))
-    };
-    let packer = {
-        let (channel, handle, counters) = (channel.clone(), Handle::current(), Arc::clone(&counters));
-        let (mode, size) = (options.compression, options.chunk_bytes);
-        spawn_blocking(move || pack(&chunks_out, &channel, &handle, &counters, &waiting, mode, size))
-    };
+    let reading = Reading { stream, tap, pool, at_end: false };
+    let packing = Packing::new(options.compression, options.chunk_bytes);
     let threads = async {
+        if options.in_one_thread {
+            return alternate(reading, packing, &channel, &counters).await;
+        }
+        let reader = {
+            let waiting = Arc::clone(&waiting);
+            spawn_blocking(move || read(reading, &chunks_in, &waiting))
+        };
+        let packer = {
+            let (channel, handle, counters) = (channel.clone(), Handle::current(), Arc::clone(&counters));
+            spawn_blocking(move || pack(packing, &chunks_out, &channel, &handle, &counters, &waiting))
+        };
         let read = reader.await.unwrap_or_else(|e| Err(Stop::Failed(crashed(e))));
         let packed = packer.await.unwrap_or_else(|e| Err(crashed(e)));
         (read, packed)
     };
     tokio::pin!(threads);
     let ended_by_other = tokio::select! {
+        biased;
         (read, packed) = &mut threads => {
             return conclude(read, packed, sending.process, &channel, &counters, &options).await;
         }
@@ -121,21 +130,25 @@ enum Stop {
     Failed(Failure),
 }
 
-/// Reads and judges. On success the stream was whole.
-fn read(
-    mut stream: Box<dyn Read + Send>,
-    mut tap: Tap,
-    pool: &Pool,
-    chunks: &mpsc::SyncSender<Chunk>,
-    waiting: &AtomicUsize,
-) -> Result<(), Stop> {
-    loop {
-        let mut buffer = pool.take();
+/// Reads and judges, a chunk at a time.
+struct Reading {
+    stream: Box<dyn Read + Send>,
+    tap: Tap,
+    pool: Pool,
+    at_end: bool,
+}
+
+impl Reading {
+    /// The next chunk; `None` at the end of a stream that was whole.
+    fn next(&mut self) -> Result<Option<Chunk>, Stop> {
+        if self.at_end {
+            return self.end().map(|()| None);
+        }
+        let mut buffer = self.pool.take();
         let mut filled = 0;
-        let mut at_end = false;
-        while filled < buffer.len() && !at_end {
-            match stream.read(&mut buffer[filled..]) {
-                Ok(0) => at_end = true,
+        while filled < buffer.len() && !self.at_end {
+            match self.stream.read(&mut buffer[filled..]) {
+                Ok(0) => self.at_end = true,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
@@ -144,21 +157,30 @@ fn read(
                 }
             }
         }
-        if filled > 0 {
-            let progress = tap.feed(&buffer[..filled]).map_err(|fault| Stop::Failed(bad_stream(&fault)))?;
-            let incompressible = progress.incompressible as f32 / filled as f32;
-            waiting.fetch_add(1, Ordering::Relaxed);
-            let chunk = Chunk { bytes: pool.lend(buffer, filled), incompressible };
-            chunks.send(chunk).map_err(|_| Stop::PackerGone)?;
+        if filled == 0 {
+            return self.end().map(|()| None);
         }
-        if at_end {
-            return match tap.finish() {
-                Ending::Complete => Ok(()),
-                Ending::SavedWithoutEnd => Err(Stop::Failed(truncated("the stream from zfs send has no END record"))),
-                Ending::Damaged(fault) => Err(Stop::Failed(truncated(&format!("from zfs send: {fault}")))),
-            };
+        let progress = self.tap.feed(&buffer[..filled]).map_err(|fault| Stop::Failed(bad_stream(&fault)))?;
+        let incompressible = progress.incompressible as f32 / filled as f32;
+        Ok(Some(Chunk { bytes: self.pool.lend(buffer, filled), incompressible }))
+    }
+
+    fn end(&self) -> Result<(), Stop> {
+        match self.tap.finish() {
+            Ending::Complete => Ok(()),
+            Ending::SavedWithoutEnd => Err(Stop::Failed(truncated("the stream from zfs send has no END record"))),
+            Ending::Damaged(fault) => Err(Stop::Failed(truncated(&format!("from zfs send: {fault}")))),
         }
     }
+}
+
+/// The reading thread. On success the stream was whole.
+fn read(mut reading: Reading, chunks: &mpsc::SyncSender<Chunk>, waiting: &AtomicUsize) -> Result<(), Stop> {
+    while let Some(chunk) = reading.next()? {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        chunks.send(chunk).map_err(|_| Stop::PackerGone)?;
+    }
+    Ok(())
 }
 
 fn bad_stream(fault: &crate::stream::parser::StreamFault) -> Failure {
@@ -171,34 +193,76 @@ fn truncated(text: &str) -> Failure {
     Failure::new(FailureClass::BadStream, text).consequence()
 }
 
-/// Packs chunks and hands them to the channel; the digest of all, at the end.
+/// Packs chunks, and digests what they hold.
+struct Packing {
+    packer: Result<Packer, Failure>,
+    digest: StreamDigest,
+}
+
+impl Packing {
+    fn new(mode: Compression, chunk_bytes: usize) -> Packing {
+        let failed = |e| Failure::new(FailureClass::Internal, format!("zstd: {e}"));
+        Packing { packer: Packer::new(mode, chunk_bytes).map_err(failed), digest: StreamDigest::default() }
+    }
+
+    /// The chunk as a frame; `behind` more wait for their turn.
+    fn pack(&mut self, chunk: Chunk, backlog: f32, behind: usize) -> Result<Frame, Failure> {
+        let waiting = behind as f32 / CHUNKS_BETWEEN_THREADS as f32;
+        let now = Situation { incompressible: chunk.incompressible, backlog, waiting };
+        let raw_len = chunk.bytes.len();
+        let packer = self.packer.as_mut().map_err(|e| e.clone())?;
+        let frame = packer.pack(chunk.bytes, now);
+        self.digest.add(frame.header.check, raw_len);
+        Ok(frame)
+    }
+}
+
+/// The packing thread: hands frames to the channel. Gives the digest of all, at the end.
 fn pack(
+    mut packing: Packing,
     chunks: &mpsc::Receiver<Chunk>,
     channel: &Channel,
     handle: &Handle,
     counters: &Counters,
     waiting: &AtomicUsize,
-    mode: Compression,
-    chunk_bytes: usize,
 ) -> Result<StreamDigest, Failure> {
-    let mut packer =
-        Packer::new(mode, chunk_bytes).map_err(|e| Failure::new(FailureClass::Internal, format!("zstd: {e}")))?;
-    let mut digest = StreamDigest::default();
     while let Ok(chunk) = chunks.recv() {
         let behind = waiting.fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
-        let now = Situation {
-            incompressible: chunk.incompressible,
-            backlog: channel.backlog(),
-            waiting: behind as f32 / CHUNKS_BETWEEN_THREADS as f32,
-        };
         let raw_len = chunk.bytes.len();
-        let frame = packer.pack(chunk.bytes, now);
-        digest.add(frame.header.check, raw_len);
+        let frame = packing.pack(chunk, channel.backlog(), behind)?;
         let wire_len = frame.payload.len();
         handle.block_on(channel.send(frame))?;
         counters.add(raw_len, wire_len);
     }
-    Ok(digest)
+    packing.packer.map(|_| packing.digest)
+}
+
+/// What both threads do, in turns.
+async fn alternate(
+    mut reading: Reading,
+    mut packing: Packing,
+    channel: &Channel,
+    counters: &Counters,
+) -> (Result<(), Stop>, Result<StreamDigest, Failure>) {
+    let read = loop {
+        let chunk = match reading.next() {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break Ok(()),
+            Err(stop) => break Err(stop),
+        };
+        let raw_len = chunk.bytes.len();
+        let sent = match packing.pack(chunk, channel.backlog(), 0) {
+            Ok(frame) => {
+                let wire_len = frame.payload.len();
+                channel.send(frame).await.map(|()| counters.add(raw_len, wire_len))
+            }
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = sent {
+            return (Err(Stop::PackerGone), Err(failure));
+        }
+    };
+    (read, Ok(packing.digest))
 }
 
 /// Both threads have ended: finds the first cause, tells the receiver, and waits until it knows.
@@ -246,6 +310,7 @@ async fn conclude(
     let end = StreamMessage::End { raw_bytes: digest.raw_bytes, digest: digest.value() };
     channel.send_message(&end, Use::Request).await?;
     tokio::select! {
+        biased;
         delivered = channel.delivered() => delivered?,
         failure = receivers_word(channel) => return Err(failure),
         () = options.receiver_ended.cancelled() => {}

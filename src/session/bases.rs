@@ -50,7 +50,11 @@ impl EngineSession {
                 zfs.bookmark(snapshot, &bookmark).await?;
                 true
             }
-            // No bookmarks here, or the name is too long for one: the hold stays instead.
+            // No bookmarks here, or the name is too long for one: the hold stays instead, or is made up for.
+            _ if capabilities.holds => {
+                zfs.hold(&tag, std::slice::from_ref(snapshot)).await?;
+                false
+            }
             _ => false,
         };
         let mut release: Vec<SnapshotName> = Vec::new();

@@ -1,7 +1,7 @@
 //! The initiator's end of a session: one control channel for calls, one channel for each transfer.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -47,7 +47,7 @@ pub struct ClientOptions {
 }
 
 /// Who waits for the answer to which call.
-type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Reply, Failure>>>>>;
+type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Result<Reply, Failure>>>>>;
 
 /// An open session with a peer.
 pub struct Client {
@@ -56,7 +56,7 @@ pub struct Client {
     pending: Pending,
     next_call: AtomicU64,
     next_channel: AtomicU32,
-    transfers: Mutex<HashMap<u32, Transfer>>,
+    transfers: Mutex<BTreeMap<u32, Transfer>>,
     send_window: u64,
     window: u64,
     streams: u16,
@@ -268,7 +268,7 @@ async fn read_answers(control: Channel, pending: Pending) {
             }
             Err(failure) => {
                 control.close(failure.clone());
-                for (_, tell) in lock(&pending).drain() {
+                for tell in std::mem::take(&mut *lock(&pending)).into_values() {
                     let _ = tell.send(Err(failure.clone()));
                 }
                 return;

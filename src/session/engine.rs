@@ -5,7 +5,7 @@
 //! [`Request::RemovePlaceholder`] (destructive.rs); a target is only touched under its lock.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -40,6 +40,8 @@ pub struct Engine {
     pub journal: Arc<dyn Journal>,
     /// Datasets that a listing may hold.
     pub max_datasets: usize,
+    /// See [`Engine::in_one_thread`].
+    pub(super) in_one_thread: bool,
     /// Transfers of all sessions together: each takes memory, threads and a process.
     transfers: Arc<Semaphore>,
     /// Listings at a time: each may take a hundred megabytes while it is parsed.
@@ -54,9 +56,16 @@ impl Engine {
             locks,
             journal,
             max_datasets,
+            in_one_thread: false,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS_IN_ALL)),
             listings: Semaphore::new(MAX_LISTINGS_AT_A_TIME),
         }
+    }
+
+    /// From now on transfers start no threads, so that in a runtime of one thread the same always happens in the same
+    /// order. For tests, with a ZFS whose streams never block.
+    pub fn in_one_thread(self) -> Engine {
+        Engine { in_one_thread: true, ..self }
     }
 }
 
@@ -78,7 +87,7 @@ pub struct EngineSession {
     pub(super) holder: String,
     pub(super) channels: Arc<dyn Channels>,
     locks: Mutex<Vec<(DatasetName, Box<dyn LockGuard>)>>,
-    transfers: Mutex<HashMap<u32, Arc<Transfer>>>,
+    transfers: Mutex<BTreeMap<u32, Arc<Transfer>>>,
     rate: OnceCell<Arc<RateLimit>>,
     /// Set when the session ends: nothing new is begun.
     ending: AtomicBool,

@@ -41,6 +41,7 @@ pub(super) async fn keep(
         let attached = match first.take() {
             Some(attached) => Ok(attached),
             None => tokio::select! {
+                biased;
                 attached = dialer.attach(&channel, number, stripe) => attached,
                 _ = channel.until_closed() => return,
             },
@@ -75,6 +76,7 @@ pub(super) async fn keep(
             _ => {}
         }
         tokio::select! {
+            biased;
             () = sleep(pause) => pause = (pause * 2).min(REDIAL_MAX),
             _ = channel.until_closed() => return,
         }

@@ -16,4 +16,5 @@ pub mod join;
 mod keeper;
 pub mod registry;
 pub mod state;
+pub mod told;
 mod transfer;

@@ -9,8 +9,11 @@
 //! of the same identity wants a target that such a session holds, the old session yields.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -71,6 +74,7 @@ pub struct Registry {
     authority: Arc<dyn Authority>,
     limits: RegistryLimits,
     sessions: Mutex<HashMap<SessionId, Arc<PeerSession>>>,
+    opened: AtomicU64,
     /// Set while the daemon drains: no new sessions.
     draining: std::sync::atomic::AtomicBool,
 }
@@ -78,12 +82,14 @@ pub struct Registry {
 /// One session, as the daemon lists it.
 pub struct PeerSession {
     id: SessionId,
+    /// Rises with each session.
+    number: u64,
     identity: PeerName,
     host: String,
     /// The certificate that opened it.
     serial: Serial,
     control: Channel,
-    transfers: Mutex<HashMap<u32, Channel>>,
+    transfers: Mutex<BTreeMap<u32, Channel>>,
     /// What the session does and holds.
     work: OnceLock<Arc<EngineSession>>,
     send_window: u64,
@@ -162,6 +168,7 @@ impl Registry {
             authority,
             limits,
             sessions: Mutex::default(),
+            opened: AtomicU64::new(0),
             draining: std::sync::atomic::AtomicBool::new(false),
         })
     }
@@ -217,7 +224,8 @@ impl Registry {
         }
         let mut sessions = lock(&self.sessions);
         let limit = self.limits.sessions_per_identity;
-        let own: Vec<_> = sessions.values().filter(|s| s.identity == *identity).collect();
+        let mut own: Vec<_> = sessions.values().filter(|s| s.identity == *identity).collect();
+        own.sort_by_key(|s| s.number);
         if own.len() >= limit {
             // One that lost its initiator and holds nothing makes room for the next try.
             let idle = own.iter().filter(|s| !s.holds_anything()).filter_map(|s| Some((s.alone_for()?, s)));
@@ -232,6 +240,7 @@ impl Registry {
         let window = self.limits.window_bytes;
         let session = Arc::new(PeerSession {
             id: random_id().map_err(|e| (RefusalCode::Busy, format!("no randomness: {e}")))?,
+            number: self.opened.fetch_add(1, Ordering::Relaxed),
             identity: identity.clone(),
             host: hello.host.chars().filter(|c| !c.is_control()).take(64).collect(),
             serial: serial.clone(),
@@ -281,6 +290,7 @@ impl Registry {
         tracing::info!(identity = %session.identity, host = %session.host, "session opened");
         let mut requests = JoinSet::new();
         let end = tokio::select! {
+            biased;
             end = self.serve_calls(&session, &work, &mut requests) => end,
             failure = self.abandoned(&session) => End::Broken(failure),
         };
@@ -384,11 +394,11 @@ impl Registry {
     /// Ends sessions of the same identity that hold this target and have lost all connections for longer than an
     /// initiator that lives needs to dial again, so that a new run need not wait for them.
     async fn evict_dead_holders(&self, asking: &PeerSession, target: &DatasetName) {
-        let dead: Vec<_> = lock(&self.sessions)
-            .values()
+        let dead: Vec<_> = self
+            .in_order()
+            .into_iter()
             .filter(|s| s.id != asking.id && s.identity == asking.identity && s.holds(target))
             .filter(|s| s.alone_for().is_some_and(|alone| alone >= YIELD_AFTER))
-            .cloned()
             .collect();
         for session in &dead {
             tracing::info!(identity = %session.identity, %target, "an earlier session without a connection yields to a new run");
@@ -403,6 +413,13 @@ impl Registry {
         }
     }
 
+    /// Those that are open, the oldest first.
+    fn in_order(&self) -> Vec<Arc<PeerSession>> {
+        let mut all: Vec<_> = lock(&self.sessions).values().cloned().collect();
+        all.sort_by_key(|session| session.number);
+        all
+    }
+
     /// Returns when a session has had no connection for too long.
     async fn abandoned(&self, session: &PeerSession) -> Failure {
         loop {
@@ -415,7 +432,7 @@ impl Registry {
 
     /// Ends every session whose certificate `is_revoked` says is revoked, by serial number.
     pub fn cut_revoked(&self, is_revoked: impl Fn(&Serial) -> bool) {
-        for session in lock(&self.sessions).values().filter(|s| is_revoked(&s.serial)) {
+        for session in self.in_order().iter().filter(|s| is_revoked(&s.serial)) {
             tracing::warn!(identity = %session.identity, "its certificate was revoked: the session is cut");
             session.end(&Failure::new(FailureClass::NotGranted, "the certificate was revoked"));
         }
@@ -434,7 +451,7 @@ impl Registry {
     /// Ends all sessions and waits until what they hold is undone, or `within` is over.
     pub async fn end_all(&self, within: Duration) {
         let reason = Failure::new(FailureClass::Interrupted, "zmigrated is being stopped");
-        lock(&self.sessions).values().for_each(|session| session.end(&reason));
+        self.in_order().iter().for_each(|session| session.end(&reason));
         let _ = tokio::time::timeout(within, async {
             while self.open_sessions() > 0 {
                 sleep(Duration::from_millis(50)).await;

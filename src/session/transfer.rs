@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::{bases::hold_tag, engine::EngineSession};
+use super::{
+    bases::hold_tag,
+    engine::EngineSession,
+    told::{Told, told},
+};
 use crate::{
     channel::{Channel, RateLimit},
     limits::{MAX_CHUNK, MIN_CHUNK},
@@ -31,7 +35,7 @@ type Outcome = Result<Transferred, Failure>;
 
 /// A transfer that runs by itself; whoever asks gets its outcome.
 pub(super) struct Transfer {
-    outcome: watch::Receiver<Option<Outcome>>,
+    outcome: Told<Outcome>,
     cancelled: CancellationToken,
     receiver_ended: CancellationToken,
     counters: Arc<Counters>,
@@ -45,7 +49,7 @@ impl Transfer {
         (cancelled, receiver_ended): (CancellationToken, CancellationToken),
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Transfer {
-        let (tell, outcome) = watch::channel(None);
+        let (teller, outcome) = told();
         tokio::spawn(async move {
             // A task of its own, so that even a panic in it has an outcome.
             let result = match tokio::spawn(work).await {
@@ -56,7 +60,7 @@ impl Transfer {
                 // Whoever has not been told by now learns it from the channel's end.
                 channel.close(failure.clone().consequence());
             }
-            tell.send_replace(Some(result));
+            teller.tell(result);
             drop(permit);
         });
         Transfer { outcome, cancelled, receiver_ended, counters }
@@ -64,11 +68,7 @@ impl Transfer {
 
     /// Waits for the end.
     pub async fn outcome(&self) -> Outcome {
-        let mut outcome = self.outcome.clone();
-        match outcome.wait_for(Option::is_some).await {
-            Ok(result) => result.clone().unwrap_or_else(|| Err(vanished())),
-            Err(_) => Err(vanished()),
-        }
+        self.outcome.wait().await.unwrap_or_else(|| Err(vanished()))
     }
 
     /// Gives it up; what `zfs receive -s` has taken is kept.
@@ -189,10 +189,11 @@ pub(super) async fn open_receive(
     let counters = Arc::new(Counters::default());
     let cancelled = CancellationToken::new();
     let worker = session.worker();
+    let in_one_thread = session.engine.in_one_thread;
     let work = {
         let (link, counters, cancelled) = (link.clone(), Arc::clone(&counters), cancelled.clone());
         async move {
-            let mut transferred = receive_stream(receiving, tap, link, counters, cancelled).await?;
+            let mut transferred = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await?;
             // Whether or not the initiator still lives: what has been received must be protected.
             match worker.guid_of(step.snapshot.as_str()).await? {
                 Some(guid) if guid == step.to_guid => {}
@@ -323,6 +324,7 @@ pub(super) async fn open_send(
         window_bytes: link.send_window(),
         cancelled: cancelled.clone(),
         receiver_ended: receiver_ended.clone(),
+        in_one_thread: session.engine.in_one_thread,
     };
     let work = send_stream(sending, tap, link.clone(), Arc::clone(&counters), options);
     Ok(Transfer::start(link, permit, counters, (cancelled, receiver_ended), work))

@@ -229,9 +229,12 @@ pub fn encode_refusal(code: RefusalCode, text: &str) -> Vec<u8> {
 /// The answer to a hello.
 ///
 /// # Errors
-/// When the body does not decode.
+/// When the body does not decode, or the peer goes on in a version that this side does not speak.
 pub fn decode_answer(preface: Preface, body: &[u8]) -> Result<Result<(u16, Welcome), Refusal>, HelloError> {
     if preface.b == 0 {
+        if !VERSIONS.contains(&preface.a) {
+            return Err(HelloError::NoCommonVersion { theirs_min: preface.a, theirs_max: preface.a });
+        }
         return Ok(Ok((preface.a, codec::decode(body, Use::Hello)?)));
     }
     // A stranger's text goes to a terminal: control characters do not.
@@ -279,6 +282,12 @@ mod tests {
         assert_eq!(p(1, 9), Ok(1));
         assert!(p(2, 9).unwrap_err().to_string().contains("speaks versions 2 to 9"));
         assert!(p(0, 0).is_err());
+        // A peer that goes on in a version that was not offered.
+        let welcome =
+            Welcome { agent: "z".into(), clock_unix_ms: 1, features: 1, window: 2, session: SessionId(3), next: 4 };
+        let bytes = encode_welcome(2, &welcome).unwrap();
+        let answer = decode_answer(preface(&bytes), &bytes[PREFACE_LEN..]);
+        assert!(matches!(answer, Err(HelloError::NoCommonVersion { theirs_min: 2, .. })), "{answer:?}");
         assert!(matches!(Preface::decode(b"GET / HTTP/1"), Err(HelloError::NotZmigrate(_))));
         assert!(matches!(Preface::decode(b"ZMIG\x01\0\x01\0\xff\xff\xff\xff"), Err(HelloError::TooLong(_))));
     }

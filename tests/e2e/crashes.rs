@@ -107,7 +107,8 @@ fn a_restarted_daemon_is_found_again_by_a_pull() {
 /// Kills one of the two `zfs` processes of a push or a pull. The run gets over it, or says what happened.
 fn kill_zfs(pull: bool, verb: &str, here: bool) {
     let site = Site::new();
-    let db = site.source("db", SLOW_BYTES);
+    // The window and the pipes hold 9 MiB of it; `zfs send` must still be there when it is looked for.
+    let db = site.source("db", 2 * SLOW_BYTES);
     let (mut run, target) = if pull {
         site.push("db", "in/db", &[]).must(0);
         (site.start_pull("in/db", "back", &SLOW), site.e("back"))

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     thread::sleep,
     time::{Duration, Instant, SystemTime},
 };
@@ -22,10 +21,12 @@ use crate::{
 pub fn cases() -> Vec<Case> {
     cases![
         a_link_that_is_cut_ten_times,
+        a_link_that_is_cut_ten_times_during_a_pull,
         several_connections_that_are_cut,
         a_link_that_falls_silent,
         a_stalled_receive_is_waited_for,
         a_stalled_send_is_waited_for,
+        a_receiver_that_is_stopped_for_long,
     ]
 }
 
@@ -152,17 +153,12 @@ fn a_stalled_receive_is_waited_for() {
 }
 
 /// A `zfs` whose `send` goes through a process that can be stopped: zfs-fuse's daemon writes into the pipe by itself.
-const WRAPPER: &str = "#!/bin/bash\nset -o pipefail\n\
+const WRAPPER: &str = "set -o pipefail\n\
     if [ \"$1\" = send ] && [ $# -gt 1 ]; then zfs \"$@\" | cat; else exec zfs \"$@\"; fi\n";
 
 fn a_stalled_send_is_waited_for() {
     let mut site = impatient();
-    let (zfs, zpool) = (site.dir.join("zfs"), site.dir.join("zpool"));
-    for (path, text) in [(&zfs, WRAPPER), (&zpool, "#!/bin/bash\nexec zpool \"$@\"\n")] {
-        fs::write(path, text).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    site.more = format!("[zfs]\ncommand = \"{}\"\n", zfs.display());
+    site.more = site.wrapped_zfs("slow", WRAPPER);
     site.write_configs(&site.default_grant(), None);
     site.start_daemon();
     stall(&site, |push| {
@@ -174,4 +170,92 @@ fn a_stalled_send_is_waited_for() {
         });
         cat.unwrap()
     });
+}
+
+/// How long the receiver is stopped; the default is the least that says something.
+fn stall_time() -> Duration {
+    let given = std::env::var("ZMIGRATE_STALL_S").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(given.unwrap_or(20))
+}
+
+/// Bytes that a process has handed to write calls so far.
+fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    io.lines().find_map(|l| l.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0)
+}
+
+/// A `zfs` whose `receive` reads through a process that can be stopped: zfs-fuse's daemon reads from the pipe by itself.
+const BEHIND: &str = "if [ \"$1\" = receive ] && [ $# -gt 1 ]; then cat | zfs \"$@\"; exit ${PIPESTATUS[1]}; fi\n\
+    exec zfs \"$@\"\n";
+
+/// The receiver is stopped by SIGSTOP for `ZMIGRATE_STALL_S` seconds (20), four times the idle timeout or more: nothing
+/// aborts, memory stays bounded, and a second after it woke up the stream runs at its full speed again. The run keeps to
+/// 4 MiB/s and the test looks once a second, so it needs next to no processor time and may run beside anything else.
+fn a_receiver_that_is_stopped_for_long() {
+    const RATE: u64 = 4 << 20;
+    let mut site = impatient();
+    site.limits.push_str("\nwindow_bytes = 8388608");
+    site.west_more = site.wrapped_zfs("behind", BEHIND);
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let db = site.source("db", 1000);
+    populate(&db, 2, 60 << 20);
+    snapshot(&db, "s2");
+    let options = ["--compress", "none", "--bwlimit", "4M", "--progress", "json", "-i"];
+    let mut push = site.start_push("db", "in/db", &options);
+    let daemon = site.daemon_pid();
+    let mut receiver = 0;
+    wait_for("the process in front of zfs receive", 20, || {
+        let below = children(daemon).into_iter().flat_map(|(pid, _)| children(pid));
+        receiver = below.into_iter().find(|(_, args)| args[..] == ["cat"]).map_or(0, |(pid, _)| pid);
+        receiver != 0
+    });
+    push.until_transferred(RATE);
+    send_signal(receiver, Signal::STOP);
+    let (stopped, long) = (Instant::now(), stall_time());
+    let (mut most_kib, mut moved) = (0, 0);
+    while stopped.elapsed() < long {
+        sleep(Duration::from_secs(1).min(long));
+        most_kib = most_kib.max(resident_kib(push.pid())).max(resident_kib(daemon));
+        assert!(!push.has_ended(), "the run ended during a stall:\n{}", push.stderr());
+        // What the window and the pipes hold has gone by then.
+        if stopped.elapsed() < Duration::from_secs(8) {
+            moved = written(daemon);
+        }
+    }
+    let transferred = push.transferred();
+    let late = written(daemon) - moved;
+    assert!(transferred < 40 << 20, "{transferred} bytes were sent, so this proves nothing");
+    assert!(late < RATE / 4, "nothing stalled, so this proves nothing: {late} bytes were written after 8 s");
+    assert!(most_kib < 100 << 10, "{most_kib} KiB of memory");
+    send_signal(receiver, Signal::CONT);
+    sleep(Duration::from_secs(1));
+    let (before, since) = (written(daemon), Instant::now());
+    sleep(Duration::from_secs(3));
+    let rate = (written(daemon) - before) as f64 / since.elapsed().as_secs_f64();
+    eprintln!(
+        "stopped for {} s after {transferred} bytes; at most {most_kib} KiB resident; then {:.1} MiB/s",
+        long.as_secs(),
+        rate / 1048576.0
+    );
+    assert!(rate > 0.8 * RATE as f64, "a second after it woke up it ran at {rate} bytes/s");
+    let done = push.wait(120).must(0);
+    for word in ["dialing again", "trying again"] {
+        assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
+    }
+    site.assert_same_files(&format!("{db}@s2"), &site.w("in/db@s2"));
+}
+
+fn a_link_that_is_cut_ten_times_during_a_pull() {
+    let site = Site::new();
+    let db = site.source("db", 40 << 20);
+    site.push("db", "in/db", &["--compress", "none"]).must(0);
+    let proxy = Proxy::from(site.port, &positions(10, 36 << 20));
+    site.write_configs(&site.default_grant(), Some(proxy.port));
+    let pull = site.start_pull("in/db", "back", &["--compress", "none"]);
+    let one = |parent, verb| (parent, verb, await_zfs_child(parent, verb));
+    let both = [one(site.daemon_pid(), "send"), one(pull.pid(), "receive")];
+    wait_with(pull, &both, 120).must(0);
+    assert_eq!(proxy.cuts_made(), 10);
+    site.assert_equal(&db, &site.e("back"));
 }

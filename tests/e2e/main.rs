@@ -10,10 +10,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod authority;
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod damage;
 mod enrol;
+mod impostors;
 mod links;
 mod people;
 mod process;
@@ -79,6 +82,9 @@ fn main() -> ExitCode {
         enrol::cases(),
         authority::cases(),
         people::cases(),
+        damage::cases(),
+        impostors::cases(),
+        chaos::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();

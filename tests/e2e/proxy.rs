@@ -1,4 +1,4 @@
-//! A bad link: a TCP proxy that cuts connections at given bytes, or falls silent without closing them.
+//! A bad link: a TCP proxy that cuts connections at given bytes or when told to, or falls silent without closing them.
 
 use std::{
     collections::VecDeque,
@@ -14,10 +14,13 @@ use std::{
 
 #[derive(Default)]
 struct Shared {
-    /// Connections are cut when so many bytes have gone upstream in all, in ascending order.
+    /// Connections are cut when so many bytes have gone in all, in ascending order.
     cuts: Mutex<VecDeque<u64>>,
-    upstream: Mutex<u64>,
+    gone: Mutex<u64>,
     cut: AtomicU32,
+    open: AtomicU32,
+    /// Connections with a lower number are cut.
+    cut_below: AtomicU32,
     accepted: AtomicU32,
     stop: AtomicBool,
     /// Connections with a lower number are silent.
@@ -33,7 +36,17 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// Cuts where so many bytes have gone towards the server.
     pub fn to(upstream: u16, cuts: &[u64]) -> Proxy {
+        Proxy::counting(upstream, cuts, false)
+    }
+
+    /// Cuts where so many bytes have come from the server.
+    pub fn from(upstream: u16, cuts: &[u64]) -> Proxy {
+        Proxy::counting(upstream, cuts, true)
+    }
+
+    fn counting(upstream: u16, cuts: &[u64], downstream: bool) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared { cuts: Mutex::new(cuts.iter().copied().collect()), ..Shared::default() });
@@ -45,10 +58,16 @@ impl Proxy {
                 }
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", upstream))) else { continue };
                 let number = accepting.accepted.fetch_add(1, SeqCst);
-                for (from, to, counted) in [(&client, &server, true), (&server, &client, false)] {
+                accepting.open.fetch_add(1, SeqCst);
+                for (from, to, counted) in [(&client, &server, !downstream), (&server, &client, downstream)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = Arc::clone(&accepting);
-                    spawn(move || pump(from, to, counted, number, &shared));
+                    spawn(move || {
+                        pump(from, to, counted, number, &shared);
+                        if counted {
+                            shared.open.fetch_sub(1, SeqCst);
+                        }
+                    });
                 }
             }
         });
@@ -65,9 +84,22 @@ impl Proxy {
         self.shared.accepted.load(SeqCst)
     }
 
-    /// Cuts all connections that are there.
-    pub fn cut_now(&self) {
+    /// Cuts every connection that is there, and says how many those were.
+    pub fn cut_now(&self) -> u32 {
+        let open = self.shared.open.load(SeqCst);
         self.shared.cut_below.store(self.accepted(), SeqCst);
+        open
+    }
+
+    /// Cuts the connection that carries the byte that comes so many bytes after those that have gone by now.
+    pub fn cut_after(&self, bytes: u64) {
+        let at = *self.shared.gone.lock().unwrap() + bytes;
+        self.shared.cuts.lock().unwrap().push_back(at);
+    }
+
+    /// Takes back the cuts that were not made.
+    pub fn heal(&self) {
+        self.shared.cuts.lock().unwrap().clear();
     }
 
     /// From now on the connections that are there carry nothing, and stay open.
@@ -83,9 +115,9 @@ impl Drop for Proxy {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, upstream: bool, number: u32, shared: &Shared) {
+fn pump(mut from: TcpStream, mut to: TcpStream, counted: bool, number: u32, shared: &Shared) {
     let mut buffer = [0; 16 << 10];
-    let _ = from.set_read_timeout(Some(Duration::from_millis(100)));
+    let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     let end = |from: &TcpStream, to: &TcpStream| {
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
@@ -106,8 +138,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, upstream: bool, number: u32, sha
         };
         let mut allowed = n;
         let mut cut = false;
-        if upstream {
-            let mut gone = shared.upstream.lock().unwrap();
+        if counted {
+            let mut gone = shared.gone.lock().unwrap();
             let mut cuts = shared.cuts.lock().unwrap();
             if let Some(at) = cuts.front().copied().filter(|at| *gone + n as u64 > *at) {
                 cuts.pop_front();

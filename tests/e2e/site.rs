@@ -8,6 +8,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -33,8 +34,9 @@ pub struct Site {
     pub port: u16,
     /// Lines for `[limits]` on both hosts. A small window, so that both `zfs` processes live as long as the transfer.
     pub limits: String,
-    /// More of east's configuration.
+    /// More of east's configuration, and of west's.
     pub more: String,
+    pub west_more: String,
     daemon: Option<Child>,
     runs: AtomicU32,
 }
@@ -93,6 +95,7 @@ impl Site {
             port: 0,
             limits: "window_bytes = 4194304".into(),
             more: String::new(),
+            west_more: String::new(),
             daemon: None,
             runs: AtomicU32::new(0),
         };
@@ -121,9 +124,23 @@ impl Site {
         };
         let peer = peer_port.unwrap_or(self.port).max(1);
         let east = format!("{}{}[peer.west]\naddress = \"127.0.0.1:{peer}\"\n", host("east"), self.more);
-        let west = format!("listen = \"127.0.0.1:{}\"\n{}{grants}", self.port, host("west"));
+        let west = format!("listen = \"127.0.0.1:{}\"\n{}{}{grants}", self.port, host("west"), self.west_more);
         fs::write(self.dir.join("east.toml"), east).unwrap();
         fs::write(self.dir.join("west.toml"), west).unwrap();
+    }
+
+    /// Lines of configuration for another `zfs`: a script of that name, which the real ones are behind. It begins with
+    /// `#!/bin/bash`; `$DIR` is the site's directory.
+    pub fn wrapped_zfs(&self, name: &str, script: &str) -> String {
+        let at = self.dir.join(name);
+        fs::create_dir_all(&at).unwrap();
+        let script = format!("#!/bin/bash\nDIR={}\n{script}", self.dir.display());
+        for (program, text) in [("zfs", script.as_str()), ("zpool", "#!/bin/bash\nexec zpool \"$@\"\n")] {
+            let path = at.join(program);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        format!("[zfs]\ncommand = \"{}\"\n", at.join("zfs").display())
     }
 
     /// Starts `zmigrated`, and keeps its port for the next start.

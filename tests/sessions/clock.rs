@@ -43,6 +43,14 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
     result
 }
 
+/// Runs a test that starts no threads: time stands still while anything works, and leaps when all wait. So what happens
+/// is the same each time.
+pub fn run_alone<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let result = runtime.block_on(async { tokio::time::timeout(FOREVER, test).await });
+    result.unwrap_or_else(|_| panic!("the run does not come to its end"))
+}
+
 /// Random numbers from a seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Dice(u64);

@@ -120,3 +120,25 @@ fn a_bookmark_is_base_enough() {
         world.complete(false).await.unwrap();
     });
 }
+
+/// Where a hold is all that keeps a base, the clone that starts from that very snapshot must not take it off.
+#[test]
+fn a_clone_leaves_its_origin_held_where_that_is_a_base() {
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            let mut world = World::old(direction).await;
+            world.source.zfs.create(&ds("src/a/b"));
+            world.source.zfs.write(&ds("src/a/b"), 1, 0, b"of the origin");
+            world.snapshot("src/a@1", true).await;
+            world.source.zfs.clone_snapshot(&sn("src/a/b@1"), &ds("src/a/c"));
+            world.source.zfs.write(&ds("src/a/c"), 1, 7, b"of the clone");
+            world.snapshot("src/a/c@2", false).await;
+            assert_eq!(world.run(&world.recursive()).await.exit_code, 0);
+            // It looks for a base of each dataset, of src/a/b as well.
+            world.complete(true).await.unwrap();
+            assert_eq!(world.run(&world.recursive()).await.exit_code, 0);
+            world.complete(true).await.unwrap();
+            world.tidy().await.unwrap();
+        });
+    }
+}

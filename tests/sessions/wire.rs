@@ -185,6 +185,7 @@ impl Daemon {
         let (identity, serial) = (identity.clone(), Serial::try_from("0a".to_owned()).unwrap());
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 _ = registry.serve(Box::new(theirs), &identity, &serial) => {}
                 () = alive.cancelled() => {}
             }
