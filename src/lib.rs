@@ -28,6 +28,7 @@
 //! | [`stream`] | send streams and resume tokens: parser, checksums, and the [gate](stream::gate) that judges records |
 //! | [`wire`] | frames, handshake and messages, byte for byte; numbering and credit |
 //! | [`plan`] | two listings in, a plan or refusals out |
+//! | [`cutover`] | the machines that move the writable side: events in, states and effects out |
 //! | [`identity`], [`config`] | certificates and TLS; the TOML file and its grants |
 //! | [`port`] | traits: what the engine needs of ZFS, of the network, of locks and of the journal |
 //! | [`channel`] | frames in order, exactly once, over connections that come and go |
@@ -44,6 +45,7 @@ pub mod adapter;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod cutover;
 pub mod daemon;
 pub mod driver;
 pub mod fake;

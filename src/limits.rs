@@ -62,3 +62,11 @@ pub const REDIAL_MIN: Duration = Duration::from_millis(100);
 
 /// Chunks between the reading and the compressing thread: enough that neither waits for the other's jitter.
 pub const CHUNKS_BETWEEN_THREADS: usize = 4;
+
+/// Legs that are over and that a host still remembers, so that a late message does not begin them again: 64 attempts to
+/// begin one epoch, at 8 bytes.
+pub const MAX_BARRED: usize = 64;
+/// Passes that a prediction goes by: the newest 10, so that a change of load shows within minutes.
+pub const MAX_PASSES: usize = 10;
+/// Fixed costs of which the 95th percentile is taken: of 40, the third largest.
+pub const MAX_FIXED_COSTS: usize = 40;
