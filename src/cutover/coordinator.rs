@@ -321,7 +321,7 @@ impl Turn<'_> {
             }
             (Phase::Withdraw, Reply::Serving) => self.enter(Phase::Retract { served: true }, None),
             (Phase::Withdraw, Reply::NeedsRuling) => self.enter(Phase::Retract { served: false }, None),
-            (Phase::Unfence { .. }, Reply::Serving) => self.enter(Phase::Settle, None),
+            (Phase::Unfence { .. }, Reply::Serving) => self.enter(self.after_serving(), None),
             (Phase::Settle, Reply::Settled) => self.enter(Phase::RolledBack, None),
             (Phase::Break, Reply::Serving) => self.enter(Phase::Broken, None),
 
@@ -345,12 +345,16 @@ impl Turn<'_> {
         if self.rules.may_snapshot(false) { Phase::Final } else { Phase::Fence }
     }
 
+    fn after_serving(&self) -> Phase {
+        if self.rules.settles() { Phase::Settle } else { Phase::RolledBack }
+    }
+
     /// The target has decided, whatever it was asked.
     fn ruled(&mut self, ruling: Ruling) {
         let leg = self.kept().terms.leg;
         let served = matches!(self.kept().phase, Phase::Retract { served: true });
         if self.rules.may_unfence(leg, ruling) {
-            self.enter(if served { Phase::Settle } else { Phase::Unfence { ruling } }, None);
+            self.enter(if served { self.after_serving() } else { Phase::Unfence { ruling } }, None);
         } else {
             self.enter(Phase::Activate, None);
         }

@@ -399,6 +399,13 @@ impl Turn<'_> {
     }
 
     fn tick(&mut self) {
+        // What nobody asked for has nobody who asks again; and a source that may serve must not wait for anybody.
+        let stage = if let Part::Source(_, stage) = &self.kept.part { Some(stage) } else { None };
+        let again = |told: Option<u32>| told.is_none() || serve_soon(stage);
+        if self.memory.failed.as_ref().is_some_and(|(told, _)| again(*told)) {
+            self.memory.failed = None;
+            return self.pursue(None);
+        }
         if let Part::Source(_, stage) = self.kept.part.clone() {
             source::overdue(self, &stage);
         }
@@ -414,6 +421,11 @@ impl Turn<'_> {
             _ => {}
         }
     }
+}
+
+/// Whether the source is on its way to serve again.
+fn serve_soon(stage: Option<&Stage>) -> bool {
+    matches!(stage, Some(Stage::Withdrawing | Stage::Unfencing | Stage::Starting))
 }
 
 /// What the coordinator agreed on for the promotion.

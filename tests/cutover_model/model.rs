@@ -15,7 +15,7 @@ use zmigrate::cutover::{
     message::{Answer, Request},
     predict::Pass,
     proof::{Means, Proof},
-    record::HostRecord,
+    record::{HostRecord, Record},
     rules::Rules,
     source::Stage,
     terms::{NotConverging, OnActivateFailure, Pair, Terms},
@@ -40,6 +40,21 @@ pub struct Setup {
     pub budget: Budget,
 }
 
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            name: "",
+            lead_at: 0,
+            hold: false,
+            on_activate_failure: OnActivateFailure::Hold,
+            tries: 1,
+            writes: 2,
+            disaster: false,
+            budget: Budget::default(),
+        }
+    }
+}
+
 /// How often each may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
@@ -59,6 +74,13 @@ pub struct Budget {
     pub backs: u8,
     /// The outage takes too long.
     pub delays: u8,
+}
+
+impl Budget {
+    /// Whether nothing has gone wrong since `at_first`.
+    fn is_untroubled(&self, at_first: &Budget) -> bool {
+        Budget { commands: at_first.commands, backs: at_first.backs, ..*self } == *at_first
+    }
 }
 
 /// A process that runs, or what its journal holds.
@@ -240,8 +262,8 @@ impl Cutover {
             match &s.hosts[h] {
                 Life::Up(host) if host.doing().is_some() => moves.push(Move::Perform { host: h, fails: false }),
                 Life::Up(host) => {
-                    let due = |until: Millis| s.now() > until;
-                    if matches!(host.kept().part, Part::Source(_, Stage::Quiescing { until }) if due(until)) {
+                    let acts = |host: &Host| !host.clone().step_by(&*self.rules, HostEvent::Tick, s.now()).1.is_empty();
+                    if (s.late || host.failed().is_some()) && acts(host) {
                         moves.push(Move::HostTick(h));
                     }
                 }
@@ -402,6 +424,10 @@ impl Cutover {
                 if kept != *host.kept() {
                     s.blame("the journal does not tell the state");
                 }
+                let fenced = matches!(kept.part, Part::Source(_, Stage::Fenced | Stage::Released));
+                if fenced && host.doing().is_none() && host.failed().is_none() && s.sites[h].mounted {
+                    s.blame("F: a fence that is recorded was not made true after a start");
+                }
                 s.hosts[h] = Life::Up(Arc::new(host));
             }
             Some((k, how)) => {
@@ -434,6 +460,24 @@ impl Cutover {
             }
             HostRecord::Unfencing { broken: true } if !s.lost => {
                 s.blame("B: the fence was broken without a person's word");
+            }
+            _ => {}
+        }
+    }
+
+    /// Watches what the coordinator does of itself.
+    fn witness_lead(&self, s: &mut State, progress: &Progress, record: &Record) {
+        let terms = &progress.terms;
+        let returns = self.setup.on_activate_failure == OnActivateFailure::Return && terms.returns_from.is_none();
+        match record {
+            Record::Moved { phase: Phase::Release { back: Some(id) }, .. } if *id == terms.return_id && !returns => {
+                s.blame("P: it returned by itself though it was to hold");
+            }
+            Record::Asked { .. } if progress.phase == Phase::Activate && returns => {
+                s.blame("P: it held though it was to return");
+            }
+            Record::Asked { .. } if s.left.is_untroubled(&self.setup.budget) => {
+                s.blame("L: a person was asked though nothing had gone wrong");
             }
             _ => {}
         }
@@ -484,7 +528,10 @@ impl Cutover {
         }
         for effect in effects.iter().take(cut.unwrap_or(usize::MAX)) {
             match effect {
-                Effect::Append(record) => progress.apply(record),
+                Effect::Append(record) => {
+                    self.witness_lead(s, &progress, record);
+                    progress.apply(record);
+                }
                 Effect::Ask(node, request) => {
                     let to = self.node(*node);
                     let there = !matches!(s.hosts[to], Life::Gone)
@@ -667,13 +714,14 @@ impl Cutover {
 
     /// What an end has to look like.
     fn judge_rest(&self, s: &State) -> Option<&'static str> {
-        // Writes on a copy that was lost count no more; nothing more is promised than that the source serves.
+        // Both hosts will not be back. The source serves, or a person can break the fence, or its own timer will let it go.
         if s.lost {
-            let fenced = s.host(0).is_some_and(|h| {
-                matches!(h.kept().part, Part::Source(_, Stage::Fencing | Stage::Fenced | Stage::Released))
+            let own = s.host(0).is_some_and(|h| {
+                use Stage::{Fenced, Fencing, Quiescing, Released};
+                matches!(h.kept().part, Part::Source(_, Fencing | Fenced | Released | Quiescing { .. }))
             });
-            let asks = s.lead().is_some_and(|l| l.progress().question.is_some());
-            return (!s.sites[0].serves() && !fenced && !asks).then_some("I3: the target is lost and the source is down");
+            let by_lead = s.lead().is_some_and(|l| l.progress().question.is_some() || l.progress().phase.may_be_fenced());
+            return (!s.sites[0].serves() && !own && !by_lead).then_some("I3: the target is lost, the source down");
         }
         let lead = s.lead()?;
         let p = lead.progress();
@@ -686,7 +734,7 @@ impl Cutover {
             Phase::Completed if target.serves() && !source.exists => None,
             Phase::Done | Phase::Completed => Some("I3: done, and the target does not serve"),
             Phase::RolledBack if !source.serves() => Some("I4: rolled back, and the source does not serve as before"),
-            Phase::RolledBack if target.prepared || target.mounted || target.app || !target.readonly => {
+            Phase::RolledBack if target.prepared || target.app || !target.readonly => {
                 Some("I4: rolled back, and the target is not as before")
             }
             Phase::RolledBack => None,

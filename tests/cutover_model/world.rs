@@ -62,9 +62,9 @@ impl Site {
         self.is_writable() && self.app && self.canmount && self.fence.is_none()
     }
 
-    /// Mounts what `canmount` says. The application starts with its mount.
+    /// Mounts what `canmount` says, and what is fenced, too: `canmount=noauto` has not always been heeded at boot. The application starts with its mount.
     pub fn reboot(&mut self) {
-        self.mounted = self.exists && self.canmount;
+        self.mounted = self.exists && (self.canmount || self.fence.is_some());
         self.app = self.is_writable();
     }
 
@@ -102,8 +102,12 @@ pub fn act(site: &mut Site, action: &Action, upto: u8, look: &mut dyn FnMut(&Sit
             (Action::Prepare(Side::Target), _) => site.prepared = true,
             (Action::Settle, _) => site.prepared = false,
             (Action::Quiesce, _) => site.app = false,
-            (Action::Fence(_), 1) if site.app && site.mounted => return Outcome::Failed("busy".into()),
-            (Action::Fence(_), 1) => site.mounted = false,
+            (Action::Fence(_), 1) => {
+                if site.app {
+                    wrong = Some("Q: the fence was set under a running application");
+                }
+                site.mounted = false;
+            }
             (Action::Fence(_), 2) => site.readonly = true,
             (Action::Fence(_), 3) => site.canmount = false,
             (Action::Fence(leg), _) => site.fence = Some(*leg),
@@ -131,6 +135,7 @@ pub fn act(site: &mut Site, action: &Action, upto: u8, look: &mut dyn FnMut(&Sit
             }
             (Action::Activate(_), 2) => (site.fence, site.mounted) = (None, true),
             (Action::Activate(_), _) => site.app = true,
+            (Action::Destroy(_), _) if !site.exists => {}
             (Action::Destroy(leg), _) => {
                 if site.is_writable() || site.fence != Some(*leg) {
                     wrong = Some("I2: a side was destroyed that was not released");
