@@ -11,5 +11,9 @@ pub mod proof;
 pub mod record;
 pub mod rules;
 pub mod source;
+pub mod status;
 pub mod target;
 pub mod terms;
+
+#[cfg(test)]
+mod tests;

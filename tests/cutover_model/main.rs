@@ -9,14 +9,15 @@ use std::time::Instant;
 
 use model::{Budget, Cutover, Setup};
 use stateright::{Checker, HasDiscoveries, Model};
-use zmigrate::cutover::terms::OnActivateFailure;
 use zmigrate::cutover::rules::{Actual, Rules};
+use zmigrate::cutover::terms::OnActivateFailure;
 
 type Found = (usize, Option<(&'static str, String)>);
 
 /// Explores all of it, or up to the first rule broken: how many states there were, and that rule with the way there.
 fn explore(setup: Setup, rules: Box<dyn Rules + Send + Sync>) -> Found {
-    let checker = Cutover { setup, rules }.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let checker =
+        Cutover { setup, rules }.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let found = checker.discovery("no rule is broken").map(|path| {
         let wrong = path.last_state().wrong.unwrap();
         let moves: Vec<String> = path.into_actions().iter().map(|m| format!("  {m:?}")).collect();
@@ -30,13 +31,33 @@ fn probe() {
     let Ok(text) = std::env::var("PROBE") else { return };
     for line in text.split(';') {
         let n: Vec<u8> = line.split(',').map(|x| x.trim().parse().unwrap()).collect();
-        let budget = Budget { crashes: n[0], losses: n[1], repeats: n[2], failures: n[3], aborts: n[4], commands: n[5], backs: n[6], delays: n[7] };
+        let budget = Budget {
+            crashes: n[0],
+            losses: n[1],
+            repeats: n[2],
+            failures: n[3],
+            aborts: n[4],
+            commands: n[5],
+            backs: n[6],
+            delays: n[7],
+        };
         let policy = if n[9] == 1 { OnActivateFailure::Return } else { OnActivateFailure::Hold };
-        let setup = Setup { budget, lead_at: n[8].into(), on_activate_failure: policy, hold: n[10] == 1, tries: n[11], writes: n[12], disaster: n[13] == 1, ..Setup::default() };
+        let setup = Setup {
+            budget,
+            lead_at: n[8].into(),
+            on_activate_failure: policy,
+            hold: n[10] == 1,
+            tries: n[11],
+            writes: n[12],
+            disaster: n[13] == 1,
+            ..Setup::default()
+        };
         let began = Instant::now();
         let (n, found) = explore(setup, Box::new(Actual));
         println!("{line}: {n} states, {:.1} s", began.elapsed().as_secs_f32());
-        if let Some((wrong, moves)) = found { println!("{wrong}\n{moves}"); }
+        if let Some((wrong, moves)) = found {
+            println!("{wrong}\n{moves}");
+        }
     }
 }
 

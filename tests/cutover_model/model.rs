@@ -149,10 +149,16 @@ pub enum Crash {
 pub enum Move {
     Write(usize),
     /// The message at this place arrives. `stays`: a copy of it is still on its way.
-    Deliver { at: usize, stays: bool },
+    Deliver {
+        at: usize,
+        stays: bool,
+    },
     Lose(usize),
     /// A host's action ends.
-    Perform { host: usize, fails: bool },
+    Perform {
+        host: usize,
+        fails: bool,
+    },
     /// The coordinator's work ends.
     Worked(Ends),
     Tick,
@@ -165,7 +171,11 @@ pub enum Move {
     Destroy,
     CrashLead,
     /// With so many steps of the action under way done.
-    Crash { host: usize, how: Crash, steps: u8 },
+    Crash {
+        host: usize,
+        how: Crash,
+        steps: u8,
+    },
     /// The move, but its machine dies after so many of its effects.
     Cut(Box<Move>, usize, Crash),
 }
@@ -326,7 +336,9 @@ impl Cutover {
                 }
             }
             match s.lead().and_then(|lead| lead.working()) {
-                Some(Work::Sync) => [Ends::Badly, Ends::Wrong, Ends::Corrupt].map(|e| moves.push(Move::Worked(e))).len(),
+                Some(Work::Sync) => {
+                    [Ends::Badly, Ends::Wrong, Ends::Corrupt].map(|e| moves.push(Move::Worked(e))).len()
+                }
                 Some(_) => [Ends::Badly].map(|e| moves.push(Move::Worked(e))).len(),
                 None => 0,
             };
@@ -720,7 +732,8 @@ impl Cutover {
                 use Stage::{Fenced, Fencing, Quiescing, Released};
                 matches!(h.kept().part, Part::Source(_, Fencing | Fenced | Released | Quiescing { .. }))
             });
-            let by_lead = s.lead().is_some_and(|l| l.progress().question.is_some() || l.progress().phase.may_be_fenced());
+            let by_lead =
+                s.lead().is_some_and(|l| l.progress().question.is_some() || l.progress().phase.may_be_fenced());
             return (!s.sites[0].serves() && !own && !by_lead).then_some("I3: the target is lost, the source down");
         }
         let lead = s.lead()?;

@@ -154,11 +154,12 @@ pub fn setup(mutation: Mutation) -> Setup {
     match mutation {
         M::OldEpochAccepted | M::StaleTakenForNew => *b = Budget { backs: 1, repeats: 2, ..*b },
         M::EpochNotRaisedOnBack => b.backs = 1,
-        M::PromoteAcceptedAfterAbort
-        | M::FormerReadAgain
-        | M::ActivationAfterTheAbort
-        | M::JournalAfterTheEffect => (b.aborts, b.crashes) = (1, 1),
-        M::AbortAcceptedAfterPromote | M::UnquiesceBeforeUnfence | M::NotSettled | M::WithdrawThoughFenced => b.aborts = 1,
+        M::PromoteAcceptedAfterAbort | M::FormerReadAgain | M::ActivationAfterTheAbort | M::JournalAfterTheEffect => {
+            (b.aborts, b.crashes) = (1, 1)
+        }
+        M::AbortAcceptedAfterPromote | M::UnquiesceBeforeUnfence | M::NotSettled | M::WithdrawThoughFenced => {
+            b.aborts = 1
+        }
         M::BreakWithoutTheWord => b.delays = 1,
         M::ReturnsForEver => b.failures = 2,
         M::WrittenIgnored | M::GuidsIgnored | M::ContentIgnored | M::PromoteBeforeVerify => b.failures = 1,
