@@ -11,7 +11,6 @@ use super::{
     effect::{Action, HostEffect, HostEvent, Outcome},
     leg::{CutoverId, Epoch, Leg, Millis, Side},
     message::{Answer, Ask, Decision, Refusal, Reply, Request, Ruling},
-    proof::Means,
     record::{Former, HostRecord},
     rules::{Actual, Rules},
     source::{self, Stage},
@@ -400,9 +399,9 @@ impl Turn<'_> {
 
     fn tick(&mut self) {
         // What nobody asked for has nobody who asks again; and a source that may serve must not wait for anybody.
-        let stage = if let Part::Source(_, stage) = &self.kept.part { Some(stage) } else { None };
-        let again = |told: Option<u32>| told.is_none() || serve_soon(stage);
-        if self.memory.failed.as_ref().is_some_and(|(told, _)| again(*told)) {
+        let serves_soon =
+            matches!(self.kept.part, Part::Source(_, Stage::Withdrawing | Stage::Unfencing | Stage::Starting));
+        if self.memory.failed.as_ref().is_some_and(|(told, _)| told.is_none() || serves_soon) {
             self.memory.failed = None;
             return self.pursue(None);
         }
@@ -420,18 +419,5 @@ impl Turn<'_> {
             }
             _ => {}
         }
-    }
-}
-
-/// Whether the source is on its way to serve again.
-fn serve_soon(stage: Option<&Stage>) -> bool {
-    matches!(stage, Some(Stage::Withdrawing | Stage::Unfencing | Stage::Starting))
-}
-
-/// What the coordinator agreed on for the promotion.
-pub(super) fn agreed(register: &Register) -> Means {
-    match register {
-        Register::Undecided { verify } => *verify,
-        _ => Means::Guid,
     }
 }

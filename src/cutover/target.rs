@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     effect::Action,
-    host::{Turn, agreed},
+    host::Turn,
     leg::Leg,
     message::{Ask, Decision, Refusal, Reply, Request, Ruling},
     proof::{Means, Proof},
@@ -49,6 +49,14 @@ impl Register {
             Register::Aborted | Register::Settled => Some(Decision::Aborted),
         }
     }
+
+    /// What a promotion has to be proved by, at least.
+    fn agreed(&self) -> Means {
+        match self {
+            Register::Undecided { verify } => *verify,
+            _ => Means::Guid,
+        }
+    }
 }
 
 /// Goes on with what was decided, then does the next thing towards what is asked, or answers.
@@ -65,14 +73,7 @@ pub(super) fn next(t: &mut Turn<'_>, leg: Leg, register: &Register, request: Opt
         (Ask::Arm { .. }, Register::Undecided { .. }) if t.memory.prepared => t.answer(&request, Reply::Armed),
         (Ask::Arm { side, .. }, Register::Undecided { .. }) => t.act(Action::Prepare(*side), Some(request)),
         (Ask::Promote { proof }, _) => promote(t, leg, register, proof, &request),
-        (Ask::Abort, _) => {
-            if t.rules.may_decide(recorded, Decision::Aborted) && recorded != Some(Decision::Aborted) {
-                t.record(HostRecord::Aborted);
-                rule(t, leg, Decision::Aborted, &request);
-            } else {
-                rule(t, leg, recorded.unwrap_or(Decision::Aborted), &request);
-            }
-        }
+        (Ask::Abort, _) => abort(t, leg, recorded, &request),
         (Ask::Activate, Register::Active) => t.answer(&request, Reply::Active),
         (Ask::Activate, _) if t.rules.may_activate(recorded) => {
             t.act(Action::Activate(t.kept.former.clone()), Some(request));
@@ -85,17 +86,28 @@ pub(super) fn next(t: &mut Turn<'_>, leg: Leg, register: &Register, request: Opt
 }
 
 fn promote(t: &mut Turn<'_>, leg: Leg, register: &Register, proof: &Proof, request: &Request) {
-    let recorded = register.decision();
-    if !t.rules.may_decide(recorded, Decision::Promoted) || recorded == Some(Decision::Promoted) {
-        return rule(t, leg, recorded.unwrap_or(Decision::Aborted), request);
+    if let Some(decision) = register.decision()
+        && (decision == Decision::Promoted || !t.rules.may_decide(Some(decision), Decision::Promoted))
+    {
+        return rule(t, leg, decision, request);
     }
-    if let Some(objection) = t.rules.objection(leg, agreed(register), proof) {
+    if let Some(objection) = t.rules.objection(leg, register.agreed(), proof) {
         return t.answer(request, Reply::Objected { objection });
     }
     // It comes up at once: each question and answer saved is downtime saved.
     let activate = Action::Activate(t.kept.former.clone());
     t.intend(HostRecord::Promoted { proof: proof.clone() }, activate, None);
     rule(t, leg, Decision::Promoted, request);
+}
+
+fn abort(t: &mut Turn<'_>, leg: Leg, recorded: Option<Decision>, request: &Request) {
+    if let Some(decision) = recorded
+        && (decision == Decision::Aborted || !t.rules.may_decide(recorded, Decision::Aborted))
+    {
+        return rule(t, leg, decision, request);
+    }
+    t.record(HostRecord::Aborted);
+    rule(t, leg, Decision::Aborted, request);
 }
 
 fn rule(t: &mut Turn<'_>, leg: Leg, decision: Decision, request: &Request) {
