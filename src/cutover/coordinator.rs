@@ -391,12 +391,9 @@ impl Turn<'_> {
                     None => self.enter(Phase::Promote { proof }, None),
                 }
             }
-            (Phase::Armed { go }, Work::Pass, Result::Failed(_)) => {
-                // The next pass tries again; while it holds, nobody waits for this one.
-                if go {
-                    self.pursue();
-                }
-            }
+            // While it holds, nobody waits for this pass; the next one tries again.
+            (Phase::Armed { go: true }, Work::Pass, Result::Failed(_)) => self.pursue(),
+            (Phase::Armed { go: false }, Work::Pass, Result::Failed(_)) => {}
             (phase, _, Result::Failed(why)) => self.again(phase, why),
             _ => {}
         }

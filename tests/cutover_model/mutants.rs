@@ -148,8 +148,7 @@ impl Rules for Mutant {
 
 /// Bounds in which the mutant has room to do harm; the same for every mutant of a kind.
 pub fn setup(mutation: Mutation) -> Setup {
-    let mut s = Setup::default();
-    s.name = "mutant";
+    let mut s = Setup { name: "mutant", ..Setup::default() };
     let b = &mut s.budget;
     match mutation {
         M::OldEpochAccepted | M::StaleTakenForNew => *b = Budget { backs: 1, repeats: 2, ..*b },
