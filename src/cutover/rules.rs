@@ -2,7 +2,8 @@
 //!
 //! Wherever the machines could do harm, they ask here first. [`Actual`] is the one implementation in the program, and
 //! overrides nothing. The trait exists so that the model checker can be run with one rule broken at a time, and has to
-//! notice: `tests/cutover_model` breaks each of them.
+//! notice: `tests/cutover_model` breaks all of them but
+//! `may_release` and `may_discard`, whose breach needs a coordinator that lies; `tests.rs` beside this has those.
 
 use super::{
     leg::{Epoch, Leg},
