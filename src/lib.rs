@@ -29,6 +29,7 @@
 //! | [`wire`] | frames, handshake and messages, byte for byte; numbering and credit |
 //! | [`plan`] | two listings in, a plan or refusals out |
 //! | [`inventory`], [`releases`] | what zmigrate left in ZFS, and what may go; the known bugs of ZFS releases |
+//! | [`cutover`] | the machines that move the writable side: events in, states and effects out |
 //! | [`identity`], [`config`] | certificates and TLS; the TOML file and its grants |
 //! | [`port`] | traits: what the engine needs of ZFS, of the network, of locks and of the journal |
 //! | [`channel`] | frames in order, exactly once, over connections that come and go |
@@ -46,6 +47,7 @@ pub mod adapter;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod cutover;
 pub mod daemon;
 pub mod doctor;
 pub mod driver;

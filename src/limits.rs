@@ -76,3 +76,11 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often `zmigrated` looks whether its identity's files have changed: half of the half second in which it must see
 /// that, and about 30 system calls a second.
 pub const WATCH_EVERY: Duration = Duration::from_millis(250);
+
+/// Legs that are over and that a host still remembers, so that a late message does not begin them again: 64 attempts to
+/// begin one epoch, at 8 bytes.
+pub const MAX_BARRED: usize = 64;
+/// Passes that a prediction goes by: the newest 10, so that a change of load shows within minutes.
+pub const MAX_PASSES: usize = 10;
+/// Fixed costs of which the 95th percentile is taken: of 40, the third largest.
+pub const MAX_FIXED_COSTS: usize = 40;

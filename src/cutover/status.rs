@@ -1,0 +1,177 @@
+//! What a person is told about a cutover: what it waits for, and what each command, or none, would do now.
+
+use std::fmt;
+
+use super::{
+    coordinator::Coordinator,
+    host::{Host, Part},
+    leg::{CutoverId, Leg},
+    phase::{Phase, Question},
+    source::Stage,
+};
+
+/// See the module. All of it can be shown as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The cutover.
+    pub id: CutoverId,
+    /// Its phase.
+    pub phase: &'static str,
+    /// What it waits for.
+    pub waits: String,
+    /// The one question that only a person can answer, if there is one.
+    pub needs: Option<String>,
+    /// What `cutover go` would do.
+    pub go: String,
+    /// What `cutover abort` would do.
+    pub abort: String,
+    /// What happens if nobody says anything.
+    pub nothing: String,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "cutover {}: {}", self.id, self.phase)?;
+        writeln!(f, "  waits for  {}", self.waits)?;
+        if let Some(needs) = &self.needs {
+            writeln!(f, "  NEEDS      {needs}")?;
+        }
+        writeln!(f, "  go         {}", self.go)?;
+        writeln!(f, "  abort      {}", self.abort)?;
+        write!(f, "  nothing    {}", self.nothing)
+    }
+}
+
+/// What to tell about `coordinator`.
+pub fn status(coordinator: &Coordinator) -> Status {
+    let kept = coordinator.progress();
+    let id = kept.terms.leg.id;
+    let needs = needs(coordinator);
+    Status {
+        id,
+        phase: kept.phase.name(),
+        waits: if needs.is_some() { "a person".to_owned() } else { waits(&kept.phase).to_owned() },
+        needs,
+        go: go(coordinator),
+        abort: abort(&kept.phase).to_owned(),
+        nothing: nothing(coordinator),
+    }
+}
+
+/// The one question that only a person can answer.
+pub fn needs(coordinator: &Coordinator) -> Option<String> {
+    let kept = coordinator.progress();
+    let id = kept.terms.leg.id;
+    let text = match (&kept.phase, &kept.question) {
+        (Phase::Armed { go: false }, None) => {
+            let outage = coordinator.prediction().map_or("not measured yet".to_owned(), |p| p.downtime().to_string());
+            format!("all is ready; predicted downtime {outage}: `cutover go {id}` or `cutover abort {id}`?")
+        }
+        (_, Some(Question::Stalled)) => {
+            format!(
+                "the passes do not shrink: `cutover go {id}`, `cutover resume {id}` for more passes, or `cutover abort {id}`?"
+            )
+        }
+        (Phase::Activate, Some(Question::Failed { why })) => format!(
+            "the target is promoted and does not come up ({why}): repair it and `cutover resume {id}`, or `cutover back {id}`?"
+        ),
+        (phase, Some(Question::Failed { why })) if can_abort(phase) => {
+            format!("{why}: repair that and `cutover resume {id}`, or `cutover abort {id}`?")
+        }
+        (_, Some(Question::Failed { why })) => format!("{why}: repair that, then `cutover resume {id}`"),
+        (_, None) => return None,
+    };
+    Some(text)
+}
+
+/// The one question that a host has by itself, when no coordinator is left to ask it.
+pub fn host_needs(host: &Host) -> Option<String> {
+    let breaks = |leg: Leg| {
+        format!("`cutover break {} --i-have-destroyed-the-target` is for a target that is lost for ever", leg.id)
+    };
+    match &host.kept().part {
+        Part::UnknownFence(leg) => Some(format!(
+            "ZFS shows the fence {leg}, which the journal here does not know: restore the journal; {}",
+            breaks(*leg)
+        )),
+        Part::Source(leg, Stage::Fencing | Stage::Fenced) => Some(format!(
+            "fenced by cutover {}: `cutover resume {}` where it was started asks the target again; {}",
+            leg.id,
+            leg.id,
+            breaks(*leg)
+        )),
+        _ => None,
+    }
+}
+
+fn can_abort(phase: &Phase) -> bool {
+    matches!(phase, Phase::Seed | Phase::CatchUp | Phase::Arm { .. } | Phase::Armed { .. }) || phase.is_outage()
+}
+
+fn waits(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Seed => "the first pass",
+        Phase::CatchUp => "passes, until the predicted downtime is short enough",
+        Phase::Arm { .. } => "both sides to try what can fail later",
+        Phase::Armed { .. } => "the pass that is under way",
+        Phase::Quiesce => "the source's writers to stop",
+        Phase::Fence => "the source to be fenced",
+        Phase::Final => "the source's final snapshot",
+        Phase::Sync { .. } => "the final snapshot to arrive",
+        Phase::Verify { .. } => "the comparison of both sides",
+        Phase::Promote { .. } => "the target's decision",
+        Phase::Activate => "the target's application",
+        Phase::Release { .. } => "the source to learn that it is the read-only side",
+        Phase::Discard => "the source's datasets to be destroyed",
+        Phase::Withdraw => "the source to serve again",
+        Phase::Retract { served: false } => "the target's decision; until then the source stays fenced",
+        Phase::Retract { served: true } => "the target's decision; the source serves already",
+        Phase::Unfence { .. } | Phase::Break => "the source to serve again",
+        Phase::Settle => "the target to undo its preparations",
+        Phase::Done | Phase::Completed | Phase::RolledBack | Phase::Broken => "nothing; it is over",
+    }
+}
+
+fn go(coordinator: &Coordinator) -> String {
+    let kept = coordinator.progress();
+    match (&kept.phase, &kept.question) {
+        (Phase::Armed { go: false }, _) => "stops the source's writers and moves the unit".to_owned(),
+        (Phase::CatchUp, Some(Question::Stalled)) => "goes on though the downtime will be longer than asked".to_owned(),
+        _ => "does nothing now".to_owned(),
+    }
+}
+
+fn abort(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Seed | Phase::CatchUp => "ends it; nothing was changed",
+        Phase::Arm { .. } | Phase::Armed { .. } => "ends it; the source has not been stopped",
+        Phase::Quiesce => "starts the source's writers again at once",
+        Phase::Promote { .. } => "asks the target to give up; if it is promoted already, the cutover goes on",
+        _ if phase.is_outage() => "asks the target to give up, then unfences the source",
+        Phase::Activate | Phase::Release { .. } | Phase::Done => {
+            "is refused: the target is promoted; `cutover back` moves home"
+        }
+        Phase::Withdraw | Phase::Retract { .. } | Phase::Unfence { .. } | Phase::Settle => "is under way",
+        _ => "is refused: it is over",
+    }
+}
+
+fn nothing(coordinator: &Coordinator) -> String {
+    let kept = coordinator.progress();
+    let limit = kept.terms.outage_limit;
+    match &kept.phase {
+        _ if kept.question.is_some() => "it stays as it is".to_owned(),
+        Phase::Seed | Phase::CatchUp if kept.terms.hold => "it goes on, and stops when all is ready".to_owned(),
+        Phase::Seed | Phase::CatchUp => {
+            "it goes on, and moves the unit when the predicted downtime is short enough".to_owned()
+        }
+        Phase::Armed { go: false } => "passes go on; the source serves".to_owned(),
+        phase if phase.is_outage() => format!("it goes on; if the outage reaches {limit} first, it is rolled back"),
+        Phase::Retract { served: false } => {
+            "it asks again until the target answers; if the target is lost for ever, only `cutover break` helps"
+                .to_owned()
+        }
+        phase if phase.is_end() => "it stays as it is".to_owned(),
+        _ => "it goes on".to_owned(),
+    }
+}
