@@ -62,3 +62,7 @@ pub const REDIAL_MIN: Duration = Duration::from_millis(100);
 
 /// Chunks between the reading and the compressing thread: enough that neither waits for the other's jitter.
 pub const CHUNKS_BETWEEN_THREADS: usize = 4;
+
+/// Bytes that a probe makes up, and sends again and again: many times the window in which zstd could see a repeat (a
+/// chunk is compressed by itself), and more than fits into a processor's cache.
+pub const PROBE_POOL: usize = 32 << 20;

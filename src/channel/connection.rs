@@ -136,10 +136,14 @@ async fn write(
                     sleep_until(go_at.min(ping_at)).await;
                     heartbeat(&mut writer, &mut ping_at, born, &mut pongs).await?;
                 }
+                let started = Instant::now();
                 writer.put(&frame).await?;
+                channel.has_carried(started.elapsed());
             }
             Next::Wait => {
+                let started = Instant::now();
                 writer.flush().await?;
+                channel.has_carried(started.elapsed());
                 tokio::select! {
                     () = wake => {}
                     () = sleep_until(ping_at) => {}

@@ -77,6 +77,8 @@ struct Inner {
     payload_bytes: AtomicU64,
     /// Round-trip time in microseconds, of the last ping; 0 while unknown.
     rtt_us: AtomicU64,
+    /// Time that connections spent in writes, in nanoseconds.
+    carrying_ns: AtomicU64,
 }
 
 struct State {
@@ -148,6 +150,7 @@ impl Channel {
                 connections: Notify::new(),
                 payload_bytes: AtomicU64::new(0),
                 rtt_us: AtomicU64::new(0),
+                carrying_ns: AtomicU64::new(0),
             }),
         }
     }
@@ -359,6 +362,11 @@ impl Channel {
         (us > 0).then(|| Duration::from_micros(us))
     }
 
+    /// The time that its connections spent in writes, added up.
+    pub fn carrying(&self) -> Duration {
+        Duration::from_nanos(self.inner.carrying_ns.load(Ordering::Relaxed))
+    }
+
     /// How many connections were attached after the first.
     pub fn reconnects(&self) -> u64 {
         self.state().next_connection.saturating_sub(1)
@@ -448,8 +456,13 @@ impl Channel {
         result.map_err(|e| Failure::new(FailureClass::Protocol, e))
     }
 
+    /// A connection spent that time in a write.
+    pub(super) fn has_carried(&self, spent: Duration) {
+        self.inner.carrying_ns.fetch_add(spent.as_nanos() as u64, Ordering::Relaxed);
+    }
+
     /// A ping came back.
     pub(super) fn measured_rtt(&self, rtt: Duration) {
-        self.inner.rtt_us.store(rtt.as_micros().min(u128::from(u64::MAX)) as u64, Ordering::Relaxed);
+        self.inner.rtt_us.store(rtt.as_micros().clamp(1, u128::from(u64::MAX)) as u64, Ordering::Relaxed);
     }
 }

@@ -6,6 +6,7 @@ mod args;
 mod ca;
 mod config;
 pub mod output;
+mod probe;
 mod progress;
 mod replicate;
 mod stream;
@@ -29,6 +30,7 @@ pub fn zmigrate() -> ExitCode {
     let result = match cli.command {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),
+        Command::Probe(args) => probe::run(&cli.global, args, &output),
         Command::Stream(command) => stream::run(command, &output),
         Command::Ca(command) => ca::run(command, &output),
         Command::Config(command) => config::run(&cli.global, command, &output),

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Counters, StreamDigest, tell};
+use super::{
+    Counters, StreamDigest, tell,
+    times::{Stage, Times},
+};
 use crate::{
     channel::Channel,
     port::zfs::Receiving,
@@ -154,14 +157,15 @@ fn write(
     counters: &Counters,
 ) -> Result<u64, Failure> {
     let mut digest = StreamDigest::default();
-    while let Some(item) = items.blocking_recv() {
+    let times = counters.times();
+    while let Some(item) = times.time(Stage::Input, || items.blocking_recv()) {
         match item {
             Item::Chunk(frame) => {
                 let damaged = |e| Failure::new(FailureClass::BadStream, e);
-                let raw = frame.open().map_err(damaged)?;
+                let raw = times.time(Stage::Unpack, || frame.open()).map_err(damaged)?;
                 digest.add(frame.header.check, raw.len());
                 counters.add(raw.len(), frame.payload.len());
-                sink.write(&raw)?;
+                sink.write(&raw, times)?;
                 channel.consumed(frame.cost());
             }
             Item::End { raw_bytes, digest: announced } => {
@@ -195,21 +199,21 @@ impl Sink {
         Sink { stream, tap, tail: Vec::new(), written: 0 }
     }
 
-    fn write(&mut self, raw: &Bytes) -> Result<(), Failure> {
-        let fault = self.tap.feed(raw).err();
+    fn write(&mut self, raw: &Bytes, times: &Times) -> Result<(), Failure> {
+        let fault = times.time(Stage::Judge, || self.tap.feed(raw)).err();
         // Even of a stream that turns out bad, what was judged good is kept, so that a resume starts there.
         let limit = self.tap.released().saturating_sub(RECORD_BYTES as u64);
         let mut ready = limit.saturating_sub(self.written) as usize;
         let from_tail = ready.min(self.tail.len());
         if from_tail > 0 {
-            self.stream.write_all(&self.tail[..from_tail]).map_err(broken)?;
+            times.time(Stage::Write, || self.stream.write_all(&self.tail[..from_tail])).map_err(broken)?;
             self.tail.drain(..from_tail);
             self.written += from_tail as u64;
             ready -= from_tail;
         }
         let from_raw = ready.min(raw.len());
         if from_raw > 0 {
-            self.stream.write_all(&raw[..from_raw]).map_err(broken)?;
+            times.time(Stage::Write, || self.stream.write_all(&raw[..from_raw])).map_err(broken)?;
             self.written += from_raw as u64;
         }
         if let Some(fault) = fault {

@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use super::{
     buffers::Pool,
     compress::{Packer, Situation},
     tell,
+    times::Stage,
 };
 use crate::{
     channel::Channel,
@@ -70,8 +71,8 @@ pub async fn send_stream(
     let pool = Pool::new(options.chunk_bytes, (options.window_bytes / options.chunk_bytes as u64) as usize + 8);
     let stream = sending.stream;
     let reader = {
-        let waiting = Arc::clone(&waiting);
-        spawn_blocking(move || read(stream, tap, &pool, &chunks_in, &waiting))
+        let (waiting, counters) = (Arc::clone(&waiting), Arc::clone(&counters));
+        spawn_blocking(move || read(stream, tap, &pool, &chunks_in, &waiting, &counters))
     };
     let packer = {
         let (channel, handle, counters) = (channel.clone(), Handle::current(), Arc::clone(&counters));
@@ -128,13 +129,15 @@ fn read(
     pool: &Pool,
     chunks: &mpsc::SyncSender<Chunk>,
     waiting: &AtomicUsize,
+    counters: &Counters,
 ) -> Result<(), Stop> {
+    let times = counters.times();
     loop {
         let mut buffer = pool.take();
         let mut filled = 0;
         let mut at_end = false;
         while filled < buffer.len() && !at_end {
-            match stream.read(&mut buffer[filled..]) {
+            match times.time(Stage::Read, || stream.read(&mut buffer[filled..])) {
                 Ok(0) => at_end = true,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -145,7 +148,9 @@ fn read(
             }
         }
         if filled > 0 {
-            let progress = tap.feed(&buffer[..filled]).map_err(|fault| Stop::Failed(bad_stream(&fault)))?;
+            let progress = times
+                .time(Stage::Judge, || tap.feed(&buffer[..filled]))
+                .map_err(|fault| Stop::Failed(bad_stream(&fault)))?;
             let incompressible = progress.incompressible as f32 / filled as f32;
             waiting.fetch_add(1, Ordering::Relaxed);
             let chunk = Chunk { bytes: pool.lend(buffer, filled), incompressible };
@@ -184,7 +189,8 @@ fn pack(
     let mut packer =
         Packer::new(mode, chunk_bytes).map_err(|e| Failure::new(FailureClass::Internal, format!("zstd: {e}")))?;
     let mut digest = StreamDigest::default();
-    while let Ok(chunk) = chunks.recv() {
+    let times = counters.times();
+    while let Ok(chunk) = times.time(Stage::Input, || chunks.recv()) {
         let behind = waiting.fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
         let now = Situation {
             incompressible: chunk.incompressible,
@@ -192,10 +198,10 @@ fn pack(
             waiting: behind as f32 / CHUNKS_BETWEEN_THREADS as f32,
         };
         let raw_len = chunk.bytes.len();
-        let frame = packer.pack(chunk.bytes, now);
+        let frame = times.time(Stage::Pack, || packer.pack(chunk.bytes, now));
         digest.add(frame.header.check, raw_len);
         let wire_len = frame.payload.len();
-        handle.block_on(channel.send(frame))?;
+        times.time(Stage::Credit, || handle.block_on(channel.send(frame)))?;
         counters.add(raw_len, wire_len);
     }
     Ok(digest)
@@ -245,6 +251,7 @@ async fn conclude(
     };
     let end = StreamMessage::End { raw_bytes: digest.raw_bytes, digest: digest.value() };
     channel.send_message(&end, Use::Request).await?;
+    let all_sent = Instant::now();
     tokio::select! {
         delivered = channel.delivered() => delivered?,
         failure = receivers_word(channel) => return Err(failure),
@@ -253,6 +260,7 @@ async fn conclude(
             return Err(Failure::new(FailureClass::Interrupted, "the transfer was given up").consequence());
         }
     }
+    counters.times().add(Stage::Credit, all_sent.elapsed());
     Ok(Transferred { raw_bytes: digest.raw_bytes, wire_bytes: counters.wire_bytes(), warnings: process.warnings() })
 }
 

@@ -60,6 +60,8 @@ pub struct Client {
     send_window: u64,
     window: u64,
     streams: u16,
+    features: u64,
+    agent: String,
     clock_skew_ms: i64,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -133,6 +135,8 @@ impl Client {
             send_window: welcome.window.min(options.window_bytes),
             window: options.window_bytes,
             streams: if striping { options.streams.clamp(1, MAX_STREAMS) } else { 1 },
+            features: welcome.features,
+            agent: welcome.agent.chars().filter(|c| !c.is_control()).take(64).collect(),
             clock_skew_ms: welcome.clock_unix_ms as i64 - unix_ms() as i64,
             _tasks: tasks,
         }))
@@ -141,6 +145,26 @@ impl Client {
     /// The identity in the peer's certificate.
     pub fn identity(&self) -> &PeerName {
         &self.dialer.identity
+    }
+
+    /// True if both sides have that feature.
+    pub fn has(&self, feature: u64) -> bool {
+        self.features & feature == feature
+    }
+
+    /// The peer's program and version.
+    pub fn agent(&self) -> &str {
+        &self.agent
+    }
+
+    /// Connections for each transfer.
+    pub fn streams(&self) -> u16 {
+        self.streams
+    }
+
+    /// The last round-trip time on the control connection.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.control.rtt()
     }
 
     /// How far the peer's clock is ahead of ours, in milliseconds, round-trip time included.

@@ -12,5 +12,6 @@ mod destructive;
 pub mod engine;
 pub mod handshake;
 mod keeper;
+pub mod probe;
 pub mod registry;
 mod transfer;

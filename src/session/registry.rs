@@ -336,7 +336,10 @@ impl Registry {
                 (Arc::clone(self), Arc::clone(session), Arc::clone(work), Arc::clone(&slots));
             requests.spawn(async move {
                 // Waiting for the end of a transfer costs nothing, so it takes no place from those that work.
-                let waits = matches!(call.request, Request::FinishReceive { .. } | Request::FinishSend { .. });
+                let waits = matches!(
+                    call.request,
+                    Request::FinishReceive { .. } | Request::FinishSend { .. } | Request::FinishProbe { .. }
+                );
                 // The semaphore is never closed.
                 let _slot = if waits { None } else { slots.acquire().await.ok() };
                 let result = this.answer(&session, &work, call.request).await;
@@ -359,6 +362,10 @@ impl Registry {
         {
             let text =
                 format!("the job {job} is not one of {}: its bookmarks and holds are another's", session.identity);
+            return Err(Failure::new(FailureClass::NotGranted, text));
+        }
+        if matches!(request, Request::OpenProbe { .. }) && !self.authority.knows(&session.identity) {
+            let text = format!("the identity {} has no grant here any more", session.identity);
             return Err(Failure::new(FailureClass::NotGranted, text));
         }
         let Request::Lock { target } = &request else { return work.handle(request).await };

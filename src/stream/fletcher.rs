@@ -67,9 +67,9 @@ impl Fletcher4 {
             self.words(&[word]);
         }
         let (words, cut) = bytes.as_chunks::<4>();
+        self.words(words);
         self.cut[..cut.len()].copy_from_slice(cut);
         self.cut_len = cut.len();
-        self.words(words);
     }
 
     fn words(&mut self, words: &[[u8; 4]]) {
@@ -119,14 +119,15 @@ impl Fletcher4 {
             }
         }
         let block = fold(&a, &b, &c, &d);
-        self.append((rows.len() * LANES) as u64, block);
+        self.append((rows.len() * LANES) as u64, Sums(block));
     }
 
-    /// Appends the sums of `n` words that were summed from zero.
+    /// Appends `n` words whose sums from zero are known, without reading them again. A cut word must not be pending.
     ///
     /// A word that is followed by k further words has been added 1, k+1, (k+1)(k+2)/2 … times to the four
     /// sums; so the former sums count again with the binomials of n.
-    fn append(&mut self, n: u64, block: [u64; 4]) {
+    pub fn append(&mut self, n: u64, Sums(block): Sums) {
+        debug_assert_eq!(self.cut_len, 0, "a word is cut");
         let [a, b, c, d] = self.sums.0;
         let wide = u128::from(n);
         let two = (wide * (wide + 1) / 2) as u64;
@@ -203,6 +204,17 @@ mod tests {
             f.update(&bytes);
             assert_eq!(f.sums(), plain(&bytes, order));
         }
+    }
+
+    #[test]
+    fn known_sums_are_appended_without_reading_the_words() {
+        let (head, block): (Vec<u8>, Vec<u8>) = ((0..100).collect(), (0..200).rev().collect());
+        let mut known = Fletcher4::new(ByteOrder::Little);
+        known.update(&block);
+        let mut joined = Fletcher4::new(ByteOrder::Little);
+        joined.update(&head);
+        joined.append(block.len() as u64 / 4, known.sums());
+        assert_eq!(joined.sums(), plain(&[head, block].concat(), ByteOrder::Little));
     }
 
     proptest! {
