@@ -3,6 +3,7 @@
 //! Invariants: a frame handed to [`Channel::send`] is delivered once or the channel ends; what is outstanding never
 //! exceeds the window; after [`Channel::close`] nothing waits for ever.
 
+pub mod buffers;
 mod connection;
 
 use std::{
@@ -20,8 +21,10 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use connection::carry;
 
+use self::buffers::Pool;
+
 use crate::{
-    limits::MAX_CHUNK,
+    limits::{MAX_CHUNK, RECEIVE_BUFFERS},
     types::{Failure, FailureClass},
     wire::{
         bucket::TokenBucket,
@@ -79,6 +82,8 @@ struct Inner {
     rtt_us: AtomicU64,
     /// Time that connections spent in writes, in nanoseconds.
     carrying_ns: AtomicU64,
+    /// Buffers for what comes in.
+    pool: Pool,
 }
 
 struct State {
@@ -151,6 +156,7 @@ impl Channel {
                 payload_bytes: AtomicU64::new(0),
                 rtt_us: AtomicU64::new(0),
                 carrying_ns: AtomicU64::new(0),
+                pool: Pool::new(MAX_CHUNK, RECEIVE_BUFFERS),
             }),
         }
     }
@@ -454,6 +460,11 @@ impl Channel {
         let result = self.state().outbox.ack(ack);
         self.inner.room.notify_waiters();
         result.map_err(|e| Failure::new(FailureClass::Protocol, e))
+    }
+
+    /// Where buffers for full chunks come from.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.inner.pool
     }
 
     /// A connection spent that time in a write.

@@ -8,7 +8,6 @@
 //! Invariants: memory is bounded by the window of the channel and the few chunks between the threads; the last record
 //! of a stream reaches `zfs receive` only after the sender said that its `zfs send` ended well, and the digests agree.
 
-pub mod buffers;
 pub mod compress;
 pub mod probe;
 pub mod sample;

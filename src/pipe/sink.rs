@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +20,7 @@ use crate::{
     types::{Failure, FailureClass},
     wire::{
         codec::{self, Use},
-        frame::{Frame, FrameKind},
+        frame::{Frame, FrameKind, Opener},
         message::{StreamMessage, Transferred},
     },
 };
@@ -157,15 +156,15 @@ fn write(
     counters: &Counters,
 ) -> Result<u64, Failure> {
     let mut digest = StreamDigest::default();
-    let times = counters.times();
+    let (times, mut opener) = (counters.times(), Opener::default());
     while let Some(item) = times.time(Stage::Input, || items.blocking_recv()) {
         match item {
             Item::Chunk(frame) => {
                 let damaged = |e| Failure::new(FailureClass::BadStream, e);
-                let raw = times.time(Stage::Unpack, || frame.open()).map_err(damaged)?;
+                let raw = times.time(Stage::Unpack, || opener.open(&frame)).map_err(damaged)?;
                 digest.add(frame.header.check, raw.len());
                 counters.add(raw.len(), frame.payload.len());
-                sink.write(&raw, times)?;
+                sink.write(raw, times)?;
                 channel.consumed(frame.cost());
             }
             Item::End { raw_bytes, digest: announced } => {
@@ -199,7 +198,7 @@ impl Sink {
         Sink { stream, tap, tail: Vec::new(), written: 0 }
     }
 
-    fn write(&mut self, raw: &Bytes, times: &Times) -> Result<(), Failure> {
+    fn write(&mut self, raw: &[u8], times: &Times) -> Result<(), Failure> {
         let fault = times.time(Stage::Judge, || self.tap.feed(raw)).err();
         // Even of a stream that turns out bad, what was judged good is kept, so that a resume starts there.
         let limit = self.tap.released().saturating_sub(RECORD_BYTES as u64);

@@ -16,13 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Counters, StreamDigest,
-    buffers::Pool,
     compress::{Packer, Situation},
     tell,
     times::Stage,
 };
 use crate::{
-    channel::Channel,
+    channel::{Channel, buffers::Pool},
     limits::CHUNKS_BETWEEN_THREADS,
     port::zfs::Sending,
     stream::{Tap, parser::Ending},
