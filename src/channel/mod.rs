@@ -336,9 +336,10 @@ impl Channel {
         self.state().inbox.ack().next
     }
 
-    /// The share of the sending window, 0 to 1, that the link has not carried yet.
-    pub fn backlog(&self) -> f32 {
-        self.state().outbox.backlog()
+    /// The share of the sending window, 0 to 1, that the link has not carried yet, and the cost of all that it has.
+    pub fn backlog(&self) -> (f32, u64) {
+        let state = self.state();
+        (state.outbox.backlog(), state.outbox.carried())
     }
 
     /// Payload bytes handed over for sending so far.

@@ -9,6 +9,7 @@
 //! of a stream reaches `zfs receive` only after the sender said that its `zfs send` ended well, and the digests agree.
 
 pub mod compress;
+pub mod link_rate;
 pub mod probe;
 pub mod sample;
 pub mod sink;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Counters, StreamDigest,
     compress::{Packer, Situation},
+    link_rate::LinkRate,
     tell,
     times::Stage,
 };
@@ -189,12 +190,15 @@ fn pack(
         Packer::new(mode, chunk_bytes).map_err(|e| Failure::new(FailureClass::Internal, format!("zstd: {e}")))?;
     let mut digest = StreamDigest::default();
     let times = counters.times();
+    let (began, mut link) = (Instant::now(), LinkRate::default());
     while let Ok(chunk) = times.time(Stage::Input, || chunks.recv()) {
         let behind = waiting.fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
+        let (backlog, carried) = channel.backlog();
         let now = Situation {
             incompressible: chunk.incompressible,
-            backlog: channel.backlog(),
+            backlog,
             waiting: behind as f32 / CHUNKS_BETWEEN_THREADS as f32,
+            link_bytes_per_s: link.update(began.elapsed(), carried, backlog),
         };
         let raw_len = chunk.bytes.len();
         let frame = times.time(Stage::Pack, || packer.pack(chunk.bytes, now));
