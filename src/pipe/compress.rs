@@ -22,6 +22,8 @@ const START: usize = 3;
 const WORTH_PERCENT: usize = 3;
 /// Bytes that are tried before a whole chunk is, when the last one did not shrink.
 const SAMPLE: usize = 32 << 10;
+/// How much faster than the link a level must pack: it takes processors from encryption and from the receiver besides.
+const FASTER: f32 = 1.5;
 /// The most chunks in a row that go plain without a try.
 const MAX_SKIP: u32 = 16;
 
@@ -96,7 +98,8 @@ impl Governor {
     fn move_rung(&mut self, now: Situation) -> usize {
         if self.rung > 0 && !self.pays(self.rung, now.link_bytes_per_s) {
             self.rung -= 1;
-        } else if now.backlog > 0.5 {
+        } else if now.backlog > 0.5 && now.link_bytes_per_s > 0.0 {
+            // Not before it is known what the link carries: a window that fills for the first time says nothing.
             let next = (self.rung + 1).min(LADDER.len());
             if self.pays(next, now.link_bytes_per_s) {
                 self.rung = next;
@@ -115,10 +118,10 @@ impl Governor {
         self.rung
     }
 
-    /// False if a level is known to pack no faster than the link carries what is not packed at all. Packing takes
-    /// longer at each higher level, and takes processors from the link besides.
+    /// False if a level is known to pack hardly faster than the link carries what is not packed at all. Packing takes
+    /// longer at each higher level.
     fn pays(&self, rung: usize, link_bytes_per_s: f32) -> bool {
-        self.speed[..rung].iter().all(|speed| *speed == 0.0 || *speed > link_bytes_per_s)
+        self.speed[..rung].iter().all(|speed| *speed == 0.0 || *speed > FASTER * link_bytes_per_s)
     }
 
     /// Learns how long a chunk took to compress at a level of the ladder.
@@ -217,7 +220,7 @@ mod tests {
         let mut governor = Governor::new(Compression::Auto);
         governor.learn(true);
         assert_eq!(governor.decide(EVEN), Decision::Compress(1));
-        let link_is_slow = Situation { backlog: 0.9, ..EVEN };
+        let link_is_slow = Situation { backlog: 0.9, link_bytes_per_s: 1.0e6, ..EVEN };
         let levels: Vec<_> = (0..9).map(|_| governor.decide(link_is_slow)).collect();
         assert_eq!(levels.last(), Some(&Decision::Compress(10)));
         let cpu_is_slow = Situation { backlog: 0.0, waiting: 1.0, ..EVEN };
