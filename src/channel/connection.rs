@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{Channel, Next};
 use crate::{
-    limits::HEARTBEAT,
+    limits::{HEARTBEAT, MAX_CHUNK},
     port::link::Connection,
     types::{Failure, FailureClass},
     wire::{
@@ -45,7 +45,7 @@ pub async fn carry(
     let result = tokio::select! {
         biased;
         end = read(channel, born, reader, pongs_in) => end,
-        end = write(channel, id, Writer { out: writer, idle: channel.idle_timeout() }, born, pongs_out) => end,
+        end = write(channel, id, Writer::new(writer, channel.idle_timeout()), born, pongs_out) => end,
     };
     channel.detach(id);
     if let Err(failure) = &result
@@ -81,6 +81,20 @@ async fn read_full(
     Ok(())
 }
 
+/// Reads a payload. `len` is bounded by MAX_CHUNK, which decoding the header has checked.
+async fn read_payload(channel: &Channel, reader: &mut (impl AsyncRead + Unpin), len: usize) -> Result<Bytes, Failure> {
+    // What is used again is neither cleared nor mapped again. A small payload in a large buffer would take more memory
+    // than the window accounts for.
+    if len >= MAX_CHUNK / 4 * 3 {
+        let mut buffer = channel.pool().take();
+        read_full(reader, &mut buffer[..len], channel.idle_timeout()).await?;
+        return Ok(channel.pool().lend(buffer, len));
+    }
+    let mut payload = BytesMut::zeroed(len);
+    read_full(reader, &mut payload, channel.idle_timeout()).await?;
+    Ok(payload.freeze())
+}
+
 async fn read(
     channel: &Channel,
     born: Instant,
@@ -91,10 +105,7 @@ async fn read(
     loop {
         read_full(&mut reader, &mut head, channel.idle_timeout()).await?;
         let header = Header::decode(&head).map_err(protocol)?;
-        // Bounded by MAX_CHUNK, which decoding has checked.
-        let mut payload = BytesMut::zeroed(header.payload_len as usize);
-        read_full(&mut reader, &mut payload, channel.idle_timeout()).await?;
-        let payload = payload.freeze();
+        let payload = read_payload(channel, &mut reader, header.payload_len as usize).await?;
         match header.kind {
             FrameKind::Data | FrameKind::Message => channel.deliver(Frame { header, payload })?,
             FrameKind::Ack => channel.acknowledged(Ack::from_payload(&payload).map_err(protocol)?)?,
@@ -137,10 +148,14 @@ async fn write(
                     sleep_until(go_at.min(ping_at)).await;
                     heartbeat(&mut writer, &mut ping_at, born, &mut pongs).await?;
                 }
+                let started = Instant::now();
                 writer.put(&frame).await?;
+                channel.has_carried(started.elapsed());
             }
             Next::Wait => {
+                let started = Instant::now();
                 writer.flush().await?;
+                channel.has_carried(started.elapsed());
                 tokio::select! {
                     biased;
                     () = wake => {}
@@ -178,33 +193,39 @@ async fn heartbeat(
 struct Writer<W> {
     out: W,
     idle: Duration,
+    /// A frame's first write, put together.
+    first: Vec<u8>,
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
+    fn new(out: W, idle: Duration) -> Writer<W> {
+        Writer { out, idle, first: Vec::with_capacity(FIRST_WRITE) }
+    }
+
     async fn put(&mut self, frame: &Frame) -> Result<(), Failure> {
         // The header joins the first bytes of the payload: alone it would cost a TLS record and a system call.
         let joined = frame.payload.len().min(FIRST_WRITE - HEADER_LEN);
-        let mut first = [0; FIRST_WRITE];
-        first[..HEADER_LEN].copy_from_slice(&frame.header.encode());
-        first[HEADER_LEN..HEADER_LEN + joined].copy_from_slice(&frame.payload[..joined]);
-        self.put_bytes(&first[..HEADER_LEN + joined]).await?;
-        self.put_bytes(&frame.payload[joined..]).await
-    }
-
-    async fn put_bytes(&mut self, mut rest: &[u8]) -> Result<(), Failure> {
-        while !rest.is_empty() {
-            let n = in_time(self.idle, self.out.write(rest)).await?;
-            if n == 0 {
-                return Err(lost("it takes no more bytes"));
-            }
-            rest = &rest[n..];
-        }
-        Ok(())
+        self.first.clear();
+        self.first.extend_from_slice(&frame.header.encode());
+        self.first.extend_from_slice(&frame.payload[..joined]);
+        put_bytes(&mut self.out, self.idle, &self.first).await?;
+        put_bytes(&mut self.out, self.idle, &frame.payload[joined..]).await
     }
 
     async fn flush(&mut self) -> Result<(), Failure> {
         in_time(self.idle, self.out.flush()).await
     }
+}
+
+async fn put_bytes(out: &mut (impl AsyncWrite + Unpin), idle: Duration, mut rest: &[u8]) -> Result<(), Failure> {
+    while !rest.is_empty() {
+        let n = in_time(idle, out.write(rest)).await?;
+        if n == 0 {
+            return Err(lost("it takes no more bytes"));
+        }
+        rest = &rest[n..];
+    }
+    Ok(())
 }
 
 async fn in_time<T>(idle: Duration, io: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {

@@ -3,6 +3,7 @@
 //! Invariants: a frame handed to [`Channel::send`] is delivered once or the channel ends; what is outstanding never
 //! exceeds the window; after [`Channel::close`] nothing waits for ever.
 
+pub mod buffers;
 mod connection;
 
 use std::{
@@ -20,8 +21,10 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use connection::carry;
 
+use self::buffers::Pool;
+
 use crate::{
-    limits::MAX_CHUNK,
+    limits::{MAX_CHUNK, RECEIVE_BUFFERS},
     types::{Failure, FailureClass},
     wire::{
         bucket::TokenBucket,
@@ -77,6 +80,10 @@ struct Inner {
     payload_bytes: AtomicU64,
     /// Round-trip time in microseconds, of the last ping; 0 while unknown.
     rtt_us: AtomicU64,
+    /// Time that connections spent in writes, in nanoseconds.
+    carrying_ns: AtomicU64,
+    /// Buffers for what comes in.
+    pool: Pool,
 }
 
 struct State {
@@ -148,6 +155,8 @@ impl Channel {
                 connections: Notify::new(),
                 payload_bytes: AtomicU64::new(0),
                 rtt_us: AtomicU64::new(0),
+                carrying_ns: AtomicU64::new(0),
+                pool: Pool::new(MAX_CHUNK, RECEIVE_BUFFERS),
             }),
         }
     }
@@ -327,9 +336,10 @@ impl Channel {
         self.state().inbox.ack().next
     }
 
-    /// The share of the sending window, 0 to 1, that the link has not carried yet.
-    pub fn backlog(&self) -> f32 {
-        self.state().outbox.backlog()
+    /// The share of the sending window, 0 to 1, that the link has not carried yet, and the cost of all that it has.
+    pub fn backlog(&self) -> (f32, u64) {
+        let state = self.state();
+        (state.outbox.backlog(), state.outbox.carried())
     }
 
     /// Payload bytes handed over for sending so far.
@@ -357,6 +367,11 @@ impl Channel {
     pub fn rtt(&self) -> Option<Duration> {
         let us = self.inner.rtt_us.load(Ordering::Relaxed);
         (us > 0).then(|| Duration::from_micros(us))
+    }
+
+    /// The time that its connections spent in writes, added up.
+    pub fn carrying(&self) -> Duration {
+        Duration::from_nanos(self.inner.carrying_ns.load(Ordering::Relaxed))
     }
 
     /// How many connections were attached after the first.
@@ -450,8 +465,18 @@ impl Channel {
         result.map_err(|e| Failure::new(FailureClass::Protocol, e))
     }
 
+    /// Where buffers for full chunks come from.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    /// A connection spent that time in a write.
+    pub(super) fn has_carried(&self, spent: Duration) {
+        self.inner.carrying_ns.fetch_add(spent.as_nanos() as u64, Ordering::Relaxed);
+    }
+
     /// A ping came back.
     pub(super) fn measured_rtt(&self, rtt: Duration) {
-        self.inner.rtt_us.store(rtt.as_micros().min(u128::from(u64::MAX)) as u64, Ordering::Relaxed);
+        self.inner.rtt_us.store(rtt.as_micros().clamp(1, u128::from(u64::MAX)) as u64, Ordering::Relaxed);
     }
 }

@@ -72,6 +72,8 @@ pub enum Command {
     Push(Push),
     /// Fetch a dataset of a peer to this host
     Pull(Pull),
+    /// Measure how fast data get to a peer, and what holds them back
+    Probe(Probe),
     /// Look into send streams and resume tokens
     #[command(subcommand)]
     Stream(StreamCommand),
@@ -166,15 +168,8 @@ pub struct Replicate {
     /// Datasets in parallel
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub jobs: u8,
-    /// Bytes per second on the wire, all transfers together, such as 100M
-    #[arg(long, value_name = "RATE")]
-    pub bwlimit: Option<ByteSize>,
-    /// auto decides chunk by chunk; zstd:N is always that level (-7 to 19) where a chunk shrinks; none
-    #[arg(long, default_value = "auto", value_name = "auto|zstd[:N]|none", value_parser = parse_compression)]
-    pub compress: Compression,
-    /// Connections for each transfer
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
-    pub streams: u16,
+    #[command(flatten)]
+    pub transport: Transport,
     /// If the target has snapshots or changes of its own, roll it back to the newest common snapshot. This destroys them
     #[arg(long)]
     pub rollback: bool,
@@ -184,6 +179,48 @@ pub struct Replicate {
     /// Send the plain text of encrypted datasets; the target then has it in plain text, or under a key of its own
     #[arg(long)]
     pub no_raw: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProbeData {
+    /// Bytes that do not compress
+    Random,
+    /// Rows of words and numbers, which shrink to about a third
+    Text,
+}
+
+/// Sends bytes the whole way that a transfer takes: parsed, checked, compressed, encrypted, and judged again by the peer,
+/// which throws them away. Needs no dataset, and any grant at the peer.
+#[derive(Debug, Args)]
+pub struct Probe {
+    /// Where to: a name in the configuration, a host, or zm://host:port
+    #[arg(value_name = "PEER")]
+    pub peer: PeerAddress,
+    /// Send this file: a send stream as it is, anything else inside one; - is stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bytes", "data"])]
+    pub input: Option<PathBuf>,
+    /// How much to make up and send
+    #[arg(long, value_name = "N", default_value = "256M")]
+    pub bytes: ByteSize,
+    /// What to make up
+    #[arg(long, value_enum, default_value_t = ProbeData::Random)]
+    pub data: ProbeData,
+    #[command(flatten)]
+    pub transport: Transport,
+}
+
+/// How data travel.
+#[derive(Debug, Args)]
+pub struct Transport {
+    /// Bytes per second on the wire, all transfers together, such as 100M
+    #[arg(long, value_name = "RATE")]
+    pub bwlimit: Option<ByteSize>,
+    /// auto decides chunk by chunk; zstd:N is always that level (-7 to 19) where a chunk shrinks; none
+    #[arg(long, default_value = "auto", value_name = "auto|zstd[:N]|none", value_parser = parse_compression)]
+    pub compress: Compression,
+    /// Connections for each transfer
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub streams: u16,
     /// How progress is shown on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,

@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod join;
 pub mod output;
+mod probe;
 mod progress;
 mod replicate;
 mod state;
@@ -32,6 +33,7 @@ pub fn zmigrate() -> ExitCode {
     let result = match cli.command {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),
+        Command::Probe(args) => probe::run(&cli.global, args, &output),
         Command::Stream(command) => stream::run(command, &output),
         Command::Ca(command) => ca::run(&cli.global, command, &output),
         Command::Join(args) => join::run(&cli.global, args, &output),

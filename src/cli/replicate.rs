@@ -59,8 +59,8 @@ fn run_options(
         snapshot: args.snapshot.clone().map(|name| name.unwrap_or_else(tag_of_now)),
         dry_run: args.dry_run,
         jobs: args.jobs.into(),
-        compression: args.compress,
-        bwlimit_bytes_per_s: args.bwlimit.map(|limit| limit.0),
+        compression: args.transport.compress,
+        bwlimit_bytes_per_s: args.transport.bwlimit.map(|limit| limit.0),
     }
 }
 
@@ -88,20 +88,10 @@ fn replicate(
     if !options.recursive && !options.exclude.is_empty() {
         return Err(Failure::new(FailureClass::Usage, "--exclude leaves out datasets below, which only -r sends"));
     }
-    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
-    let store = host::identity(&config)?;
-    let board = Arc::new(Board::default());
-    let context = RunContext {
-        link: host::link(&config, &store, peer)?,
-        engine: host::engine(&config),
-        client: host::client_options(&config, args.streams),
-        identity: store.own().name,
-        board: Arc::clone(&board),
-        stop: CancellationToken::new(),
-    };
+    let context = run_context(global, peer, args.transport.streams)?;
     let runtime = runtime()?;
     let report = runtime.block_on(async {
-        let progress = show(args.progress, global.quiet, board);
+        let progress = show(args.transport.progress, global.quiet, Arc::clone(&context.board));
         tokio::spawn(stop_on_signal(context.stop.clone()));
         let report = run(&context, &options).await;
         drop(progress);
@@ -124,8 +114,22 @@ fn replicate(
     Ok(report.exit_code)
 }
 
+/// What a run with a peer works with.
+pub(super) fn run_context(global: &Global, peer: &PeerAddress, streams: u16) -> Result<RunContext, Failure> {
+    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
+    let store = host::identity(&config)?;
+    Ok(RunContext {
+        link: host::link(&config, &store, peer)?,
+        engine: host::engine(&config),
+        client: host::client_options(&config, streams),
+        identity: store.own().name,
+        board: Arc::new(Board::default()),
+        stop: CancellationToken::new(),
+    })
+}
+
 /// Ends the run when the operator or the system wants it; `zfs receive` keeps what it has.
-async fn stop_on_signal(stop: CancellationToken) {
+pub(super) async fn stop_on_signal(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     if let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         let mut signalled = async || {

@@ -11,6 +11,7 @@
 
 mod attempt;
 mod board;
+mod probe;
 mod report;
 mod side;
 mod step;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
+pub use probe::{ProbeOptions, ProbeReport, ReceiverSeconds, probe};
 pub use report::{DatasetReport, DatasetResult, Report, StepReport};
 
 use crate::{

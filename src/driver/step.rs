@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// After our half of a transfer failed: how long the other half may take to notice by itself.
-const OTHER_HALF_NOTICES: Duration = Duration::from_secs(30);
+pub(super) const OTHER_HALF_NOTICES: Duration = Duration::from_secs(30);
 /// Snapshots of the source, newest first, that are looked at for holds of earlier runs: one argument each.
 const MAX_RELEASED: usize = 200;
 

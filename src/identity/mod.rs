@@ -19,6 +19,7 @@
 //! a list that is late. A list that goes back in time (a smaller CRL number) is refused on reload.
 
 pub mod ca;
+mod crypto;
 mod error;
 mod files;
 pub mod handshake;

@@ -10,7 +10,7 @@ use rustls::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{aws_lc_rs, verify_tls13_signature},
+    crypto::verify_tls13_signature,
     server::{
         NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -22,7 +22,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::{
-    HandshakeRefusal, IdentityError, LoadedIdentity, Trust,
+    HandshakeRefusal, IdentityError, LoadedIdentity, Trust, crypto,
     trust::{Usage, refuse},
 };
 use crate::types::PeerName;
@@ -35,9 +35,9 @@ pub const ALPN: &[u8] = b"zmigrate/1";
 /// # Errors
 /// Only if the TLS library refuses its own defaults.
 pub fn server_config(id: &LoadedIdentity, time: Arc<dyn TimeProvider>) -> Result<ServerConfig, IdentityError> {
-    let mut config = ServerConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), time)
+    let mut config = ServerConfig::builder_with_details(Arc::new(crypto::provider()), time)
         .with_protocol_versions(&[&TLS13])
-        .map_err(crypto)?
+        .map_err(unusable)?
         .with_client_cert_verifier(Arc::new(Verifier { trust: id.trust.clone(), expected: None }))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(id.key.clone())));
     config.alpn_protocols = vec![ALPN.to_vec()];
@@ -57,9 +57,9 @@ pub fn client_config(
     expected: Option<PeerName>,
     time: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, IdentityError> {
-    let mut config = ClientConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), time)
+    let mut config = ClientConfig::builder_with_details(Arc::new(crypto::provider()), time)
         .with_protocol_versions(&[&TLS13])
-        .map_err(crypto)?
+        .map_err(unusable)?
         .dangerous() // rustls' word for any verifier but its own, which knows host names only
         .with_custom_certificate_verifier(Arc::new(Verifier { trust: id.trust.clone(), expected }))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(id.key.clone())));
@@ -70,7 +70,7 @@ pub fn client_config(
     Ok(config)
 }
 
-pub(super) fn crypto(error: rustls::Error) -> IdentityError {
+pub(super) fn unusable(error: rustls::Error) -> IdentityError {
     IdentityError::Crypto { doing: "set up TLS 1.3", why: error.to_string() }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! The [`Governor`] is pure: it is told what a chunk is made of and where the transfer waits, and answers with a level.
 //! Work is only spent where it buys time: the level rises while the link is behind, and falls, down to no compression
-//! at all, while compressing itself is what everything else waits for.
+//! at all, while compressing itself is what everything else waits for, or is no faster than the link without it.
+
+use std::time::Instant;
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -20,6 +22,8 @@ const START: usize = 3;
 const WORTH_PERCENT: usize = 3;
 /// Bytes that are tried before a whole chunk is, when the last one did not shrink.
 const SAMPLE: usize = 32 << 10;
+/// How much faster than the link a level must pack: it takes processors from encryption and from the receiver besides.
+const FASTER: f32 = 1.5;
 /// The most chunks in a row that go plain without a try.
 const MAX_SKIP: u32 = 16;
 
@@ -32,6 +36,8 @@ pub struct Situation {
     pub backlog: f32,
     /// Chunks that wait for this thread, as a share of the places for them.
     pub waiting: f32,
+    /// Bytes per second that the link carries when it is busy; 0 while unknown.
+    pub link_bytes_per_s: f32,
 }
 
 /// See the module.
@@ -48,6 +54,8 @@ pub struct Governor {
     shrinks: bool,
     /// Chunks since the rung was 0.
     plain_for: u32,
+    /// Bytes per second that were packed at each level, a mean over the last chunks; 0 while unknown.
+    speed: [f32; LADDER.len()],
 }
 
 /// What to do with a chunk.
@@ -64,7 +72,7 @@ pub enum Decision {
 impl Governor {
     /// A governor for one transfer.
     pub fn new(mode: Compression) -> Governor {
-        Governor { mode, rung: START, skip: 0, next_skip: 1, shrinks: false, plain_for: 0 }
+        Governor { mode, rung: START, skip: 0, next_skip: 1, shrinks: false, plain_for: 0, speed: [0.0; LADDER.len()] }
     }
 
     /// What to do with the next chunk.
@@ -88,8 +96,14 @@ impl Governor {
     }
 
     fn move_rung(&mut self, now: Situation) -> usize {
-        if now.backlog > 0.5 {
-            self.rung = (self.rung + 1).min(LADDER.len());
+        if self.rung > 0 && !self.pays(self.rung, now.link_bytes_per_s) {
+            self.rung -= 1;
+        } else if now.backlog > 0.5 && now.link_bytes_per_s > 0.0 {
+            // Not before it is known what the link carries: a window that fills for the first time says nothing.
+            let next = (self.rung + 1).min(LADDER.len());
+            if self.pays(next, now.link_bytes_per_s) {
+                self.rung = next;
+            }
         } else if now.backlog < 0.1 && now.waiting >= 0.75 {
             self.rung = self.rung.saturating_sub(1);
         }
@@ -102,6 +116,21 @@ impl Governor {
             }
         }
         self.rung
+    }
+
+    /// False if a level is known to pack hardly faster than the link carries what is not packed at all. Packing takes
+    /// longer at each higher level.
+    fn pays(&self, rung: usize, link_bytes_per_s: f32) -> bool {
+        self.speed[..rung].iter().all(|speed| *speed == 0.0 || *speed > FASTER * link_bytes_per_s)
+    }
+
+    /// Learns how long a chunk took to compress at a level of the ladder.
+    pub fn took(&mut self, level: i32, bytes: usize, seconds: f32) {
+        if let Some(at) = LADDER.iter().position(|l| *l == level) {
+            let speed = bytes as f32 / seconds.max(1e-6);
+            let mean = &mut self.speed[at];
+            *mean = if *mean == 0.0 { speed } else { 0.75 * *mean + 0.25 * speed };
+        }
     }
 
     /// Learns whether the chunk, or its sample, shrank.
@@ -144,11 +173,11 @@ impl Packer {
     pub fn pack(&mut self, raw: Bytes, now: Situation) -> Frame {
         let packed = match self.governor.decide(now) {
             Decision::Plain => None,
-            Decision::Compress(level) => self.compress(&raw, level),
+            Decision::Compress(level) => self.compress_timed(&raw, level),
             Decision::Sample(level) => {
                 let at = raw.len().saturating_sub(SAMPLE) / 2;
                 let sample = raw.slice(at..raw.len().min(at + SAMPLE));
-                self.compress(&sample, LADDER[0]).is_some().then(|| self.compress(&raw, level)).flatten()
+                self.compress(&sample, LADDER[0]).is_some().then(|| self.compress_timed(&raw, level)).flatten()
             }
         };
         match packed {
@@ -158,6 +187,13 @@ impl Packer {
             }
             None => Frame::plain(FrameKind::Data, 0, raw),
         }
+    }
+
+    fn compress_timed(&mut self, raw: &[u8], level: i32) -> Option<usize> {
+        let started = Instant::now();
+        let packed = self.compress(raw, level);
+        self.governor.took(level, raw.len(), started.elapsed().as_secs_f32());
+        packed
     }
 
     /// Compresses into the scratch buffer; the length, if it was worth it.
@@ -177,14 +213,14 @@ impl Packer {
 mod tests {
     use super::*;
 
-    const EVEN: Situation = Situation { incompressible: 0.0, backlog: 0.3, waiting: 0.5 };
+    const EVEN: Situation = Situation { incompressible: 0.0, backlog: 0.3, waiting: 0.5, link_bytes_per_s: 0.0 };
 
     #[test]
     fn the_level_follows_the_bottleneck() {
         let mut governor = Governor::new(Compression::Auto);
         governor.learn(true);
         assert_eq!(governor.decide(EVEN), Decision::Compress(1));
-        let link_is_slow = Situation { backlog: 0.9, ..EVEN };
+        let link_is_slow = Situation { backlog: 0.9, link_bytes_per_s: 1.0e6, ..EVEN };
         let levels: Vec<_> = (0..9).map(|_| governor.decide(link_is_slow)).collect();
         assert_eq!(levels.last(), Some(&Decision::Compress(10)));
         let cpu_is_slow = Situation { backlog: 0.0, waiting: 1.0, ..EVEN };
@@ -192,6 +228,26 @@ mod tests {
         assert_eq!(levels.last(), Some(&Decision::Plain));
         // The source being slow is no reason to change anything.
         assert!((0..200).any(|_| governor.decide(Situation { backlog: 0.0, waiting: 0.0, ..EVEN }) != Decision::Plain));
+    }
+
+    #[test]
+    fn a_link_that_is_faster_than_packing_gets_plain_chunks() {
+        let mut governor = Governor::new(Compression::Auto);
+        governor.learn(true);
+        let behind = Situation { backlog: 0.9, link_bytes_per_s: 1.0e9, ..EVEN };
+        let mut packed = 0;
+        for _ in 0..1000 {
+            if let Decision::Compress(level) = governor.decide(behind) {
+                packed += 1;
+                governor.took(level, 1 << 20, 1.0 / 600.0);
+            }
+        }
+        // But for the first ones, only a try now and then.
+        assert!((5..40).contains(&packed), "{packed} of 1000 chunks were packed");
+        // When the link gets slower, packing pays again.
+        let slow = Situation { link_bytes_per_s: 1.0e8, ..behind };
+        let last = (0..20).map(|_| governor.decide(slow)).last();
+        assert!(matches!(last, Some(Decision::Compress(10))), "{last:?}");
     }
 
     #[test]

@@ -8,10 +8,13 @@
 //! Invariants: memory is bounded by the window of the channel and the few chunks between the threads; the last record
 //! of a stream reaches `zfs receive` only after the sender said that its `zfs send` ended well, and the digests agree.
 
-pub mod buffers;
 pub mod compress;
+pub mod link_rate;
+pub mod probe;
+pub mod sample;
 pub mod sink;
 pub mod source;
+pub mod times;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -21,6 +24,7 @@ use std::{
 use tokio::time::timeout;
 use xxhash_rust::xxh3::Xxh3;
 
+use self::times::Times;
 use crate::{
     channel::Channel,
     types::Failure,
@@ -32,6 +36,7 @@ use crate::{
 pub struct Counters {
     raw_bytes: AtomicU64,
     wire_bytes: AtomicU64,
+    times: Times,
 }
 
 impl Counters {
@@ -48,6 +53,11 @@ impl Counters {
     /// Payload bytes on the wire so far, repeats not counted.
     pub fn wire_bytes(&self) -> u64 {
         self.wire_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Where its time went.
+    pub fn times(&self) -> &Times {
+        &self.times
     }
 }
 

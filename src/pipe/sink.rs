@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Counters, StreamDigest, tell};
+use super::{
+    Counters, StreamDigest, tell,
+    times::{Stage, Times},
+};
 use crate::{
     channel::Channel,
     port::zfs::Receiving,
@@ -18,7 +20,7 @@ use crate::{
     types::{Failure, FailureClass},
     wire::{
         codec::{self, Use},
-        frame::{Frame, FrameKind},
+        frame::{Frame, FrameKind, Opener},
         message::{StreamMessage, Transferred},
     },
 };
@@ -54,7 +56,8 @@ pub async fn receive_stream(
     let (items_in, items_out) = mpsc::channel(1);
     let mut writer = {
         let (channel, counters) = (channel.clone(), Arc::clone(&counters));
-        let writing = Writing { sink: Sink::new(stream, tap), digest: StreamDigest::default(), channel, counters };
+        let (sink, digest, opener) = (Sink::new(stream, tap), StreamDigest::default(), Opener::default());
+        let writing = Writing { sink, digest, opener, channel, counters };
         match in_one_thread {
             true => tokio::spawn(write_here(writing, items_out)),
             false => spawn_blocking(move || write(writing, items_out)),
@@ -161,6 +164,7 @@ fn message(channel: &Channel, frame: &Frame) -> Result<StreamMessage, Failure> {
 struct Writing {
     sink: Sink,
     digest: StreamDigest,
+    opener: Opener,
     channel: Channel,
     counters: Arc<Counters>,
 }
@@ -168,13 +172,14 @@ struct Writing {
 impl Writing {
     /// Writes one item. Gives the stream's length once all of it, END included, is written.
     fn take(&mut self, item: Item) -> Result<Option<u64>, Failure> {
+        let times = self.counters.times();
         match item {
             Item::Chunk(frame) => {
                 let damaged = |e| Failure::new(FailureClass::BadStream, e);
-                let raw = frame.open().map_err(damaged)?;
+                let raw = times.time(Stage::Unpack, || self.opener.open(&frame)).map_err(damaged)?;
                 self.digest.add(frame.header.check, raw.len());
                 self.counters.add(raw.len(), frame.payload.len());
-                self.sink.write(&raw)?;
+                self.sink.write(raw, times)?;
                 self.channel.consumed(frame.cost());
                 Ok(None)
             }
@@ -201,7 +206,8 @@ fn broke_off() -> Failure {
 
 /// The writing thread.
 fn write(mut writing: Writing, mut items: mpsc::Receiver<Item>) -> Result<u64, Failure> {
-    while let Some(item) = items.blocking_recv() {
+    let counters = Arc::clone(&writing.counters);
+    while let Some(item) = counters.times().time(Stage::Input, || items.blocking_recv()) {
         if let Some(raw_bytes) = writing.take(item)? {
             return Ok(raw_bytes);
         }
@@ -233,21 +239,21 @@ impl Sink {
         Sink { stream, tap, tail: Vec::new(), written: 0 }
     }
 
-    fn write(&mut self, raw: &Bytes) -> Result<(), Failure> {
-        let fault = self.tap.feed(raw).err();
+    fn write(&mut self, raw: &[u8], times: &Times) -> Result<(), Failure> {
+        let fault = times.time(Stage::Judge, || self.tap.feed(raw)).err();
         // Even of a stream that turns out bad, what was judged good is kept, so that a resume starts there.
         let limit = self.tap.released().saturating_sub(RECORD_BYTES as u64);
         let mut ready = limit.saturating_sub(self.written) as usize;
         let from_tail = ready.min(self.tail.len());
         if from_tail > 0 {
-            self.stream.write_all(&self.tail[..from_tail]).map_err(broken)?;
+            times.time(Stage::Write, || self.stream.write_all(&self.tail[..from_tail])).map_err(broken)?;
             self.tail.drain(..from_tail);
             self.written += from_tail as u64;
             ready -= from_tail;
         }
         let from_raw = ready.min(raw.len());
         if from_raw > 0 {
-            self.stream.write_all(&raw[..from_raw]).map_err(broken)?;
+            times.time(Stage::Write, || self.stream.write_all(&raw[..from_raw])).map_err(broken)?;
             self.written += from_raw as u64;
         }
         if let Some(fault) = fault {

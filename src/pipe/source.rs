@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -16,12 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Counters, StreamDigest,
-    buffers::Pool,
     compress::{Packer, Situation},
+    link_rate::LinkRate,
     tell,
+    times::Stage,
 };
 use crate::{
-    channel::Channel,
+    channel::{Channel, buffers::Pool},
     limits::CHUNKS_BETWEEN_THREADS,
     port::zfs::Sending,
     stream::{Tap, parser::Ending},
@@ -73,8 +74,8 @@ pub async fn send_stream(
     let waiting = Arc::new(AtomicUsize::new(0));
     let pool = Pool::new(options.chunk_bytes, (options.window_bytes / options.chunk_bytes as u64) as usize + 8);
     let stream = sending.stream;
-    let reading = Reading { stream, tap, pool, at_end: false };
-    let packing = Packing::new(options.compression, options.chunk_bytes);
+    let reading = Reading { stream, tap, pool, at_end: false, counters: Arc::clone(&counters) };
+    let packing = Packing::new(options.compression, options.chunk_bytes, Arc::clone(&counters));
     let threads = async {
         if options.in_one_thread {
             return alternate(reading, packing, &channel, &counters).await;
@@ -84,8 +85,8 @@ pub async fn send_stream(
             spawn_blocking(move || read(reading, &chunks_in, &waiting))
         };
         let packer = {
-            let (channel, handle, counters) = (channel.clone(), Handle::current(), Arc::clone(&counters));
-            spawn_blocking(move || pack(packing, &chunks_out, &channel, &handle, &counters, &waiting))
+            let (channel, handle) = (channel.clone(), Handle::current());
+            spawn_blocking(move || pack(packing, &chunks_out, &channel, &handle, &waiting))
         };
         let read = reader.await.unwrap_or_else(|e| Err(Stop::Failed(crashed(e))));
         let packed = packer.await.unwrap_or_else(|e| Err(crashed(e)));
@@ -136,6 +137,7 @@ struct Reading {
     tap: Tap,
     pool: Pool,
     at_end: bool,
+    counters: Arc<Counters>,
 }
 
 impl Reading {
@@ -144,10 +146,11 @@ impl Reading {
         if self.at_end {
             return self.end().map(|()| None);
         }
+        let times = self.counters.times();
         let mut buffer = self.pool.take();
         let mut filled = 0;
         while filled < buffer.len() && !self.at_end {
-            match self.stream.read(&mut buffer[filled..]) {
+            match times.time(Stage::Read, || self.stream.read(&mut buffer[filled..])) {
                 Ok(0) => self.at_end = true,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -160,7 +163,9 @@ impl Reading {
         if filled == 0 {
             return self.end().map(|()| None);
         }
-        let progress = self.tap.feed(&buffer[..filled]).map_err(|fault| Stop::Failed(bad_stream(&fault)))?;
+        let progress = times
+            .time(Stage::Judge, || self.tap.feed(&buffer[..filled]))
+            .map_err(|fault| Stop::Failed(bad_stream(&fault)))?;
         let incompressible = progress.incompressible as f32 / filled as f32;
         Ok(Some(Chunk { bytes: self.pool.lend(buffer, filled), incompressible }))
     }
@@ -197,21 +202,36 @@ fn truncated(text: &str) -> Failure {
 struct Packing {
     packer: Result<Packer, Failure>,
     digest: StreamDigest,
+    /// The runtime's clock, which a test can hold still: what the link carries decides how hard to pack.
+    began: tokio::time::Instant,
+    link: LinkRate,
+    counters: Arc<Counters>,
 }
 
 impl Packing {
-    fn new(mode: Compression, chunk_bytes: usize) -> Packing {
+    fn new(mode: Compression, chunk_bytes: usize, counters: Arc<Counters>) -> Packing {
         let failed = |e| Failure::new(FailureClass::Internal, format!("zstd: {e}"));
-        Packing { packer: Packer::new(mode, chunk_bytes).map_err(failed), digest: StreamDigest::default() }
+        Packing {
+            packer: Packer::new(mode, chunk_bytes).map_err(failed),
+            digest: StreamDigest::default(),
+            began: tokio::time::Instant::now(),
+            link: LinkRate::default(),
+            counters,
+        }
     }
 
     /// The chunk as a frame; `behind` more wait for their turn.
-    fn pack(&mut self, chunk: Chunk, backlog: f32, behind: usize) -> Result<Frame, Failure> {
-        let waiting = behind as f32 / CHUNKS_BETWEEN_THREADS as f32;
-        let now = Situation { incompressible: chunk.incompressible, backlog, waiting };
+    fn pack(&mut self, chunk: Chunk, channel: &Channel, behind: usize) -> Result<Frame, Failure> {
+        let (backlog, carried) = channel.backlog();
+        let now = Situation {
+            incompressible: chunk.incompressible,
+            backlog,
+            waiting: behind as f32 / CHUNKS_BETWEEN_THREADS as f32,
+            link_bytes_per_s: self.link.update(self.began.elapsed(), carried, backlog),
+        };
         let raw_len = chunk.bytes.len();
         let packer = self.packer.as_mut().map_err(|e| e.clone())?;
-        let frame = packer.pack(chunk.bytes, now);
+        let frame = self.counters.times().time(Stage::Pack, || packer.pack(chunk.bytes, now));
         self.digest.add(frame.header.check, raw_len);
         Ok(frame)
     }
@@ -223,15 +243,16 @@ fn pack(
     chunks: &mpsc::Receiver<Chunk>,
     channel: &Channel,
     handle: &Handle,
-    counters: &Counters,
     waiting: &AtomicUsize,
 ) -> Result<StreamDigest, Failure> {
-    while let Ok(chunk) = chunks.recv() {
+    let counters = Arc::clone(&packing.counters);
+    let times = counters.times();
+    while let Ok(chunk) = times.time(Stage::Input, || chunks.recv()) {
         let behind = waiting.fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
         let raw_len = chunk.bytes.len();
-        let frame = packing.pack(chunk, channel.backlog(), behind)?;
+        let frame = packing.pack(chunk, channel, behind)?;
         let wire_len = frame.payload.len();
-        handle.block_on(channel.send(frame))?;
+        times.time(Stage::Credit, || handle.block_on(channel.send(frame)))?;
         counters.add(raw_len, wire_len);
     }
     packing.packer.map(|_| packing.digest)
@@ -251,7 +272,7 @@ async fn alternate(
             Err(stop) => break Err(stop),
         };
         let raw_len = chunk.bytes.len();
-        let sent = match packing.pack(chunk, channel.backlog(), 0) {
+        let sent = match packing.pack(chunk, channel, 0) {
             Ok(frame) => {
                 let wire_len = frame.payload.len();
                 channel.send(frame).await.map(|()| counters.add(raw_len, wire_len))
@@ -309,6 +330,7 @@ async fn conclude(
     };
     let end = StreamMessage::End { raw_bytes: digest.raw_bytes, digest: digest.value() };
     channel.send_message(&end, Use::Request).await?;
+    let all_sent = Instant::now();
     tokio::select! {
         biased;
         delivered = channel.delivered() => delivered?,
@@ -318,6 +340,7 @@ async fn conclude(
             return Err(Failure::new(FailureClass::Interrupted, "the transfer was given up").consequence());
         }
     }
+    counters.times().add(Stage::Credit, all_sent.elapsed());
     Ok(Transferred { raw_bytes: digest.raw_bytes, wire_bytes: counters.wire_bytes(), warnings: process.warnings() })
 }
 

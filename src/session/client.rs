@@ -138,7 +138,7 @@ impl Client {
             streams: if striping { options.streams.clamp(1, MAX_STREAMS) } else { 1 },
             clock_skew_ms: welcome.clock_unix_ms as i64 - unix_ms() as i64,
             version,
-            agent: welcome.agent.chars().filter(|c| !c.is_control()).collect(),
+            agent: welcome.agent.chars().filter(|c| !c.is_control()).take(64).collect(),
             features: welcome.features,
             _tasks: tasks,
         }))
@@ -162,6 +162,16 @@ impl Client {
     /// True if both sides have that feature ([`features`]).
     pub fn has(&self, feature: u64) -> bool {
         self.features & features::OURS & feature == feature
+    }
+
+    /// Connections for each transfer.
+    pub fn streams(&self) -> u16 {
+        self.streams
+    }
+
+    /// The last round-trip time on the control connection.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.control.rtt()
     }
 
     /// How far the peer's clock is ahead of ours, in milliseconds, round-trip time included.

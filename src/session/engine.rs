@@ -14,7 +14,10 @@ use std::{
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
-use super::transfer::{Transfer, open_receive, open_send};
+use super::{
+    probe,
+    transfer::{Transfer, open_receive, open_send},
+};
 use crate::{
     channel::{Channel, RateLimit},
     limits::{MAX_LISTINGS_AT_A_TIME, MAX_LOCKS, MAX_SIZES, MAX_TRANSFERS_IN_ALL},
@@ -244,6 +247,16 @@ impl EngineSession {
                 }
                 Ok(Reply::Done)
             }
+            Request::OpenProbe { channel, stream } => {
+                self.keep(channel, probe::open_receive(self, channel, stream)?)?;
+                Ok(Reply::Done)
+            }
+            Request::FinishProbe { channel } => {
+                let transfer = self.transfer(channel)?;
+                let transferred = transfer.outcome().await;
+                self.forget(channel);
+                Ok(Reply::Probed { transferred: transferred?, times: transfer.counters().times().receiver() })
+            }
             Request::Acknowledge { snapshot, guid, job, superseded } => {
                 self.acknowledge(&snapshot, guid, &job, &superseded).await
             }
@@ -318,12 +331,12 @@ impl EngineSession {
         lock(&self.transfers).get(&channel).map(|transfer| transfer.progress())
     }
 
-    fn transfer(&self, channel: u32) -> Result<Arc<Transfer>, Failure> {
+    pub(super) fn transfer(&self, channel: u32) -> Result<Arc<Transfer>, Failure> {
         let unknown = || Failure::new(FailureClass::Protocol, format!("there is no transfer on channel {channel}"));
         lock(&self.transfers).get(&channel).cloned().ok_or_else(unknown)
     }
 
-    fn keep(&self, channel: u32, transfer: Transfer) -> Result<(), Failure> {
+    pub(super) fn keep(&self, channel: u32, transfer: Transfer) -> Result<(), Failure> {
         let mut transfers = lock(&self.transfers);
         if self.ending.load(Ordering::SeqCst) {
             // It began while the session was ending; nobody will ask for it.
@@ -333,7 +346,7 @@ impl EngineSession {
         Ok(())
     }
 
-    fn forget(&self, channel: u32) {
+    pub(super) fn forget(&self, channel: u32) {
         lock(&self.transfers).remove(&channel);
         self.channels.close(channel);
     }

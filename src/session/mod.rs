@@ -14,6 +14,7 @@ pub mod engine;
 pub mod handshake;
 pub mod join;
 mod keeper;
+pub mod probe;
 pub mod registry;
 pub mod state;
 pub mod told;

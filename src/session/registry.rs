@@ -348,7 +348,10 @@ impl Registry {
                 (Arc::clone(self), Arc::clone(session), Arc::clone(work), Arc::clone(&slots));
             requests.spawn(async move {
                 // Waiting for the end of a transfer costs nothing, so it takes no place from those that work.
-                let waits = matches!(call.request, Request::FinishReceive { .. } | Request::FinishSend { .. });
+                let waits = matches!(
+                    call.request,
+                    Request::FinishReceive { .. } | Request::FinishSend { .. } | Request::FinishProbe { .. }
+                );
                 // The semaphore is never closed.
                 let _slot = if waits { None } else { slots.acquire().await.ok() };
                 let result = this.answer(&session, &work, call.request).await;
@@ -375,6 +378,10 @@ impl Registry {
         }
         if request == Request::About {
             return work.about(self.authority.granted(&session.identity)).await;
+        }
+        if matches!(request, Request::OpenProbe { .. }) && !self.authority.knows(&session.identity) {
+            let text = format!("the identity {} has no grant here any more", session.identity);
+            return Err(Failure::new(FailureClass::NotGranted, text));
         }
         let Request::Lock { target } = &request else { return work.handle(request).await };
         let target = target.clone();

@@ -31,7 +31,7 @@ use crate::{
     wire::message::{ReceiveStep, SendStep, Transferred},
 };
 
-type Outcome = Result<Transferred, Failure>;
+pub(super) type Outcome = Result<Transferred, Failure>;
 
 /// A transfer that runs by itself; whoever asks gets its outcome.
 pub(super) struct Transfer {
@@ -42,7 +42,7 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    fn start(
+    pub fn start(
         channel: Channel,
         permit: OwnedSemaphorePermit,
         counters: Arc<Counters>,
@@ -79,6 +79,11 @@ impl Transfer {
     /// Tells a send that its receiver is done, so that it waits for nothing more.
     pub fn receiver_has_ended(&self) {
         self.receiver_ended.cancel();
+    }
+
+    /// What it counts while it runs.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Raw and wire bytes so far.
@@ -331,7 +336,7 @@ pub(super) async fn open_send(
 }
 
 /// A quarter of a second of a limited link, so that it does not stutter.
-fn chunk_size(bwlimit_bytes_per_s: Option<u64>) -> usize {
+pub(super) fn chunk_size(bwlimit_bytes_per_s: Option<u64>) -> usize {
     bwlimit_bytes_per_s.map_or(MAX_CHUNK, |rate| (rate / 4).clamp(MIN_CHUNK as u64, MAX_CHUNK as u64) as usize)
 }
 

@@ -44,6 +44,18 @@ impl StreamWriter {
     ///
     /// An [`Record::End`] is written with the checksum that it holds; [`StreamWriter::end`] fills in the right one.
     pub fn record(&mut self, record: &Record, payload: &[u8]) {
+        let raw = self.head(record);
+        self.out.extend_from_slice(&raw);
+        let len = record.payload_bytes() as usize;
+        let start = self.out.len();
+        self.out.extend_from_slice(&payload[..payload.len().min(len)]);
+        self.out.resize(start + len, 0);
+        self.sums.update(&self.out[start..]);
+    }
+
+    /// The bytes of a record, with its checksum, for whoever carries the payload by himself: [`Self::payload`] must be
+    /// told of it before the next record.
+    pub fn head(&mut self, record: &Record) -> RawRecord {
         let mut raw = encode(record, self.order);
         if let Record::Begin(begin) = record {
             self.sums.reset();
@@ -56,19 +68,24 @@ impl StreamWriter {
             }
             self.sums.update(&raw[TRAILER_AT..]);
         }
-        self.out.extend_from_slice(&raw);
-        let len = record.payload_bytes() as usize;
-        let start = self.out.len();
-        self.out.extend_from_slice(&payload[..payload.len().min(len)]);
-        self.out.resize(start + len, 0);
-        self.sums.update(&self.out[start..]);
+        raw
+    }
+
+    /// The payload of the last [`Self::head`]: its words, and their sums from zero.
+    pub fn payload(&mut self, words: u64, sums: Sums) {
+        self.sums.append(words, sums);
     }
 
     /// Writes the END of a stream.
     pub fn end(&mut self) {
-        let end = Record::End { checksum: self.sums.sums(), to_guid: self.to_guid };
+        let end = self.end_record();
         self.record(&end, &[]);
         self.sums.reset();
+    }
+
+    /// The END that would make what was written a whole stream.
+    pub fn end_record(&self) -> Record {
+        Record::End { checksum: self.sums.sums(), to_guid: self.to_guid }
     }
 
     /// Writes the head of a package: a BEGIN without GUID, its nvlist, and an END without trailer.

@@ -196,6 +196,18 @@ pub enum PeerAddress {
     Direct(Endpoint),
 }
 
+impl FromStr for PeerAddress {
+    type Err = NameError;
+
+    /// Takes `NAME` and `zm://host[:port]`.
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        match s.strip_prefix("zm://") {
+            Some(at) => Ok(PeerAddress::Direct(at.parse()?)),
+            None => Ok(PeerAddress::Name(s.parse()?)),
+        }
+    }
+}
+
 impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -270,6 +282,16 @@ mod tests {
             ["tank/db", "dc2:", ":tank", "zm://host", "zm://host:0/tank", "zm://[::1/tank", "dc2:-x", "dc/2:tank"]
         {
             assert!(bad.parse::<RemoteDataset>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_a_peer() {
+        assert_eq!("dc2".parse(), Ok(PeerAddress::Name("dc2".parse().unwrap())));
+        let direct: PeerAddress = "zm://db.example:9000".parse().unwrap();
+        assert_eq!(direct, PeerAddress::Direct(Endpoint { host: "db.example".into(), port: 9000 }));
+        for bad in ["", "dc2:tank", "zm://", "zm://host/tank", "-x"] {
+            assert!(bad.parse::<PeerAddress>().is_err(), "{bad:?} was taken");
         }
     }
 

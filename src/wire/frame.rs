@@ -198,23 +198,60 @@ impl Frame {
     /// The decoded payload, proved equal to what was sent.
     ///
     /// # Errors
-    /// When it does not decompress to exactly the announced bytes, or the checksum differs.
+    /// As [`Opener::open`].
     pub fn open(&self) -> Result<Bytes, FrameError> {
-        let h = &self.header;
-        let damaged = |what: String| FrameError::Damaged { sequence: h.sequence, what };
-        let raw = match h.codec {
-            Codec::None => self.payload.clone(),
-            // The capacity is bounded by MAX_CHUNK, which Header::decode has checked.
-            Codec::Zstd => zstd::bulk::decompress(&self.payload, h.raw_len as usize)
-                .map_err(|e| damaged(format!("it does not decompress ({e})")))?
-                .into(),
+        match self.header.codec {
+            Codec::None => self.proved(&self.payload).map(|()| self.payload.clone()),
+            Codec::Zstd => Opener::default().open(self).map(Bytes::copy_from_slice),
+        }
+    }
+
+    fn damaged(&self, what: impl std::fmt::Display) -> FrameError {
+        FrameError::Damaged { sequence: self.header.sequence, what: what.to_string() }
+    }
+
+    fn proved(&self, raw: &[u8]) -> Result<(), FrameError> {
+        if raw.len() != self.header.raw_len as usize {
+            return Err(self.damaged(format_args!("{} bytes instead of {}", raw.len(), self.header.raw_len)));
+        }
+        if xxh3_64(raw) != self.header.check {
+            return Err(self.damaged("its checksum differs"));
+        }
+        Ok(())
+    }
+}
+
+/// Opens one frame after the other without setting memory aside for each.
+#[derive(Default)]
+pub struct Opener {
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
+    raw: Vec<u8>,
+}
+
+impl Opener {
+    /// The decoded payload, proved equal to what was sent.
+    ///
+    /// # Errors
+    /// When it does not decompress to exactly the announced bytes, or the checksum differs.
+    pub fn open<'a>(&'a mut self, frame: &'a Frame) -> Result<&'a [u8], FrameError> {
+        let raw = match frame.header.codec {
+            Codec::None => &frame.payload[..],
+            Codec::Zstd => {
+                let undone = |e: std::io::Error| frame.damaged(format_args!("it does not decompress ({e})"));
+                let zstd = match &mut self.zstd {
+                    Some(zstd) => zstd,
+                    none => none.insert(zstd::bulk::Decompressor::new().map_err(undone)?),
+                };
+                // Bounded by MAX_CHUNK, which Header::decode has checked.
+                let len = frame.header.raw_len as usize;
+                if self.raw.len() < len {
+                    self.raw.resize(len, 0);
+                }
+                let len = zstd.decompress_to_buffer(&frame.payload, &mut self.raw[..len]).map_err(undone)?;
+                &self.raw[..len]
+            }
         };
-        if raw.len() != h.raw_len as usize {
-            return Err(damaged(format!("{} bytes instead of {}", raw.len(), h.raw_len)));
-        }
-        if xxh3_64(&raw) != h.check {
-            return Err(damaged("its checksum differs".into()));
-        }
+        frame.proved(raw)?;
         Ok(raw)
     }
 }

@@ -186,6 +186,45 @@ pub enum Request {
     Bye,
     /// For a diagnosis: who are you, and what am I granted? Only where both sides name [`super::hello::features::ABOUT`].
     About,
+    /// With [`super::hello::features::PROBE`]: begin to take a stream that is thrown away, on a channel that the
+    /// initiator is about to attach. Touches no ZFS.
+    OpenProbe {
+        /// The transfer's channel.
+        channel: u32,
+        /// What will come.
+        stream: ProbedStream,
+    },
+    /// Wait until a probe's stream has ended, and say how it went.
+    FinishProbe {
+        /// The transfer's channel.
+        channel: u32,
+    },
+}
+
+/// What the gate lets through in a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbedStream {
+    /// The snapshot's GUID that BEGIN names.
+    pub to_guid: Guid,
+    /// The GUID that it says it starts from.
+    pub from_guid: Option<Guid>,
+    /// It is raw.
+    pub raw: bool,
+    /// It goes on where another ended.
+    pub resumes: bool,
+}
+
+/// Where the receiving half of a transfer spent its time, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverTimes {
+    /// Waiting for frames.
+    pub input_us: u64,
+    /// Decompressing and hashing.
+    pub unpacking_us: u64,
+    /// Parsing and verifying.
+    pub judging_us: u64,
+    /// Writing to `zfs receive`.
+    pub writing_us: u64,
 }
 
 /// What came of a request.
@@ -205,6 +244,13 @@ pub enum Reply {
     Transferred(Transferred),
     /// To `About`.
     About(Box<About>),
+    /// To `FinishProbe`.
+    Probed {
+        /// The end of the transfer.
+        transferred: Transferred,
+        /// The time of this side.
+        times: ReceiverTimes,
+    },
 }
 
 /// What is at a side, and what it can do.
@@ -309,7 +355,10 @@ impl Request {
             | Request::FinishSend { .. }
             | Request::Cancel { .. }
             | Request::Bye
-            | Request::About => vec![],
+            | Request::About
+            // Any grant will do for a probe, without which there is no session.
+            | Request::OpenProbe { .. }
+            | Request::FinishProbe { .. } => vec![],
         }
     }
 }

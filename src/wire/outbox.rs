@@ -116,6 +116,11 @@ impl Outbox {
         self.pushed - self.consumed
     }
 
+    /// Cost of all frames that the other side has.
+    pub fn carried(&self) -> u64 {
+        self.pushed - self.queued
+    }
+
     /// The share of the window, 0 to 1, that has not reached the other side: near 1 the link is the bottleneck, whereas
     /// what waits at the receiver for `zfs receive` does not count.
     pub fn backlog(&self) -> f32 {

@@ -9,6 +9,7 @@ mod clock;
 mod crashes;
 mod hostile;
 mod links;
+mod probes;
 mod random;
 mod scale;
 mod streams;

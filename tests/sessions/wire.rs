@@ -160,8 +160,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub fn new(engine: Arc<Engine>, grants: Grants, limits: RegistryLimits) -> Arc<Daemon> {
-        let authority: Arc<dyn Authority> = Arc::new(grants);
+    pub fn new(engine: Arc<Engine>, authority: impl Authority + 'static, limits: RegistryLimits) -> Arc<Daemon> {
+        let authority: Arc<dyn Authority> = Arc::new(authority);
         let registry = Registry::new(Arc::clone(&engine), Arc::clone(&authority), limits.clone());
         Arc::new(Daemon { engine, authority, limits, now: Mutex::new((registry, CancellationToken::new())) })
     }

@@ -31,7 +31,7 @@ use super::{
     HandshakeError, HandshakeRefusal, IdentityError,
     ca::EnrolServer,
     sha256,
-    tls::{crypto, tls12},
+    tls::{tls12, unusable},
     trust::{refuse, rustls_error},
 };
 
@@ -47,10 +47,10 @@ pub const ENROL_URI: &str = "zmigrate://enrol";
 pub fn enrol_server_config(server: EnrolServer) -> Result<ServerConfig, IdentityError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
-        .map_err(crypto)?
+        .map_err(unusable)?
         .with_no_client_auth()
         .with_single_cert(server.chain, server.key)
-        .map_err(crypto)?;
+        .map_err(unusable)?;
     config.alpn_protocols = vec![JOIN_ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

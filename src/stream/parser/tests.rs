@@ -148,7 +148,9 @@ proptest! {
         bytes[at] ^= 1 << bit;
         let parser = parse(Parser::new(AnyStream), &bytes, &[4096]);
         prop_assert!(matches!(parser.finish(), Ending::Damaged(_)), "byte {} bit {}: {:?}", at, bit, parser.finish());
-        prop_assert!(parser.released() < bytes.len() as u64);
+        // A BEGIN that announces a longer payload takes all that follows for it, unless the judge has a limit; a gate has.
+        let longer_payload = (4..8).contains(&at) && matches!(parser.awaiting, Awaiting::Payload { .. });
+        prop_assert!(longer_payload || parser.released() < bytes.len() as u64);
     }
 
     #[test]

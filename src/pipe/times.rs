@@ -1,0 +1,201 @@
+//! Where a transfer spends its time, and so what holds it back.
+//!
+//! ```text
+//! read ─ judge ─→ (input) pack (credit) ─→ carry ═══ (input) unpack ─ judge ─ write
+//! ```
+//!
+//! Each stage's time is measured on the thread that does it; in brackets, what that thread waits for. The verdict follows
+//! the stream from its source to the first stage that is busy while the next one waits for it. It is pure.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::wire::message::ReceiverTimes;
+
+/// What a thread of a transfer is busy with, or waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// In `read`, on the stream of `zfs send`.
+    Read,
+    /// Parser, checksums and gate.
+    Judge,
+    /// Waiting for the stage before.
+    Input,
+    /// Compressing and hashing.
+    Pack,
+    /// Waiting for room in the window.
+    Credit,
+    /// Decompressing and hashing.
+    Unpack,
+    /// In `write`, to `zfs receive`.
+    Write,
+}
+
+/// The time spent in each stage by one half of a transfer. Costs two looks at the clock for each chunk and stage.
+#[derive(Debug, Default)]
+pub struct Times([AtomicU64; 7]);
+
+impl Times {
+    /// Does `work`, and counts its time.
+    pub fn time<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.add(stage, started.elapsed());
+        result
+    }
+
+    /// Counts time.
+    pub fn add(&self, stage: Stage, spent: Duration) {
+        self.0[stage as usize].fetch_add(spent.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    fn of(&self, stage: Stage) -> Duration {
+        Duration::from_nanos(self.0[stage as usize].load(Ordering::Relaxed))
+    }
+
+    /// As those of a sender whose connections have spent `carrying` in writes.
+    pub fn sender(&self, carrying: Duration) -> SenderTimes {
+        SenderTimes {
+            reading_s: self.of(Stage::Read).as_secs_f64(),
+            judging_s: self.of(Stage::Judge).as_secs_f64(),
+            input_s: self.of(Stage::Input).as_secs_f64(),
+            packing_s: self.of(Stage::Pack).as_secs_f64(),
+            credit_s: self.of(Stage::Credit).as_secs_f64(),
+            carrying_s: carrying.as_secs_f64(),
+        }
+    }
+
+    /// As those of a receiver.
+    pub fn receiver(&self) -> ReceiverTimes {
+        let us = |stage| self.of(stage).as_micros() as u64;
+        ReceiverTimes {
+            input_us: us(Stage::Input),
+            unpacking_us: us(Stage::Unpack),
+            judging_us: us(Stage::Judge),
+            writing_us: us(Stage::Write),
+        }
+    }
+}
+
+/// Seconds that the sending half spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct SenderTimes {
+    /// Reading the stream.
+    pub reading_s: f64,
+    /// Parsing and verifying it.
+    pub judging_s: f64,
+    /// The packing thread waiting for a chunk.
+    pub input_s: f64,
+    /// Compressing and hashing.
+    pub packing_s: f64,
+    /// Waiting until the receiver had room.
+    pub credit_s: f64,
+    /// In writes to the network, encryption included; the sum over all connections.
+    pub carrying_s: f64,
+}
+
+/// What held a transfer back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBack {
+    /// The source gives the stream no faster.
+    Reading,
+    /// The sender's processor: parsing and verifying.
+    Judging,
+    /// The sender's processor: compressing.
+    Compressing,
+    /// The limit that the operator set.
+    Limit,
+    /// The network, or encrypting what goes over it.
+    Network,
+    /// The window: it is smaller than what is on its way during one round trip.
+    Window,
+    /// The receiver's processor: decompressing, parsing and verifying.
+    Unpacking,
+    /// The target takes the stream no faster.
+    Writing,
+}
+
+impl HeldBack {
+    /// For people.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            HeldBack::Reading => "reading the stream: the source gives it no faster",
+            HeldBack::Judging => "the sender's processor: verifying the stream",
+            HeldBack::Compressing => {
+                "the sender's processor: compressing; --compress none or a lower level may be faster"
+            }
+            HeldBack::Limit => "the limit that was set with --bwlimit",
+            HeldBack::Network => "the network, or encrypting what goes over it",
+            HeldBack::Window => "the window: limits.window_bytes is small for this round-trip time",
+            HeldBack::Unpacking => "the receiver's processor: decompressing and verifying",
+            HeldBack::Writing => "writing: the target takes the stream no faster",
+        }
+    }
+}
+
+/// Which stage held a transfer back. `streams` is the number of its connections; `limited` says that a rate was set.
+pub fn held_back(sender: &SenderTimes, receiver: &ReceiverTimes, streams: u16, limited: bool) -> HeldBack {
+    let upstream = sender.input_s;
+    if upstream >= sender.packing_s && upstream >= sender.credit_s {
+        return if sender.reading_s >= sender.judging_s { HeldBack::Reading } else { HeldBack::Judging };
+    }
+    if sender.packing_s >= sender.credit_s {
+        return HeldBack::Compressing;
+    }
+    let s = |us: u64| us as f64 / 1e6;
+    let (writing, unpacking) = (s(receiver.writing_us), s(receiver.unpacking_us) + s(receiver.judging_us));
+    if writing.max(unpacking) >= s(receiver.input_us) {
+        return if writing >= unpacking { HeldBack::Writing } else { HeldBack::Unpacking };
+    }
+    match sender.carrying_s >= 0.5 * sender.credit_s * f64::from(streams.max(1)) {
+        // A pause for the limit is no write.
+        _ if limited => HeldBack::Limit,
+        true => HeldBack::Network,
+        false => HeldBack::Window,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(sender: [f64; 6], receiver: [u64; 4], limited: bool) -> HeldBack {
+        let [reading_s, judging_s, input_s, packing_s, credit_s, carrying_s] = sender;
+        let [input_us, unpacking_us, judging_us, writing_us] = receiver.map(|tenths| tenths * 100_000);
+        let sender = SenderTimes { reading_s, judging_s, input_s, packing_s, credit_s, carrying_s };
+        held_back(&sender, &ReceiverTimes { input_us, unpacking_us, judging_us, writing_us }, 1, limited)
+    }
+
+    #[test]
+    fn the_first_stage_that_is_busy_while_the_next_waits_holds_it_back() {
+        // Of ten seconds each, in the order of the stages.
+        let waits_for_input = [90, 5, 5, 0];
+        assert_eq!(verdict([9.0, 1.0, 8.0, 1.5, 0.5, 2.0], waits_for_input, false), HeldBack::Reading);
+        assert_eq!(verdict([1.0, 9.0, 8.0, 1.5, 0.5, 2.0], waits_for_input, false), HeldBack::Judging);
+        assert_eq!(verdict([1.0, 1.0, 0.2, 9.5, 0.3, 2.0], waits_for_input, false), HeldBack::Compressing);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.5], waits_for_input, false), HeldBack::Network);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 0.5], waits_for_input, false), HeldBack::Window);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 0.5], waits_for_input, true), HeldBack::Limit);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 50, 40, 5], false), HeldBack::Unpacking);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], false), HeldBack::Writing);
+        // A limit that was not reached held nothing back.
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], true), HeldBack::Writing);
+    }
+
+    #[test]
+    fn times_add_up_by_stage() {
+        let times = Times::default();
+        times.add(Stage::Read, Duration::from_millis(1500));
+        times.add(Stage::Read, Duration::from_millis(500));
+        times.add(Stage::Write, Duration::from_micros(7));
+        assert_eq!(times.time(Stage::Pack, || 3), 3);
+        let sender = times.sender(Duration::from_secs(1));
+        assert_eq!((sender.reading_s, sender.judging_s, sender.carrying_s), (2.0, 0.0, 1.0));
+        assert_eq!(times.receiver().writing_us, 7);
+    }
+}
