@@ -17,7 +17,7 @@ use crate::{
     stream::{
         features::Features,
         fletcher::{ByteOrder, Fletcher4, Sums},
-        record::{Begin, RECORD_BYTES, RawRecord, Record, RecordType, Write, byte_order, type_code},
+        record::{Begin, Object, RECORD_BYTES, RawRecord, Record, RecordType, Write, byte_order, type_code},
         write::StreamWriter,
     },
     types::Guid,
@@ -30,6 +30,8 @@ pub const BLOCK: usize = 128 << 10;
 const SECTOR: usize = 512;
 /// The GUID of the snapshot that a made-up stream is of.
 const GUID: Guid = Guid(0x70_726f_6265);
+/// The object that the blocks are of.
+const FILE: u64 = 2;
 
 /// A process that is always fine.
 struct Fine;
@@ -113,7 +115,7 @@ impl Payloads for Input {
     }
 }
 
-/// A send stream that is made while it is read: BEGIN, a WRITE for each block, END.
+/// A send stream that is made while it is read: BEGIN, the OBJECT of a file, a WRITE for each of its blocks, END.
 struct MadeUp {
     payloads: Box<dyn Payloads>,
     writer: StreamWriter,
@@ -123,6 +125,7 @@ struct MadeUp {
     head_at: usize,
     block_at: usize,
     block_len: usize,
+    announced: bool,
     ended: bool,
 }
 
@@ -136,12 +139,29 @@ impl MadeUp {
             to_name: "zmigrate@probe".into(),
             ..Begin::default()
         }));
-        MadeUp { payloads, writer, offset: 0, head, head_at: 0, block_at: 0, block_len: 0, ended: false }
+        MadeUp {
+            payloads,
+            writer,
+            offset: 0,
+            head,
+            head_at: 0,
+            block_at: 0,
+            block_len: 0,
+            announced: false,
+            ended: false,
+        }
     }
 
     /// Goes to the next record.
     fn advance(&mut self) -> io::Result<()> {
         (self.head_at, self.block_at, self.block_len) = (0, 0, 0);
+        if !self.announced {
+            let file =
+                Object { object: FILE, object_type: 19, blksz: BLOCK as u32, to_guid: GUID, ..Object::default() };
+            self.head = self.writer.head(&Record::Object(file));
+            self.announced = true;
+            return Ok(());
+        }
         let Some(sums) = self.payloads.advance()? else {
             self.head = self.writer.head(&self.writer.end_record());
             self.ended = true;
@@ -149,8 +169,14 @@ impl MadeUp {
         };
         self.block_len = self.payloads.block().len();
         let logical_size = self.block_len as u64;
-        let write =
-            Write { object: 2, object_type: 19, offset: self.offset, logical_size, to_guid: GUID, ..Write::default() };
+        let write = Write {
+            object: FILE,
+            object_type: 19,
+            offset: self.offset,
+            logical_size,
+            to_guid: GUID,
+            ..Write::default()
+        };
         self.offset += logical_size;
         self.head = self.writer.head(&Record::Write(write));
         self.writer.payload(logical_size / 4, sums);

@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn any_number_of_lanes_sums_to_the_same() {
-        let bytes: Vec<u8> = (0..4099u32).map(|i| (i * i >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..4099u32).map(|i| ((i * i) >> 3) as u8).collect();
         let (words, _) = bytes.as_chunks::<4>();
         for order in [ByteOrder::Little, ByteOrder::Big] {
             let mut narrow = Fletcher4::new(order);

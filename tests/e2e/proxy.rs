@@ -25,8 +25,6 @@ struct Shared {
     stop: AtomicBool,
     /// Connections with a lower number are silent.
     silent_below: AtomicU32,
-    /// Connections with a lower number are cut.
-    cut_below: AtomicU32,
 }
 
 /// See the module. It ends when dropped.

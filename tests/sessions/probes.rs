@@ -88,6 +88,7 @@ fn a_stream_that_is_not_what_it_says_fails_the_probe() {
             window_bytes: 4 << 20,
             cancelled: Default::default(),
             receiver_ended: Default::default(),
+            in_one_thread: false,
         };
         let sent =
             zmigrate::pipe::source::send_stream(sending, tap(probed.to_guid), channel, Default::default(), options);
@@ -142,6 +143,10 @@ impl Authority for Revocable {
 
     fn check(&self, _: &PeerName, _: Access, _: &DatasetName) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn granted(&self, _: &PeerName) -> Vec<(Access, DatasetName)> {
+        Vec::new()
     }
 }
 
