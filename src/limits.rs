@@ -63,10 +63,6 @@ pub const REDIAL_MIN: Duration = Duration::from_millis(100);
 /// Chunks between the reading and the compressing thread: enough that neither waits for the other's jitter.
 pub const CHUNKS_BETWEEN_THREADS: usize = 4;
 
-/// Buffers of [`MAX_CHUNK`] that a channel keeps for chunks to come, beside those in use: as many as one read of a fast
-/// link and the threads behind it have in hand. At most 8 MiB beside the window.
-pub const RECEIVE_BUFFERS: usize = 8;
-
 /// Bytes that a probe makes up, and sends again and again: many times the window in which zstd could see a repeat (a
 /// chunk is compressed by itself), and more than fits into a processor's cache.
 pub const PROBE_POOL: usize = 32 << 20;
