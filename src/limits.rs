@@ -85,10 +85,6 @@ pub const MAX_PASSES: usize = 10;
 /// Fixed costs of which the 95th percentile is taken: of 40, the third largest.
 pub const MAX_FIXED_COSTS: usize = 40;
 
-/// Buffers of [`MAX_CHUNK`] that a channel keeps for chunks to come, beside those in use: as many as one read of a fast
-/// link and the threads behind it have in hand. At most 8 MiB beside the window.
-pub const RECEIVE_BUFFERS: usize = 8;
-
 /// Bytes that a probe makes up, and sends again and again: many times the window in which zstd could see a repeat (a
 /// chunk is compressed by itself), and more than fits into a processor's cache.
 pub const PROBE_POOL: usize = 32 << 20;

@@ -24,7 +24,7 @@ pub use connection::carry;
 use self::buffers::Pool;
 
 use crate::{
-    limits::{MAX_CHUNK, RECEIVE_BUFFERS},
+    limits::MAX_CHUNK,
     types::{Failure, FailureClass},
     wire::{
         bucket::TokenBucket,
@@ -156,7 +156,8 @@ impl Channel {
                 payload_bytes: AtomicU64::new(0),
                 rtt_us: AtomicU64::new(0),
                 carrying_ns: AtomicU64::new(0),
-                pool: Pool::new(MAX_CHUNK, RECEIVE_BUFFERS),
+                // All that were in use at a time: no more than there were, and none is mapped twice.
+                pool: Pool::new(MAX_CHUNK, (receive_window / MAX_CHUNK as u64) as usize),
             }),
         }
     }
