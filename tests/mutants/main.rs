@@ -2,8 +2,8 @@
 //!
 //! Most have their checksums repaired, so that they meet the gate's rules and not fletcher-4. Nothing may panic, take
 //! memory, or release what was not judged; and damage that was not repaired must never look complete. What passes is
-//! a stream that some sender could have sent; `ZMIGRATE_MUTANTS_OUT=DIR` writes those down, for a real receiver
-//! (`tests/lab/mutants.rs`). `ZMIGRATE_MUTANTS=N` asks for more than 2,000, `ZMIGRATE_SEED=S` for others.
+//! a stream that some sender could have sent; `ZMIGRATE_MUTANTS_OUT=DIR` writes those down, with an index, for a real
+//! receiver. `ZMIGRATE_MUTANTS=N` asks for more than 2,000, `ZMIGRATE_SEED=S` for others.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may end with a panic")]
 
