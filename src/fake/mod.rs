@@ -22,7 +22,7 @@
 mod fault;
 mod model;
 mod moving;
-pub mod nvlist;
+pub(crate) mod nvlist;
 mod pipe;
 mod port;
 mod receiving;
