@@ -2,19 +2,27 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use rustls::{AlertDescription, ServerConfig, time_provider::DefaultTimeProvider};
+use tokio::{net::TcpStream, time::timeout};
+
 use crate::{
     adapter::{
         journal::FileJournal,
         locks::FileLocks,
-        net::{TlsLink, prepare},
+        net::{TlsLink, dial_tcp, prepare},
         zfs::ZfsCommand,
     },
     config::Config,
-    daemon::Accepted,
-    identity::{IdentityStore, handshake},
-    port::link::Link,
+    daemon::{Accepted, Arrived, enrol::Enrolment},
+    identity::{
+        HandshakeError, IdentityStore, JoinToken, PeerRefusal,
+        handshake::{self, Incoming},
+        join,
+    },
+    limits::HANDSHAKE_TIMEOUT,
+    port::link::{Connection, Link},
     session::{client::ClientOptions, engine::Engine},
-    types::{Failure, FailureClass, PeerAddress},
+    types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName},
 };
 
 /// Reads the configuration, with `--identity-dir` put over it.
@@ -56,18 +64,26 @@ pub fn identity(config: &Config) -> Result<Arc<IdentityStore>, Failure> {
     })
 }
 
-/// How to reach a peer: a `[peer.NAME]`, or a host.
+/// Where a peer is, and who it must be: a `[peer.NAME]`, or a host.
 ///
 /// # Errors
 /// When the name is neither.
-pub fn link(config: &Config, store: &Arc<IdentityStore>, peer: &PeerAddress) -> Result<Arc<dyn Link>, Failure> {
-    let (endpoint, expected) = match peer {
+pub fn endpoint(config: &Config, peer: &PeerAddress) -> Result<(Endpoint, Option<PeerName>), Failure> {
+    Ok(match peer {
         PeerAddress::Direct(endpoint) => (endpoint.clone(), None),
         PeerAddress::Name(name) => match config.peers.get(name) {
             Some(known) => (known.address.clone(), Some(known.identity.clone())),
             None => (name.as_str().parse().map_err(|e| Failure::new(FailureClass::Usage, e))?, None),
         },
-    };
+    })
+}
+
+/// How to reach a peer: a `[peer.NAME]`, or a host.
+///
+/// # Errors
+/// When the name is neither.
+pub fn link(config: &Config, store: &Arc<IdentityStore>, peer: &PeerAddress) -> Result<Arc<dyn Link>, Failure> {
+    let (endpoint, expected) = endpoint(config, peer)?;
     Ok(Arc::new(TlsLink::new(endpoint, expected, Arc::clone(store), peer.to_string())))
 }
 
@@ -83,14 +99,69 @@ pub fn client_options(config: &Config, streams: u16) -> ClientOptions {
     }
 }
 
-/// Shakes hands with what dialled us.
+/// Shakes hands with what dialled us; with a node that joins only where there is an authority.
 ///
 /// # Errors
 /// Why the peer was refused, or that it went away.
-pub async fn accept(store: &IdentityStore, stream: tokio::net::TcpStream) -> Result<Accepted, Failure> {
+pub async fn accept(
+    store: &IdentityStore,
+    stream: TcpStream,
+    enrolment: Option<&Arc<Enrolment>>,
+) -> Result<Arrived, Failure> {
     let stream = prepare(stream).map_err(|e| Failure::new(FailureClass::Unreachable, e))?;
-    let (stream, identity) = handshake::accept(store, stream)
-        .await
-        .map_err(|e| Failure::new(FailureClass::NotGranted, &e).hint(e.hint()))?;
-    Ok(Accepted { connection: Box::new(stream), identity: identity.name, serial: identity.serial })
+    let joining = async {
+        match enrolment {
+            Some(enrolment) => enrolment.config().await,
+            None => None,
+        }
+    };
+    Ok(match handshake::accept_or_enrol(store, stream, joining).await.map_err(not_granted)? {
+        Incoming::Joining(stream) => Arrived::Joining(Box::new(stream)),
+        Incoming::Node(stream, identity) => {
+            let chain = handshake::peer_chain(&stream);
+            let (identity, serial) = (identity.name, identity.serial);
+            Arrived::Node(Accepted { connection: Box::new(stream), identity, serial, chain })
+        }
+    })
+}
+
+/// Shakes hands with a node that joins, where nothing else is served.
+///
+/// # Errors
+/// Why it was refused, or that it went away.
+pub async fn accept_joining(config: Arc<ServerConfig>, stream: TcpStream) -> Result<Box<dyn Connection>, Failure> {
+    let stream = prepare(stream).map_err(|e| Failure::new(FailureClass::Unreachable, e))?;
+    Ok(Box::new(join::accept(config, stream).await.map_err(not_granted)?))
+}
+
+fn not_granted(e: HandshakeError) -> Failure {
+    Failure::new(FailureClass::NotGranted, &e).hint(e.hint())
+}
+
+/// Dials the authority of a token. The secret has not been sent yet when this returns.
+///
+/// # Errors
+/// `Unreachable`, or `NotGranted` when what answers is not the authority or takes no one.
+pub async fn dial_authority(token: &JoinToken) -> Result<Box<dyn Connection>, Failure> {
+    let stream = dial_tcp("the authority", &token.address).await?;
+    let connect = join::connect(token.ca_fingerprint, Arc::new(DefaultTimeProvider), stream);
+    let text = |why: &str| format!("cannot join at {}: {why}", token.address);
+    match timeout(HANDSHAKE_TIMEOUT, connect).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(HandshakeError::RefusedByPeer(PeerRefusal(AlertDescription::NoApplicationProtocol)))) => {
+            let why =
+                "the zmigrated there takes no node in now: it has no [ca], or no token that it knows has time left";
+            let hint =
+                format!("this token ends {}; ask for a new one with `zmigrate ca token {}`", token.expires, token.name);
+            Err(Failure::new(FailureClass::NotGranted, text(why)).hint(hint))
+        }
+        Ok(Err(e)) => {
+            let class = if e.is_transient() { FailureClass::Unreachable } else { FailureClass::NotGranted };
+            Err(Failure::new(class, text(&e.to_string())).hint(e.hint()))
+        }
+        Err(_) => {
+            let why = format!("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs());
+            Err(Failure::new(FailureClass::Unreachable, text(&why)))
+        }
+    }
 }

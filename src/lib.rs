@@ -28,12 +28,14 @@
 //! | [`stream`] | send streams and resume tokens: parser, checksums, and the [gate](stream::gate) that judges records |
 //! | [`wire`] | frames, handshake and messages, byte for byte; numbering and credit |
 //! | [`plan`] | two listings in, a plan or refusals out |
+//! | [`inventory`], [`releases`] | what zmigrate left in ZFS, and what may go; the known bugs of ZFS releases |
 //! | [`identity`], [`config`] | certificates and TLS; the TOML file and its grants |
 //! | [`port`] | traits: what the engine needs of ZFS, of the network, of locks and of the journal |
 //! | [`channel`] | frames in order, exactly once, over connections that come and go |
 //! | [`pipe`] | the moving data path of one transfer |
 //! | [`session`] | who talks to whom; requests become ZFS operations in [`session::engine`] |
 //! | [`driver`] | one run: lock, look, plan, carry out, report |
+//! | [`doctor`] | what is wrong with this host, and on the way to a peer |
 //! | [`daemon`], [`cli`] | the two programs |
 //! | [`adapter`], [`fake`] | the ports on the real world, wired up in [`host`] alone; a ZFS in memory, for tests |
 //!
@@ -45,14 +47,17 @@ pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod driver;
 pub mod fake;
 pub mod host;
 pub mod identity;
+pub mod inventory;
 pub mod limits;
 pub mod pipe;
 pub mod plan;
 pub mod port;
+pub mod releases;
 pub mod session;
 pub mod stream;
 pub mod types;

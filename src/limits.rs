@@ -43,6 +43,10 @@ pub const MAX_LISTINGS_AT_A_TIME: usize = 2;
 pub const MAX_LOCKS: usize = 16;
 /// Streams whose size may be asked for at once: one command each.
 pub const MAX_SIZES: usize = 200;
+/// How long a peer asks its ZFS for what it tells of itself: a pool that hangs must not keep a session.
+pub const ABOUT_WITHIN: Duration = Duration::from_secs(20);
+/// Grants that a peer tells an identity of: with names of 255 bytes, a quarter of a MiB.
+pub const MAX_GRANTS_TOLD: usize = 1000;
 /// Requests of one session that may be waiting for the end of a transfer, or for their turn.
 pub const MAX_REQUESTS_WAITING: usize = 512;
 
@@ -62,3 +66,13 @@ pub const REDIAL_MIN: Duration = Duration::from_millis(100);
 
 /// Chunks between the reading and the compressing thread: enough that neither waits for the other's jitter.
 pub const CHUNKS_BETWEEN_THREADS: usize = 4;
+
+/// What the authority answers a node that joins: a certificate, up to 1 MiB of `ca.pem`, up to 16 MiB of `crl.pem`.
+pub const MAX_JOIN_ANSWER: usize = 18 << 20;
+/// Nodes that may be joining at the same time. Each takes a thread for some milliseconds; a fleet's are typed by hand.
+pub const MAX_JOINS_AT_A_TIME: usize = 4;
+/// Time for each direction of a join after TLS; the authority may wait up to 10 s for the lock of its directory.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often `zmigrated` looks whether its identity's files have changed: half of the half second in which it must see
+/// that, and about 30 system calls a second.
+pub const WATCH_EVERY: Duration = Duration::from_millis(250);

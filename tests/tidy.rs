@@ -24,16 +24,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["types", "limits", "stream"]),
     ("plan", &["types", "limits", "stream"]),
     ("cutover", &["types", "limits", "plan"]),
+    ("inventory", &["types", "limits", "stream"]),
+    ("releases", &["types", "limits"]),
     ("config", &["types", "limits", "identity"]),
     ("identity", &["types", "limits"]),
     ("port", &["types", "limits", "stream", "wire", "plan", "cutover"]),
     ("channel", &["types", "limits", "wire", "port"]),
     ("pipe", &["types", "limits", "stream", "wire", "port", "channel"]),
-    ("session", &["types", "limits", "stream", "wire", "plan", "cutover", "port", "identity", "channel", "pipe"]),
+    (
+        "session",
+        &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "port", "identity", "channel", "pipe"],
+    ),
     (
         "driver",
         &["types", "limits", "stream", "wire", "plan", "cutover", "port", "identity", "channel", "pipe", "session"],
     ),
+    ("doctor", &["types", "limits", "wire", "port", "releases", "config", "identity", "channel", "session"]),
     ("daemon", BELOW_DRIVER),
     ("cli", BELOW_DRIVER),
     ("control", BELOW_DRIVER),
@@ -45,12 +51,32 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// What the outermost layers may name. `host` is the wiring, and gives them the adapters as ports.
 const BELOW_DRIVER: &[&str] = &[
-    "types", "limits", "stream", "wire", "plan", "cutover", "port", "config", "identity", "channel", "pipe", "session",
-    "driver", "host", "daemon", "cli", "control", "web", "plugin",
+    "types",
+    "limits",
+    "stream",
+    "wire",
+    "plan",
+    "cutover",
+    "port",
+    "config",
+    "identity",
+    "channel",
+    "pipe",
+    "session",
+    "driver",
+    "host",
+    "daemon",
+    "cli",
+    "control",
+    "web",
+    "plugin",
+    "inventory",
+    "releases",
+    "doctor",
 ];
 
 /// Layers that decide, and therefore own no runtime, clock, file, socket or process.
-const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover"];
+const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "releases"];
 
 /// What the pure layers must not name.
 const EFFECTS: &[&str] = &[

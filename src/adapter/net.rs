@@ -28,6 +28,28 @@ pub fn prepare(stream: TcpStream) -> io::Result<Socket> {
     Ok(BufReader::with_capacity(READ_BUFFER, stream))
 }
 
+fn unreachable(label: &str, endpoint: &Endpoint, why: impl fmt::Display) -> Failure {
+    Failure::new(FailureClass::Unreachable, format!("cannot reach {label} at {endpoint}: {why}"))
+        .transient()
+        .hint("check that zmigrated runs there, the address, and the firewall between")
+}
+
+fn late() -> String {
+    format!("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs())
+}
+
+/// Connects to what listens at `endpoint`; `label` is what the operator calls it.
+///
+/// # Errors
+/// `Unreachable`, transient.
+pub async fn dial_tcp(label: &str, endpoint: &Endpoint) -> Result<Socket, Failure> {
+    timeout(HANDSHAKE_TIMEOUT, TcpStream::connect((endpoint.host.as_str(), endpoint.port)))
+        .await
+        .map_err(|_| unreachable(label, endpoint, late()))?
+        .and_then(prepare)
+        .map_err(|e| unreachable(label, endpoint, e))
+}
+
 /// One peer, reached over TCP.
 pub struct TlsLink {
     endpoint: Endpoint,
@@ -52,19 +74,13 @@ impl fmt::Display for TlsLink {
 #[async_trait]
 impl Link for TlsLink {
     async fn dial(&self) -> Result<Dialled, Failure> {
-        let unreachable = |why: String| {
-            let text = format!("cannot reach {} at {}: {why}", self.label, self.endpoint);
-            Failure::new(FailureClass::Unreachable, text)
-                .transient()
-                .hint("check that zmigrated runs there, the address, and the firewall between")
-        };
-        let late = |_| unreachable(format!("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs()));
-        let address = (self.endpoint.host.as_str(), self.endpoint.port);
-        let stream = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(address))
-            .await
-            .map_err(late)?
-            .and_then(prepare)
-            .map_err(|e| unreachable(e.to_string()))?;
+        // A transfer of days outlives certificates and lists: what is dialled now is dialled with the files of now.
+        let store = Arc::clone(&self.store);
+        if let Ok(Some(Err(e))) = tokio::task::spawn_blocking(move || store.refresh()).await {
+            tracing::warn!("the files of the identity have changed and do not load, so it stays as it was: {e}");
+        }
+        let stream = dial_tcp(&self.label, &self.endpoint).await?;
+        let late = |_| unreachable(&self.label, &self.endpoint, late());
         let (stream, identity) =
             timeout(HANDSHAKE_TIMEOUT, handshake::connect(&self.store, stream, self.expected.as_ref()))
                 .await

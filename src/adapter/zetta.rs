@@ -20,7 +20,7 @@ use crate::{
         ZfsResult,
     },
     types::{
-        BookmarkName, DatasetName, SnapshotName,
+        BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
         listing::{Capabilities, DatasetInfo, Listing, Property},
     },
 };
@@ -214,5 +214,17 @@ impl Zfs for ZettaZfs {
 
     async fn receive(&self, spec: &ReceiveSpec) -> ZfsResult<Receiving> {
         self.command.receive(spec).await
+    }
+
+    async fn version(&self) -> ZfsResult<ZfsVersion> {
+        self.command.version().await
+    }
+
+    async fn pools(&self) -> ZfsResult<Vec<PoolStatus>> {
+        self.command.pools().await
+    }
+
+    async fn delegations(&self, dataset: &DatasetName) -> ZfsResult<Vec<Delegation>> {
+        self.command.delegations(dataset).await
     }
 }

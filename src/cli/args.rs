@@ -1,12 +1,12 @@
 //! What can be typed. The help texts here are the reference that a person reads first.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     plan::ExcludePattern,
-    types::{ByteSize, DatasetName, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
+    types::{ByteSize, DatasetName, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
     wire::message::Compression,
 };
 
@@ -78,9 +78,22 @@ pub enum Command {
     /// Keep the fleet's certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Make this host a node of a fleet: with a token of its authority, and a key that is made here and stays here
+    Join(Join),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Find out what is wrong on this host, and on the way to a peer; says what to do about each thing
+    #[command(after_help = "Exit codes: 0 all is well · 1 warnings only · else that of the first check that failed: \
+2 configuration, clock or directories · 4 identity or grants · 5 the way to the peer · 6 ZFS, pools or permissions")]
+    Doctor {
+        /// Also look at this peer: a name in the configuration, a host, or zm://host:port
+        #[arg(value_name = "PEER", value_parser = parse_peer)]
+        peer: Option<PeerAddress>,
+    },
+    /// See what zmigrate left in the ZFS of this host, and let go of it
+    #[command(subcommand)]
+    State(StateCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -92,6 +105,16 @@ pub enum Command {
         /// Where to
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Join {
+    /// What `zmigrate ca token` printed; - reads it from stdin, where `ps` does not show it
+    #[arg(value_name = "TOKEN")]
+    pub token: String,
+    /// Put the new identity in the place of the one that is there
+    #[arg(long)]
+    pub replace: bool,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +239,28 @@ pub enum CaCommand {
         #[command(flatten)]
         ca: CaDir,
     },
+    /// Print a token with which one new node can join the fleet, once: `zmigrate join TOKEN`
+    Token {
+        /// The node's name
+        name: PeerName,
+        #[command(flatten)]
+        ca: CaDir,
+        /// Where the new node finds the authority [default: this host's name, and the port that zmigrated listens on]
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<Endpoint>,
+        /// Answer the node here, where no zmigrated with [ca] runs, and end when it has joined
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+        /// Validity of the node's certificate in days
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// How many seconds the token is good for, at most 600
+        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+        ttl: u64,
+        /// Let a node join again that holds a valid certificate; that one stays valid
+        #[arg(long)]
+        renew: bool,
+    },
     /// List what was issued
     List {
         #[command(flatten)]
@@ -240,7 +285,8 @@ pub enum ConfigCommand {
 #[derive(Debug, Parser)]
 #[command(name = "zmigrated", version, max_term_width = 100)]
 #[command(
-    after_help = "SIGHUP reads grants, certificates and revocations again; SIGTERM lets running transfers go on \
+    after_help = "SIGHUP reads grants, certificates and revocations again; changed certificates and revocations are \
+noticed without it. SIGTERM lets running transfers go on \
 for a minute, then saves their state and ends."
 )]
 pub struct Daemon {
@@ -274,6 +320,52 @@ impl std::str::FromStr for LocalDataset {
             return Ok(Self { dataset: snapshot.dataset(), upto: Some(snapshot.tag()) });
         }
         Ok(Self { dataset: s.parse()?, upto: None })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// List bookmarks, holds, properties and interrupted receives that zmigrate left on this host
+    #[command(
+        after_help = "STATE: base, the next run starts from it · stale, a newer one of the same job was acknowledged \
+· in use, a run is at work, or stopped before its step was acknowledged · unclear, it cannot be told which is the base \
+· mark, says what the dataset is · waits, data of an interrupted receive. The other host of a job has a list of its own."
+    )]
+    List {
+        /// This dataset and all below it [default: all pools]
+        #[arg(value_name = "DATASET")]
+        dataset: Option<DatasetName>,
+    },
+    /// Show what would be let go, and what that means; --yes does it
+    Release(ReleaseArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// One thing by its name (`name` in the JSON of the list): a bookmark, a snapshot whose holds go, a dataset whose
+    /// zmigrate properties go, or DATASET/%recv for an interrupted receive. With --job or --stale: a dataset, and all
+    /// below it
+    #[arg(value_name = "NAME|DATASET")]
+    pub name: Option<String>,
+    /// All of this job: bookmarks, holds, and the properties that name it
+    #[arg(long, value_name = "JOB")]
+    pub job: Option<JobId>,
+    /// Only what a newer one of the same job has superseded; never a base
+    #[arg(long)]
+    pub stale: bool,
+    /// Do it
+    #[arg(long)]
+    pub yes: bool,
+    /// Only show it, even with --yes (the default without)
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// `NAME` or `zm://host[:port]`.
+fn parse_peer(s: &str) -> Result<PeerAddress, String> {
+    match s.strip_prefix("zm://") {
+        Some(at) => at.trim_end_matches('/').parse().map(PeerAddress::Direct).map_err(|e| format!("{e}")),
+        None => s.parse().map(PeerAddress::Name).map_err(|e| format!("{e}")),
     }
 }
 

@@ -5,9 +5,12 @@
 mod args;
 mod ca;
 mod config;
+mod doctor;
+mod join;
 pub mod output;
 mod progress;
 mod replicate;
+mod state;
 mod stream;
 
 use std::{process::ExitCode, time::Duration};
@@ -30,8 +33,11 @@ pub fn zmigrate() -> ExitCode {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),
         Command::Stream(command) => stream::run(command, &output),
-        Command::Ca(command) => ca::run(command, &output),
+        Command::Ca(command) => ca::run(&cli.global, command, &output),
+        Command::Join(args) => join::run(&cli.global, args, &output),
         Command::Config(command) => config::run(&cli.global, command, &output),
+        Command::Doctor { peer } => doctor::run(&cli.global, peer, &output),
+        Command::State(command) => state::run(&cli.global, command, &output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zmigrate", &mut std::io::stdout());
             Ok(0)

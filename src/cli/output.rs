@@ -48,6 +48,14 @@ impl Output {
         }
     }
 
+    /// As [`Output::result`], and not kept back by `quiet`: for what the command is there to print.
+    pub fn must_say(&self, object: &impl Serialize, text: impl std::fmt::Display) {
+        match self.format {
+            OutputFormat::Json => print_line(&json(object)),
+            OutputFormat::Text => print_line(&text.to_string()),
+        }
+    }
+
     /// Prints a failure that ends the command: words on stderr, and the object on stdout for programs.
     pub fn failure(&self, failure: &Failure) {
         print_failure(failure);

@@ -11,7 +11,7 @@ use std::{
 
 use super::{Access, Config, grants::table_header, schema::distance};
 use crate::{
-    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When},
+    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When, ca::CA_KEY_FILE},
     types::PeerName,
 };
 
@@ -32,9 +32,24 @@ pub enum Severity {
     Error,
 }
 
+/// What a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// The files and directories that the configuration names.
+    Files,
+    /// Certificates, key and revocations.
+    Identity,
+    /// `[peer]` and `[grant]`.
+    Names,
+    /// The `zfs` command.
+    Zfs,
+}
+
 /// Something that `config check` has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// What it is about.
+    pub topic: Topic,
     /// How bad it is.
     pub severity: Severity,
     /// What it is, one sentence.
@@ -60,21 +75,25 @@ impl fmt::Display for Finding {
 
 /// Looks at what the configuration names on this host. The worst findings come first.
 pub fn check(config: &Config, now: When) -> Vec<Finding> {
-    let mut findings = Findings(Vec::new());
+    let mut findings = Findings(Vec::new(), Topic::Files);
     findings.files(config);
+    findings.1 = Topic::Identity;
     let own = findings.identity(&config.identity_dir, now);
+    findings.1 = Topic::Names;
     findings.peers(config, own.as_ref());
     findings.grants(config, own.as_ref());
+    findings.1 = Topic::Zfs;
     findings.zfs(config);
     findings.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings.0
 }
 
-struct Findings(Vec<Finding>);
+/// The findings so far, and what the next ones are about.
+struct Findings(Vec<Finding>, Topic);
 
 impl Findings {
     fn add(&mut self, severity: Severity, message: impl Into<String>, hint: impl Into<Option<String>>) {
-        self.0.push(Finding { severity, message: message.into(), hint: hint.into() });
+        self.0.push(Finding { topic: self.1, severity, message: message.into(), hint: hint.into() });
     }
 
     fn files(&mut self, config: &Config) {
@@ -89,6 +108,15 @@ impl Findings {
                     format!("chmod go-w {}", path.display()),
                 );
             }
+        }
+        if let Some(dir) = &config.ca_dir
+            && !dir.join(CA_KEY_FILE).exists()
+        {
+            self.add(
+                Severity::Error,
+                format!("ca.dir {} holds no {CA_KEY_FILE}: no node can join here", dir.display()),
+                format!("zmigrate ca init --dir {} makes an authority; or take [ca] out", dir.display()),
+            );
         }
         for (key, dir) in [("state_dir", &config.state_dir), ("runtime_dir", &config.runtime_dir)] {
             match fs::metadata(dir) {

@@ -26,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use check::{Finding, Severity, check};
+pub use check::{Finding, Severity, Topic, check};
 pub use document::Place;
 pub use error::{ConfigError, Problem};
 pub use grants::{Access, Grant, Grants, NotGranted};
@@ -66,6 +66,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// `identity.dir`: `ca.pem`, `node.pem`, `node.key`, `crl.pem`. Absolute.
     pub identity_dir: PathBuf,
+    /// `ca.dir`: the directory of the fleet's authority, where it is on this host. Absolute.
+    pub ca_dir: Option<PathBuf>,
     /// `[peer.NAME]`.
     pub peers: BTreeMap<PeerName, Peer>,
     /// `[grant.NAME]`.
@@ -94,6 +96,7 @@ impl Default for Config {
             state_dir: DEFAULT_STATE_DIR.into(),
             runtime_dir: DEFAULT_RUNTIME_DIR.into(),
             identity_dir: DEFAULT_IDENTITY_DIR.into(),
+            ca_dir: None,
             peers: BTreeMap::new(),
             grants: Grants::default(),
             limits: Limits::default(),

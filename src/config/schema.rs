@@ -19,6 +19,7 @@ pub const KEYS: &[&str] = &[
     "state_dir",
     "runtime_dir",
     "identity.dir",
+    "ca.dir",
     "peer.NAME.address",
     "peer.NAME.identity",
     "grant.NAME.push",
@@ -65,7 +66,7 @@ impl Reader {
         for (path, at) in &merged.tables {
             let parts: Vec<&str> = path.iter().map(String::as_str).collect();
             match parts.as_slice() {
-                ["identity" | "peer" | "grant" | "limits" | "zfs"] => {}
+                ["identity" | "ca" | "peer" | "grant" | "limits" | "zfs"] => {}
                 [table @ ("peer" | "grant"), name] => match name.parse::<PeerName>() {
                     Ok(name) if *table == "peer" => {
                         self.peers.insert(name, (at.clone(), PeerDraft::default()));
@@ -90,6 +91,7 @@ impl Reader {
             ["state_dir"] => self.dir(entry, "state_dir", |c| &mut c.state_dir),
             ["runtime_dir"] => self.dir(entry, "runtime_dir", |c| &mut c.runtime_dir),
             ["identity", "dir"] => self.dir(entry, "identity.dir", |c| &mut c.identity_dir),
+            ["ca", "dir"] => self.ca_dir(entry),
             ["zfs", "command"] => self.zfs_command(entry),
             ["limits", key] => match LIMITS.iter().find(|spec| spec.key == *key) {
                 Some(spec) => self.limit(spec, entry),
@@ -100,7 +102,7 @@ impl Reader {
                 Some(access) => self.grant(name, access, entry),
                 None => self.unknown(path, &entry.key_at, false),
             },
-            [table @ ("identity" | "peer" | "grant" | "limits" | "zfs")] => {
+            [table @ ("identity" | "ca" | "peer" | "grant" | "limits" | "zfs")] => {
                 self.problem(&entry.value_at, format!("{table} must be a table, not {}", entry.value.kind()));
             }
             ["peer" | "grant", _] => {
@@ -123,14 +125,24 @@ impl Reader {
         }
     }
 
-    fn dir(&mut self, entry: &Entry, key: &str, field: fn(&mut Config) -> &mut PathBuf) {
-        let Some(text) = self.text(entry, key) else { return };
+    fn absolute(&mut self, entry: &Entry, key: &str) -> Option<PathBuf> {
+        let text = self.text(entry, key)?;
         // A relative path would mean another directory for each place a command is run from.
         if !text.starts_with('/') || text.contains('\0') {
             self.problem(&entry.value_at, format!("{key} must be an absolute path, not {text:?}"));
-            return;
+            return None;
         }
-        *field(&mut self.config) = text.into();
+        Some(text.into())
+    }
+
+    fn dir(&mut self, entry: &Entry, key: &str, field: fn(&mut Config) -> &mut PathBuf) {
+        if let Some(dir) = self.absolute(entry, key) {
+            *field(&mut self.config) = dir;
+        }
+    }
+
+    fn ca_dir(&mut self, entry: &Entry) {
+        self.config.ca_dir = self.absolute(entry, "ca.dir").or(self.config.ca_dir.take());
     }
 
     fn zfs_command(&mut self, entry: &Entry) {

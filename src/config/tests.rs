@@ -180,6 +180,15 @@ fn a_file_that_cannot_be_read_is_named() {
     assert_eq!(config.state_dir, Path::new("/s"));
 }
 
+#[test]
+fn an_authority_is_there_only_where_it_is_named() {
+    assert_eq!(Config::parse("", "z").unwrap().ca_dir, None);
+    assert_eq!(Config::parse("ca.dir = \"/ca\"", "z").unwrap().ca_dir.as_deref(), Some(Path::new("/ca")));
+    for bad in ["ca.dir = \"ca\"", "ca.dir = 1", "ca.dri = \"/ca\"", "ca = \"/ca\""] {
+        assert!(Config::parse(bad, "z").is_err(), "{bad}");
+    }
+}
+
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
 const EXAMPLE: &str = include_str!("../../docs/zmigrate.example.toml");
 
@@ -230,6 +239,17 @@ mod check_findings {
     };
 
     const DAY_S: u64 = 86_400;
+
+    #[test]
+    fn an_authority_that_is_not_there_is_found() {
+        let (dir, mut config) = host("");
+        let about = |config: &Config| check(config, When::now()).iter().any(|f| f.message.contains("ca.dir"));
+        assert!(!about(&config));
+        config.ca_dir = Some(dir.path().join("ca"));
+        assert!(about(&config));
+        Ca::init(&dir.path().join("ca"), 100, When::now()).unwrap();
+        assert!(!about(&config));
+    }
 
     fn host(text: &str) -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().unwrap();

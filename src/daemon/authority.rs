@@ -28,6 +28,15 @@ impl Authority for GrantAuthority {
         self.grants.load().get(identity).is_some()
     }
 
+    fn granted(&self, identity: &PeerName) -> Vec<(Access, DatasetName)> {
+        let grants = self.grants.load();
+        let of = |access: Access| grants.get(identity).map(|grant| grant.of(access).to_vec()).unwrap_or_default();
+        Access::ALL
+            .into_iter()
+            .flat_map(|access| of(access).into_iter().map(move |dataset| (access, dataset)))
+            .collect()
+    }
+
     fn check(&self, identity: &PeerName, access: Access, dataset: &DatasetName) -> Result<(), Failure> {
         self.grants.load().check(identity, access, dataset).map_err(|e| {
             // The full hint shows what else is granted; that is for this host's operator alone.

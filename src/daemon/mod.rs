@@ -1,12 +1,17 @@
 //! `zmigrated`: accepts connections, serves sessions, reloads, drains.
 //!
 //! ```text
-//! listener ─ accept ─ TLS (bounded in time and number) ─ Registry::serve
+//! listener ─ accept ─ TLS (bounded in time and number) ┬ a node        ─ Registry::serve
+//!                                                      └ asks to join  ─ Enrolment::serve, and nothing else
 //! SIGHUP  → configuration, certificates, grants and revocations are read again; what does not load changes nothing
+//! changed files of the identity → the same, without the configuration
 //! SIGTERM → no new sessions; running ones may finish; then their receives save their state, and the end
 //! ```
 
 mod authority;
+pub mod enrol;
+mod live;
+mod watch;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,10 +23,12 @@ use tokio::{
     time::timeout,
 };
 
-use self::authority::GrantAuthority;
+use rustls_pki_types::CertificateDer;
+
+use self::{authority::GrantAuthority, enrol::Enrolment, live::LiveConnections};
 use crate::{
     host,
-    identity::{IdentityStore, Serial},
+    identity::{IdentityStore, Serial, ca::EnrolDirs},
     port::link::Connection,
     session::registry::{Registry, RegistryLimits},
     types::{Failure, FailureClass, PeerName},
@@ -40,6 +47,16 @@ pub struct Accepted {
     pub identity: PeerName,
     /// The certificate's serial number.
     pub serial: Serial,
+    /// The certificate, and what it was shown with.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// What dialled.
+pub enum Arrived {
+    /// A node of the fleet.
+    Node(Accepted),
+    /// Somebody without a certificate who asks to join: for [`Enrolment`] alone.
+    Joining(Box<dyn Connection>),
 }
 
 /// Where the daemon's configuration comes from, so that it can be read again.
@@ -56,6 +73,9 @@ struct Daemon {
     store: Arc<IdentityStore>,
     authority: Arc<GrantAuthority>,
     registry: Arc<Registry>,
+    live: Arc<LiveConnections>,
+    /// Where this host has the authority's directory.
+    enrolment: Option<Arc<Enrolment>>,
     handshake_timeout: Duration,
 }
 
@@ -75,7 +95,12 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
     };
     let registry = Registry::new(host::engine(&config), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);
-    let daemon = Arc::new(Daemon { sources, store, authority, registry, handshake_timeout });
+    let enrolment = config.ca_dir.as_ref().map(|ca| {
+        tracing::info!("nodes may join here with tokens of the authority in {}", ca.display());
+        Enrolment::new(EnrolDirs { ca: ca.clone(), beside: Some(config.identity_dir.clone()) })
+    });
+    let live = Arc::default();
+    let daemon = Arc::new(Daemon { sources, store, authority, registry, live, enrolment, handshake_timeout });
     let mut listeners = Vec::new();
     for address in &config.listen {
         listeners.push(listen(*address).await?);
@@ -85,6 +110,7 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
     for listener in listeners {
         accepting.spawn(Arc::clone(&daemon).accept(listener, Arc::clone(&connections)));
     }
+    accepting.spawn(watch::watch(Arc::clone(&daemon)));
     tracing::info!(identity = %daemon.store.own().name, "zmigrated {} is ready", env!("CARGO_PKG_VERSION"));
     notify(&[sd_notify::NotifyState::Ready]);
     daemon.until_stopped().await?;
@@ -136,8 +162,9 @@ impl Daemon {
     }
 
     async fn serve(&self, stream: TcpStream, from: SocketAddr) {
-        let accepted = match timeout(self.handshake_timeout, host::accept(&self.store, stream)).await {
-            Ok(Ok(accepted)) => accepted,
+        let shaken = host::accept(&self.store, stream, self.enrolment.as_ref());
+        let arrived = match timeout(self.handshake_timeout, shaken).await {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(failure)) => {
                 tracing::warn!(%from, hint = failure.hint, "handshake refused: {failure}");
                 return;
@@ -147,7 +174,21 @@ impl Daemon {
                 return;
             }
         };
-        let Accepted { connection, identity, serial } = accepted;
+        let Accepted { connection, identity, serial, chain } = match (arrived, &self.enrolment) {
+            (Arrived::Node(accepted), _) => accepted,
+            (Arrived::Joining(connection), Some(enrolment)) => {
+                enrolment.serve(connection, from).await;
+                return;
+            }
+            (Arrived::Joining(_), None) => return,
+        };
+        let (connection, _listed) = match self.live.watch(&self.store, connection, &identity, chain) {
+            Ok(watched) => watched,
+            Err(refusal) => {
+                tracing::warn!(%from, hint = refusal.hint(), "handshake refused: {refusal}");
+                return;
+            }
+        };
         if let Err(failure) = self.registry.serve(connection, &identity, &serial).await {
             tracing::debug!(%from, %identity, "connection ended: {failure}");
         }
@@ -199,7 +240,13 @@ impl Daemon {
             }
             Err(e) => tracing::error!("the identity does not load, so it stays as it was: {e}"),
         }
-        self.registry.cut_revoked(|serial| self.store.is_revoked(serial));
+        self.cut_refused();
         notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Ends the sessions of revoked certificates, and the connections of those that would be refused today.
+    fn cut_refused(&self) {
+        self.registry.cut_revoked(|serial| self.store.is_revoked(serial));
+        self.live.cut_refused(&self.store);
     }
 }

@@ -32,6 +32,9 @@ pub enum Op {
     SendSize,
     Send,
     Receive,
+    Version,
+    Pools,
+    Delegations,
 }
 
 /// What goes wrong. The bytes are those of the stream, from its start.

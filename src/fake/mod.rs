@@ -36,7 +36,7 @@ use std::{
 pub use self::fault::{Fault, Op};
 use self::{fault::Faults, model::Host, records::bytes_of};
 use crate::types::{
-    DatasetName, SnapshotName,
+    DatasetName, Delegate, Delegation, SnapshotName,
     listing::{Capabilities, DatasetKind, Encryption, PropertySource},
 };
 
@@ -214,6 +214,22 @@ impl FakeZfs {
     /// Limits what a pool holds, in bytes.
     pub fn set_capacity(&self, pool: &str, bytes: u64) {
         self.host().pools.insert(pool.to_owned(), bytes);
+    }
+
+    /// What it can do.
+    pub fn can(&self) -> Capabilities {
+        self.host().can.clone()
+    }
+
+    /// Says what `zpool list` reports of a pool's health.
+    pub fn set_health(&self, pool: &str, health: &str) {
+        self.host().health.insert(pool.to_owned(), health.to_owned());
+    }
+
+    /// Delegates permissions on a dataset, as `zfs allow` does.
+    pub fn allow(&self, dataset: &DatasetName, to: Delegate, permissions: &[&str]) {
+        let permissions = permissions.iter().map(|p| (*p).to_owned()).collect();
+        self.host().delegations.entry(dataset.clone()).or_default().push(Delegation { to, permissions });
     }
 
     /// The next operation of that kind meets this fault. Several wait in line, one for each operation.

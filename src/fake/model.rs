@@ -12,7 +12,7 @@ use crate::{
     port::zfs::{ZfsError, ZfsErrorKind, ZfsResult},
     stream::features::Features,
     types::{
-        BookmarkName, CreateTxg, DatasetName, Guid, SnapshotName, SnapshotTag,
+        BookmarkName, CreateTxg, DatasetName, Delegation, Guid, PoolStatus, SnapshotName, SnapshotTag,
         listing::{
             BookmarkInfo, Capabilities, DatasetInfo, DatasetKind, Encryption, LISTED_PROPERTIES, MANIFEST_PROPERTIES,
             Property, PropertySource, SnapshotInfo,
@@ -84,6 +84,10 @@ pub struct Host {
     pub datasets: BTreeMap<DatasetName, Dataset>,
     /// What each GUID stood for: a bookmark's snapshot may be gone, and a send from it still works.
     pub remembered: BTreeMap<Guid, Arc<Objects>>,
+    /// What `zfs allow` has delegated.
+    pub delegations: BTreeMap<DatasetName, Vec<Delegation>>,
+    /// Health of the pools that are not `ONLINE`.
+    pub health: BTreeMap<String, String>,
     random: u64,
     txg: u64,
 }
@@ -98,6 +102,8 @@ impl Host {
             pools: BTreeMap::new(),
             datasets: BTreeMap::new(),
             remembered: BTreeMap::new(),
+            delegations: BTreeMap::new(),
+            health: BTreeMap::new(),
             random: seed,
             txg: 1,
         }
@@ -176,6 +182,24 @@ impl Host {
         let of_pool = self.datasets.iter().filter(|(name, _)| name.pool() == pool);
         let used: u64 = of_pool.map(|(_, d)| space(&d.live)).sum();
         self.pools.get(pool).copied().unwrap_or(0).saturating_sub(used)
+    }
+
+    /// What `zpool list` would say of a pool.
+    pub fn pool_status(&self, pool: &str) -> PoolStatus {
+        let (room, size) = (self.room(pool), self.pools.get(pool).copied().unwrap_or(0));
+        let used = size.saturating_sub(room);
+        let mut status = PoolStatus {
+            name: pool.to_owned(),
+            health: self.health.get(pool).cloned().unwrap_or_else(|| "ONLINE".into()),
+            readonly: self.can.receive_resumable.then_some(false),
+            full_percent: used.saturating_mul(100).checked_div(size).map(|n| n as u8),
+            used: None,
+            available: None,
+        };
+        if status.answers() {
+            (status.used, status.available) = (Some(used), Some(room));
+        }
+        status
     }
 
     /// The value of a property and its source, by inheritance. `None` for one without value.

@@ -18,6 +18,12 @@ fn text(s: &str) -> Vec<u8> {
     out
 }
 
+impl Default for NvWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl NvWriter {
     /// An empty list with unique names.
     pub fn new() -> Self {

@@ -17,7 +17,7 @@ use crate::{
         ZfsResult,
     },
     types::{
-        BookmarkName, CreateTxg, DatasetName, Guid, SnapshotName,
+        BookmarkName, CreateTxg, DatasetName, Delegation, Guid, PoolStatus, SnapshotName, ZfsVersion,
         listing::{BookmarkInfo, Capabilities, DatasetInfo, DatasetKind, Listing, Property, PropertySource},
     },
 };
@@ -198,7 +198,8 @@ impl Zfs for FakeZfs {
         let what = format!("bookmark {snapshot} as {bookmark}");
         self.act(Op::Bookmark, &what, |host| {
             need(host.can.bookmarks, &what)?;
-            let (guid, createtxg) = host.need_snap(&what, snapshot).map(|s| (s.guid, s.createtxg))?;
+            let (guid, createtxg, creation_unix_s) =
+                host.need_snap(&what, snapshot).map(|s| (s.guid, s.createtxg, s.creation))?;
             match host.bookmarked(bookmark) {
                 Some(b) if b.guid == guid => return Ok(()),
                 Some(_) => {
@@ -211,7 +212,7 @@ impl Zfs for FakeZfs {
                 return Err(fail(&what, Other, "a bookmark must be of the same dataset"));
             }
             let d = host.need(&what, &bookmark.dataset())?;
-            d.bookmarks.push(BookmarkInfo { tag: bookmark.tag(), guid, createtxg });
+            d.bookmarks.push(BookmarkInfo { tag: bookmark.tag(), guid, createtxg, creation_unix_s });
             Ok(())
         })
     }
@@ -345,6 +346,27 @@ impl Zfs for FakeZfs {
 
     async fn receive(&self, spec: &ReceiveSpec) -> ZfsResult<Receiving> {
         moving::receive(self, spec)
+    }
+
+    async fn version(&self) -> ZfsResult<ZfsVersion> {
+        self.act(Op::Version, "ask zfs for its version", |host| {
+            let Capabilities { userland_version, kernel_version, .. } = host.can.clone();
+            Ok(ZfsVersion { userland: userland_version, kernel: kernel_version })
+        })
+    }
+
+    async fn pools(&self) -> ZfsResult<Vec<PoolStatus>> {
+        self.act(Op::Pools, "list the pools", |host| Ok(host.pools.keys().map(|pool| host.pool_status(pool)).collect()))
+    }
+
+    async fn delegations(&self, dataset: &DatasetName) -> ZfsResult<Vec<Delegation>> {
+        let what = format!("list who may do what with {dataset}");
+        self.act(Op::Delegations, &what, |host| {
+            // As zfs-fuse, which is the one without resumable receives.
+            need(host.can.receive_resumable, &what)?;
+            host.need(&what, dataset)?;
+            Ok(host.delegations.get(dataset).cloned().unwrap_or_default())
+        })
     }
 }
 

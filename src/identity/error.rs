@@ -127,6 +127,40 @@ pub enum IdentityError {
         /// The names that hold one.
         known: Vec<PeerName>,
     },
+    /// `ca token` for a node that holds a valid certificate.
+    #[error("{name} holds a certificate that is valid until {until}")]
+    NameTaken {
+        /// The name.
+        name: PeerName,
+        /// The latest end of its certificates.
+        until: When,
+    },
+    /// Too many tokens are remembered.
+    #[error("{max} tokens were given out within a day, which is the limit")]
+    TooManyTokens {
+        /// The limit.
+        max: usize,
+    },
+    /// A time for a token that is not 1 s to 10 min.
+    #[error("a token may be good for 1 to {max_s} seconds, not for {seconds}")]
+    BadTtl {
+        /// What was asked for.
+        seconds: u64,
+        /// The most.
+        max_s: u64,
+    },
+    /// `join` would overwrite an identity.
+    #[error("{path} exists: this host has an identity already")]
+    HasIdentity {
+        /// What would be overwritten.
+        path: PathBuf,
+    },
+    /// What the authority sent is not the identity that was asked for.
+    #[error("the authority sent an identity that cannot be used: {why}")]
+    BadAnswer {
+        /// What is wrong with it.
+        why: String,
+    },
     /// The cryptographic library refused; not expected.
     #[error("{doing}: {why}")]
     Crypto {
@@ -148,6 +182,16 @@ impl IdentityError {
                 "run as the user that owns the file".to_owned()
             }
             Self::Io { .. } | Self::Crypto { .. } => return None,
+            Self::NameTaken { name, .. } => format!(
+                "--renew lets it join again, and its certificates stay valid as well; if its host is lost or was broken \
+                 into, first `zmigrate ca revoke {name}`; or choose another name"
+            ),
+            Self::TooManyTokens { .. } => "wait until older ones are forgotten".to_owned(),
+            Self::BadTtl { .. } => "leave --ttl out for ten minutes".to_owned(),
+            Self::HasIdentity { .. } => {
+                "--replace puts the new identity in its place; an interrupted join may also have left it".to_owned()
+            }
+            Self::BadAnswer { .. } => "ask for a new token, and look at the log of the authority".to_owned(),
             Self::TooLong { path, .. } | Self::Content { path, .. } => {
                 format!("put back {} as `zmigrate ca` wrote it, or issue it again", file_name(path))
             }
@@ -172,7 +216,7 @@ impl IdentityError {
             }
             Self::CaBusy { .. } => "wait for it to end, and try again".to_owned(),
             Self::NodeKeyExists { .. } => {
-                "--renew keeps the key and writes a new certificate; --force replaces the key too".to_owned()
+                "--renew keeps the key and writes a new certificate; --replace replaces the key too".to_owned()
             }
             Self::OtherNode { holder, .. } => format!("renew {holder}, or name another --out"),
             Self::OutlivesCa { fits_days, .. } => {

@@ -11,6 +11,9 @@
 //!        └── issue, revoke ──────────────▶ loaded ─▶ trust + tls ─▶ store (swapped by reload) ─▶ handshake
 //! ```
 //!
+//! **Joining.** A new node makes its key itself and asks the authority with a one-time token ([`join`], [`ca`]); what
+//! answers it is the holder of `ca.key`, never another node.
+//!
 //! **Revocation.** Revocations that are listed are enforced, whatever the age of the list: a CRL past its
 //! `nextUpdate` is still used, because a fleet that stops for want of a renewed list is a worse failure than
 //! a list that is late. A list that goes back in time (a smaller CRL number) is refused on reload.
@@ -19,13 +22,16 @@ pub mod ca;
 mod error;
 mod files;
 pub mod handshake;
+pub mod join;
 mod loaded;
 mod name;
 mod refusal;
+mod stamps;
 mod store;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 mod trust;
 mod when;
 
@@ -35,6 +41,7 @@ pub use name::{Identity, NODE_URI_PREFIX, Serial, node_uri, peer_identity};
 pub use refusal::{HandshakeError, HandshakeRefusal, PeerRefusal};
 pub use store::{IdentityStore, Reloaded};
 pub use tls::{ALPN, client_config, server_config};
+pub use token::{JoinToken, TOKEN_PREFIX, TokenError, TokenId, TokenSecret};
 pub use trust::{Trust, TrustedCa, Usage};
 pub use when::When;
 
@@ -49,6 +56,11 @@ pub const CRL_FILE: &str = "crl.pem";
 
 /// SHA-256 of a certificate in DER, as lower case hex: how a CA is recognised by a person.
 pub fn fingerprint_sha256(der: &[u8]) -> String {
-    let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    suite.tls13().map(|suite| hex::encode(suite.common.hash_provider.hash(der).as_ref())).unwrap_or_default()
+    hex::encode(sha256(der))
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    hash
 }

@@ -52,6 +52,12 @@ pub enum HandshakeRefusal {
         /// What is wrong with its names.
         why: String,
     },
+    /// While joining: the CA of the token is not the one of the server.
+    #[error("what answers there does not hold the authority of this token: its CA has another fingerprint")]
+    OtherAuthority,
+    /// While joining: a certificate of the right CA, but not the authority's own.
+    #[error("what answers there is not the authority of this token, but something that it issued a certificate to")]
+    NotTheAuthority,
     /// It does not speak TLS.
     #[error("the peer does not speak TLS")]
     NotTls,
@@ -87,6 +93,11 @@ impl HandshakeRefusal {
                 "correct the address of {expected}, or set identity = \"{got}\" in its [peer] table if that is meant"
             ),
             Self::NotANode { .. } => "issue its certificate with `zmigrate ca issue NAME`".to_owned(),
+            Self::OtherAuthority | Self::NotTheAuthority => {
+                "do not go on: somebody may stand between, or the address is \
+                 that of another fleet. The token was not shown to it"
+                    .to_owned()
+            }
             Self::NotTls => "check the address and port; zmigrated listens on 8551 unless told otherwise".to_owned(),
             Self::OtherProtocol => "check the address and port, and that both sides run a current zmigrate".to_owned(),
             Self::Other(_) => "run `zmigrate config check` on both sides".to_owned(),

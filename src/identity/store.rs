@@ -7,6 +7,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -19,10 +20,14 @@ use rustls_pki_types::CertificateDer;
 use super::{
     CRL_FILE, HandshakeRefusal, Identity, IdentityError, LoadedIdentity, Serial,
     refusal::HandshakeError,
+    stamps::Stamps,
     tls::{client_config, server_config},
     trust::Usage,
 };
 use crate::types::PeerName;
+
+/// How soon files that do not load are tried again although nothing about them has changed.
+const RETRY: Duration = Duration::from_secs(5);
 
 struct InUse {
     id: LoadedIdentity,
@@ -35,7 +40,13 @@ pub struct IdentityStore {
     time: Arc<dyn TimeProvider>,
     in_use: ArcSwap<InUse>,
     /// One reload at a time, else the slower one could put back the older files.
-    reloading: Mutex<()>,
+    reloading: Mutex<Seen>,
+}
+
+/// What the last reload found. Taken before the files are read: what changes in between is seen the next time.
+struct Seen {
+    stamps: Stamps,
+    failed_at: Option<Instant>,
 }
 
 impl fmt::Debug for IdentityStore {
@@ -67,8 +78,10 @@ impl IdentityStore {
     /// # Errors
     /// As [`LoadedIdentity::read`].
     pub fn open_at(dir: &Path, time: Arc<dyn TimeProvider>) -> Result<Self, IdentityError> {
+        let stamps = Stamps::of(dir);
         let in_use = make(LoadedIdentity::read(dir)?, &time)?;
-        Ok(Self { dir: dir.to_owned(), time, in_use: ArcSwap::from_pointee(in_use), reloading: Mutex::new(()) })
+        let reloading = Mutex::new(Seen { stamps, failed_at: None });
+        Ok(Self { dir: dir.to_owned(), time, in_use: ArcSwap::from_pointee(in_use), reloading })
     }
 
     /// Reads the files again. New connections use what they hold; those that are open go on, and the caller asks
@@ -77,7 +90,32 @@ impl IdentityStore {
     /// # Errors
     /// As [`LoadedIdentity::read`], and for a revocation list older than the one in use. What is in use stays.
     pub fn reload(&self) -> Result<Reloaded, IdentityError> {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = Stamps::of(&self.dir);
+        self.reload_seen(&mut seen, stamps)
+    }
+
+    /// As [`IdentityStore::reload`], but only if the files have changed since they were last read; `None` if not. Files
+    /// that do not load are tried again after a while; that they still do not is said once.
+    pub fn refresh(&self) -> Option<Result<Reloaded, IdentityError>> {
+        let mut seen = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = Stamps::of(&self.dir);
+        if stamps != seen.stamps {
+            return Some(self.reload_seen(&mut seen, stamps));
+        }
+        if seen.failed_at.is_some_and(|at| at.elapsed() >= RETRY) {
+            return self.reload_seen(&mut seen, stamps).ok().map(Ok);
+        }
+        None
+    }
+
+    fn reload_seen(&self, seen: &mut Seen, stamps: Stamps) -> Result<Reloaded, IdentityError> {
+        let result = self.read_again();
+        *seen = Seen { stamps, failed_at: result.is_err().then(Instant::now) };
+        result
+    }
+
+    fn read_again(&self) -> Result<Reloaded, IdentityError> {
         let id = LoadedIdentity::read(&self.dir)?;
         let before = self.in_use.load_full();
         if id.trust.is_older_than(&before.id.trust) {
@@ -86,6 +124,11 @@ impl IdentityStore {
         let own = id.own.clone();
         self.in_use.store(Arc::new(make(id, &self.time)?));
         Ok(Reloaded { new_certificate: own.serial != before.id.own.serial, own })
+    }
+
+    /// The directory that it reads.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// For the next connection that is accepted. Take it anew for each one.

@@ -70,7 +70,7 @@ pub fn client_config(
     Ok(config)
 }
 
-fn crypto(error: rustls::Error) -> IdentityError {
+pub(super) fn crypto(error: rustls::Error) -> IdentityError {
     IdentityError::Crypto { doing: "set up TLS 1.3", why: error.to_string() }
 }
 
@@ -160,6 +160,6 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
-fn tls12() -> rustls::Error {
+pub(super) fn tls12() -> rustls::Error {
     rustls::Error::General("TLS 1.2 is not spoken here".to_owned())
 }

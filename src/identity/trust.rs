@@ -37,6 +37,8 @@ pub struct TrustedCa {
     pub not_after: When,
     /// Whether `crl.pem` holds its revocations.
     pub has_crl: bool,
+    /// When that list was made.
+    pub crl_made: Option<When>,
     subject: Vec<u8>,
 }
 
@@ -126,6 +128,7 @@ impl Trust {
             fingerprint_sha256: fingerprint_sha256(der),
             not_after: when(cert.validity().not_after),
             has_crl: false,
+            crl_made: None,
             subject,
         });
         self.anchors.push(anchor);
@@ -149,7 +152,9 @@ impl Trust {
         }
         self.revoked.extend(crl.iter_revoked_certificates().map(|cert| Serial::new(cert.raw_serial())));
         self.crls.push(owned.into());
-        self.cas.iter_mut().filter(|ca| ca.subject == issuer).for_each(|ca| ca.has_crl = true);
+        for ca in self.cas.iter_mut().filter(|ca| ca.subject == issuer) {
+            (ca.has_crl, ca.crl_made) = (true, Some(when(crl.last_update())));
+        }
         Ok(())
     }
 
@@ -220,7 +225,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         .map_err(|e| IdentityError::content(path, format!("is not PEM: {e}")))
 }
 
-fn rustls_error(error: webpki::Error) -> rustls::Error {
+pub(super) fn rustls_error(error: webpki::Error) -> rustls::Error {
     use webpki::Error as E;
     match error {
         E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },

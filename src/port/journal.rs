@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::types::{DatasetName, SnapshotName};
+use crate::types::{DatasetName, JobId, SnapshotName};
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,6 +24,15 @@ pub enum Entry {
     RemovePlaceholder {
         /// This one.
         dataset: DatasetName,
+    },
+    /// The operator lets go of something that zmigrate left in ZFS.
+    ReleaseState {
+        /// `bookmark`, `hold`, `receive`, or the name of a property.
+        kind: String,
+        /// The bookmark, snapshot or dataset.
+        name: String,
+        /// Of this job, where that is recorded.
+        job: Option<JobId>,
     },
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::types::transfer::{Base, Depth, ReceiveSpec, SendFlags, SendSpec, SnapshotRequest};
 use crate::types::{
-    BookmarkName, DatasetName, SnapshotName,
+    BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
     listing::{Capabilities, DatasetInfo, Listing},
 };
 
@@ -186,4 +186,14 @@ pub trait Zfs: Send + Sync {
 
     /// Starts `zfs receive`.
     async fn receive(&self, spec: &ReceiveSpec) -> ZfsResult<Receiving>;
+
+    /// The version of the tools and of the kernel module. Nothing of it where this ZFS has no version to tell.
+    async fn version(&self) -> ZfsResult<ZfsVersion>;
+
+    /// All imported pools, by name, with a number of commands that does not depend on how many there are. A pool that is
+    /// suspended or faulted is reported and not asked any further, because asking it could hang.
+    async fn pools(&self) -> ZfsResult<Vec<PoolStatus>>;
+
+    /// What `zfs allow` has delegated that counts on this very dataset. `Unsupported` where that cannot be listed.
+    async fn delegations(&self, dataset: &DatasetName) -> ZfsResult<Vec<Delegation>>;
 }

@@ -61,6 +61,9 @@ pub struct Client {
     window: u64,
     streams: u16,
     clock_skew_ms: i64,
+    version: u16,
+    agent: String,
+    features: u64,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -97,7 +100,7 @@ impl Client {
         };
         let deadline = tokio::time::Instant::now() + options.connect_for;
         let mut pause = Duration::from_millis(200);
-        let (dialled, welcome) = loop {
+        let (dialled, version, welcome) = loop {
             match open(&*link, &hello).await {
                 Ok(opened) => break opened,
                 Err(failure) if failure.transient && tokio::time::Instant::now() + pause < deadline => {
@@ -134,6 +137,9 @@ impl Client {
             window: options.window_bytes,
             streams: if striping { options.streams.clamp(1, MAX_STREAMS) } else { 1 },
             clock_skew_ms: welcome.clock_unix_ms as i64 - unix_ms() as i64,
+            version,
+            agent: welcome.agent.chars().filter(|c| !c.is_control()).collect(),
+            features: welcome.features,
             _tasks: tasks,
         }))
     }
@@ -141,6 +147,21 @@ impl Client {
     /// The identity in the peer's certificate.
     pub fn identity(&self) -> &PeerName {
         &self.dialer.identity
+    }
+
+    /// The version of the protocol that was agreed on.
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// The peer's program and version.
+    pub fn agent(&self) -> &str {
+        &self.agent
+    }
+
+    /// True if both sides have that feature ([`features`]).
+    pub fn has(&self, feature: u64) -> bool {
+        self.features & features::OURS & feature == feature
     }
 
     /// How far the peer's clock is ahead of ours, in milliseconds, round-trip time included.
@@ -228,10 +249,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 async fn open(
     link: &dyn Link,
     hello: &Hello,
-) -> Result<(crate::port::link::Dialled, crate::wire::hello::Welcome), Failure> {
+) -> Result<(crate::port::link::Dialled, u16, crate::wire::hello::Welcome), Failure> {
     let mut dialled = link.dial().await?;
     match initiate(&mut dialled.connection, hello).await? {
-        Ok(welcome) => Ok((dialled, welcome)),
+        Ok((version, welcome)) => Ok((dialled, version, welcome)),
         Err(refusal) => Err(refused(&link.to_string(), refusal)),
     }
 }

@@ -242,6 +242,8 @@ impl EngineSession {
                 self.shut_down().await;
                 Ok(Reply::Done)
             }
+            // The registry knows who asks, and what that one is granted.
+            Request::About => self.about(Vec::new()).await,
         }
     }
 

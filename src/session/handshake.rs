@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// What the initiator learns: how to go on, or that it must not.
-pub type Outcome = Result<Welcome, Refusal>;
+/// What the initiator learns: the version and how to go on, or that it must not.
+pub type Outcome = Result<(u16, Welcome), Refusal>;
 
 async fn in_time<T>(what: &str, io: impl Future<Output = std::io::Result<T>>) -> Result<T, Failure> {
     let unreachable = |why: String| Failure::new(FailureClass::Unreachable, why).transient();
@@ -77,7 +77,7 @@ pub async fn initiate(
     let preface = read_preface(connection).await?;
     let body = read_body(connection, preface).await?;
     match decode_answer(preface, &body).map_err(protocol)? {
-        Ok((_version, welcome)) => Ok(Ok(welcome)),
+        Ok(agreed) => Ok(Ok(agreed)),
         Err(refusal) => Ok(Err(refusal)),
     }
 }

@@ -101,7 +101,7 @@ impl Dialer {
         let role = Role::Attach { session: self.session, channel: number, stripe, next: channel.next_expected() };
         let hello = Hello { role, ..self.hello.clone() };
         match initiate(&mut dialled.connection, &hello).await? {
-            Ok(welcome) => Ok((dialled.connection, welcome.next)),
+            Ok((_, welcome)) => Ok((dialled.connection, welcome.next)),
             Err(refusal) => Err(refused(&self.link.to_string(), refusal)),
         }
     }

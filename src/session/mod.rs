@@ -6,11 +6,14 @@
 //! each channel ── any number of connections, one after the other or side by side
 //! ```
 
+mod about;
 pub mod bases;
 pub mod client;
 mod destructive;
 pub mod engine;
 pub mod handshake;
+pub mod join;
 mod keeper;
 pub mod registry;
+pub mod state;
 mod transfer;

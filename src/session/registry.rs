@@ -48,6 +48,8 @@ pub trait Authority: Send + Sync {
     /// # Errors
     /// A `NotGranted` failure that names what is missing.
     fn check(&self, identity: &PeerName, access: Access, dataset: &DatasetName) -> Result<(), Failure>;
+    /// What that identity is granted.
+    fn granted(&self, identity: &PeerName) -> Vec<(Access, DatasetName)>;
 }
 
 /// How many of what a peer serves.
@@ -360,6 +362,9 @@ impl Registry {
             let text =
                 format!("the job {job} is not one of {}: its bookmarks and holds are another's", session.identity);
             return Err(Failure::new(FailureClass::NotGranted, text));
+        }
+        if request == Request::About {
+            return work.about(self.authority.granted(&session.identity)).await;
         }
         let Request::Lock { target } = &request else { return work.handle(request).await };
         let target = target.clone();

@@ -89,6 +89,9 @@ pub struct BookmarkInfo {
     pub guid: Guid,
     /// The createtxg of the snapshot that it was made from.
     pub createtxg: CreateTxg,
+    /// Seconds since 1970, UTC, of that snapshot. For people on this host only: it does not travel.
+    #[serde(skip)]
+    pub creation_unix_s: u64,
 }
 
 /// A dataset in a listing.

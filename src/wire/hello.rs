@@ -24,8 +24,10 @@ pub const PREFACE_LEN: usize = 12;
 pub mod features {
     /// Frames of one transfer may travel on several connections.
     pub const STRIPING: u64 = 1;
+    /// The request `About`.
+    pub const ABOUT: u64 = 4;
     /// All that this build has.
-    pub const OURS: u64 = STRIPING;
+    pub const OURS: u64 = STRIPING | ABOUT;
 }
 
 /// A session's unguessable name; valid only together with the identity that opened it.

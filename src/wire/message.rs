@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    Access, DatasetName, Failure, Guid, JobId, SnapshotName,
+    Access, DatasetName, Failure, Guid, JobId, PoolStatus, SnapshotName, ZfsVersion,
     listing::{Capabilities, DatasetInfo, DatasetKind, Listing},
     transfer::{Base, Depth, SendFlags, SendSpec, SnapshotRequest},
 };
@@ -184,6 +184,8 @@ pub enum Request {
     },
     /// The session ends well; its locks are free at once.
     Bye,
+    /// For a diagnosis: who are you, and what am I granted? Only where both sides name [`super::hello::features::ABOUT`].
+    About,
 }
 
 /// What came of a request.
@@ -201,6 +203,8 @@ pub enum Reply {
     AlreadyReceived,
     /// To `FinishReceive` and `FinishSend`.
     Transferred(Transferred),
+    /// To `About`.
+    About(Box<About>),
 }
 
 /// What is at a side, and what it can do.
@@ -212,6 +216,26 @@ pub struct Listed {
     pub ancestors: Vec<DatasetInfo>,
     /// What ZFS and the pool can do.
     pub capabilities: Capabilities,
+}
+
+/// What a peer tells an identity that it knows: its ZFS, what it grants to that identity, and the pools in which that lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Of its ZFS.
+    pub version: ZfsVersion,
+    /// What the asking identity is granted, at most [`crate::limits::MAX_GRANTS_TOLD`].
+    pub grants: Vec<(Access, DatasetName)>,
+    /// The pools in which those datasets lie, and no others.
+    pub pools: Vec<AboutPool>,
+}
+
+/// One pool of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AboutPool {
+    /// Its space and health.
+    pub status: PoolStatus,
+    /// What ZFS and the pool can do; `None` if that could not be found out.
+    pub capabilities: Option<Capabilities>,
 }
 
 /// The end of a transfer that went well.
@@ -280,9 +304,43 @@ impl Request {
                 .chain(superseded.iter().map(base_of))
                 .map(|dataset| (Access::Pull, dataset))
                 .collect(),
-            Request::FinishReceive { .. } | Request::FinishSend { .. } | Request::Cancel { .. } | Request::Bye => {
-                vec![]
-            }
+            // An `About` tells only what concerns the asking identity.
+            Request::FinishReceive { .. }
+            | Request::FinishSend { .. }
+            | Request::Cancel { .. }
+            | Request::Bye
+            | Request::About => vec![],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::codec::{Use, encode};
+
+    /// What version 1 had keeps its number; what came later stands behind it.
+    #[test]
+    fn requests_keep_their_numbers() {
+        let number = |request: Request| encode(&request, Use::Request).unwrap();
+        assert_eq!(number(Request::Bye), [14]);
+        assert_eq!(number(Request::About), [15]);
+        let about = About {
+            version: ZfsVersion { userland: Some("2".into()), kernel: None },
+            grants: vec![(Access::Pull, "a".parse().unwrap())],
+            pools: vec![AboutPool {
+                status: PoolStatus {
+                    name: "a".into(),
+                    health: "ONLINE".into(),
+                    readonly: Some(false),
+                    full_percent: Some(7),
+                    used: Some(1),
+                    available: None,
+                },
+                capabilities: None,
+            }],
+        };
+        let bytes = encode(&Reply::About(Box::new(about)), Use::Reply).unwrap();
+        assert_eq!(hex::encode(bytes), "060101320001010161010161064f4e4c494e450100010701010000");
     }
 }

@@ -13,5 +13,6 @@ pub mod codec;
 pub mod frame;
 pub mod hello;
 pub mod inbox;
+pub mod join;
 pub mod message;
 pub mod outbox;

@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
         case!(rollback_goes_back),
         case!(rollback_spares_clones_and_holds, holds),
         case!(aborting_nothing_is_fine),
+        case!(the_host_tells_of_itself),
     ]
 }
 
@@ -274,4 +275,26 @@ async fn aborting_nothing_is_fine(w: &World) {
     w.zfs.abort_receive(&a).await.unwrap();
     w.zfs.abort_receive(&w.ds("none")).await.unwrap();
     assert!(w.look(&a).await.is_some());
+}
+
+async fn the_host_tells_of_itself(w: &World) {
+    let version = w.zfs.version().await.unwrap();
+    assert_eq!((&version.userland, &version.kernel), (&w.can.userland_version, &w.can.kernel_version));
+    let before = w.host.commands_run();
+    let pools = w.zfs.pools().await.unwrap();
+    let ran = w.host.commands_run().zip(before).map(|(after, before)| after - before);
+    assert!(ran.is_none_or(|n| n <= 3), "{ran:?} commands, whatever the number of pools");
+    assert!(pools.iter().all(|p| pools.iter().filter(|other| other.name == p.name).count() == 1));
+    let own = pools.iter().find(|p| p.name == w.root.pool()).unwrap();
+    assert_eq!((own.health.as_str(), own.answers()), ("ONLINE", true));
+    assert_ne!(own.readonly, Some(true));
+    let available = w.zfs.get(w.root.pool(), &["available"]).await.unwrap()[0].value.parse::<u64>().unwrap();
+    let free = own.available.unwrap();
+    assert!(free.abs_diff(available) < available / 10 && own.used.is_some(), "{free} and {available}");
+    assert!(own.full_percent.is_some_and(|n| n < 90));
+    match w.zfs.delegations(&w.root).await {
+        Ok(found) => assert!(found.is_empty(), "{found:?}"),
+        // zfs-fuse as Debian packages it.
+        Err(e) => assert_eq!(e.kind, Unsupported, "{e}"),
+    }
 }

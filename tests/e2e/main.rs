@@ -9,10 +9,13 @@
 // The harness is libtest-mimic, so clippy does not see that these are tests.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod authority;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod enrol;
 mod links;
+mod people;
 mod process;
 mod proxy;
 mod reload;
@@ -73,6 +76,9 @@ fn main() -> ExitCode {
         crashes::cases(),
         links::cases(),
         reload::cases(),
+        enrol::cases(),
+        authority::cases(),
+        people::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();

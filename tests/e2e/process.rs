@@ -70,6 +70,10 @@ impl Running {
         fs::read_to_string(&self.err).unwrap()
     }
 
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(&self.out).unwrap()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -22,6 +22,8 @@ struct Shared {
     stop: AtomicBool,
     /// Connections with a lower number are silent.
     silent_below: AtomicU32,
+    /// Connections with a lower number are cut.
+    cut_below: AtomicU32,
 }
 
 /// See the module. It ends when dropped.
@@ -63,6 +65,11 @@ impl Proxy {
         self.shared.accepted.load(SeqCst)
     }
 
+    /// Cuts all connections that are there.
+    pub fn cut_now(&self) {
+        self.shared.cut_below.store(self.accepted(), SeqCst);
+    }
+
     /// From now on the connections that are there carry nothing, and stay open.
     pub fn silence(&self) {
         self.shared.silent_below.store(self.accepted(), SeqCst);
@@ -84,7 +91,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, upstream: bool, number: u32, sha
         let _ = to.shutdown(Shutdown::Both);
     };
     loop {
-        if shared.stop.load(SeqCst) {
+        if shared.stop.load(SeqCst) || number < shared.cut_below.load(SeqCst) {
             return end(&from, &to);
         }
         if number < shared.silent_below.load(SeqCst) {

@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         a_grant_to_one_is_none_to_another,
         a_revoked_certificate,
         a_certificate_of_another_authority,
+        an_expired_certificate,
         no_certificate,
         what_is_no_peer_is_refused_and_harms_nobody,
     ]
@@ -118,8 +119,43 @@ fn a_certificate_of_another_authority() {
     assert!(!exists(&site.w("in")));
 }
 
+/// An identity of the site's authority whose time was over long ago.
+fn expired_identity(site: &Site, name: &str) -> std::path::PathBuf {
+    use rcgen::{CertificateParams, Issuer, KeyPair, SanType, date_time_ymd};
+    let text = |file: &str| fs::read_to_string(site.dir.join("ca").join(file)).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&text("ca.pem"), KeyPair::from_pem(&text("ca.key")).unwrap()).unwrap();
+    let dir = site.dir.join("expired");
+    issue(&site.dir.join("ca"), name, &dir);
+    let key = KeyPair::from_pem(&fs::read_to_string(dir.join("node.key")).unwrap()).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(format!("zmigrate://node/{name}").as_str().try_into().unwrap())];
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
+    fs::write(dir.join("node.pem"), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    dir
+}
+
+fn an_expired_certificate() {
+    let site = Site::new();
+    site.source("db", 1000);
+    let dir = expired_identity(&site, "east");
+    let done = site.push("db", "in/db", &["--identity-dir", &dir.to_string_lossy()]).must(4);
+    pin!(site, done.stderr, @r"
+    error: the peer refused our certificate: it says it is expired, or not yet valid
+    hint: renew it with `zmigrate ca issue NAME --renew`; if it is valid here, the clocks of the two hosts differ
+    ");
+    wait_for("the reason in the log", 2, || {
+        site.log()
+            .contains("handshake refused: the peer's certificate expired 2020-02-01T00:00:00Z; the clock here says")
+    });
+    assert!(!exists(&site.w("in")));
+}
+
 fn no_certificate() {
     let site = Site::new();
+    let nothing = site.dir.join("nothing");
+    site.source("db", 1000);
+    let done = site.push("db", "in/db", &["--identity-dir", &nothing.to_string_lossy()]).must(4);
+    assert!(done.stderr.contains("this host's identity cannot be used"), "{}", done.stderr);
     assert!(exchange(&mut dial(site.port, None), b"ZMIG").is_err());
     wait_for("the reason in the log", 2, || site.log().contains("handshake refused: the peer showed no certificate"));
 }

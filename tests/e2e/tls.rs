@@ -56,6 +56,11 @@ impl ServerCertVerifier for AnyServer {
 
 /// A TLS connection to `zmigrated`, with the certificate of an identity directory or with none.
 pub fn dial(port: u16, identity: Option<&Path>) -> StreamOwned<ClientConnection, TcpStream> {
+    dial_as(port, identity, "zmigrate/1")
+}
+
+/// The same, naming another protocol.
+pub fn dial_as(port: u16, identity: Option<&Path>, protocol: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -69,7 +74,7 @@ pub fn dial(port: u16, identity: Option<&Path>) -> StreamOwned<ClientConnection,
             builder.with_client_auth_cert(chain.map(Result::unwrap).collect(), key).unwrap()
         }
     };
-    config.alpn_protocols = vec![b"zmigrate/1".to_vec()];
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let name = ServerName::try_from("localhost").unwrap();
     let tls = ClientConnection::new(Arc::new(config), name).unwrap();
     let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();

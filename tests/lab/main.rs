@@ -18,6 +18,7 @@ mod many;
 mod panics;
 mod safety;
 mod setup;
+mod state;
 mod trees;
 mod unprivileged;
 mod volume;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         losses::CASES,
         unprivileged::CASES,
         many::CASES,
+        state::CASES,
         // Last: looks at what all others have done to the kernels.
         panics::CASES,
     ]

@@ -103,8 +103,10 @@ impl World {
     /// Starts `zmigrate`; its pid is in `DIR/zmigrate.pid`. Reports are JSON unless `args` asks for text.
     pub fn start(&self, guest: Guest, args: &str) -> Running {
         let format = if args.contains("--output") { "" } else { "--output json" };
+        let moves = args.starts_with("push") || args.starts_with("pull");
+        let progress = if moves { "--progress none" } else { "" };
         let script = format!(
-            "echo $$ >{DIR}/zmigrate.pid; exec zmigrate --config {DIR}/zmigrate.toml {format} -v {args} --progress none"
+            "echo $$ >{DIR}/zmigrate.pid; exec zmigrate --config {DIR}/zmigrate.toml {format} -v {args} {progress}"
         );
         Running(spawn(move || guest.ask(&script)))
     }

@@ -137,6 +137,10 @@ impl Authority for Grants {
         self.0.contains_key(identity)
     }
 
+    fn granted(&self, identity: &PeerName) -> Vec<(Access, DatasetName)> {
+        self.0.get(identity).cloned().unwrap_or_default()
+    }
+
     fn check(&self, identity: &PeerName, access: Access, dataset: &DatasetName) -> Result<(), Failure> {
         let granted = self
             .0

@@ -6,6 +6,7 @@
 //!                                        ├─ process.rs   a running send or receive
 //!                                        ├─ classify.rs  exit status and stderr  (pure)
 //!                                        ├─ parse.rs     listings                (pure)
+//!                                        ├─ status.rs    version, pools, delegations
 //!                                        └─ probe.rs     what this ZFS can do    (pure)
 //! ```
 //!
@@ -19,6 +20,7 @@ mod port;
 pub mod probe;
 mod process;
 mod run;
+pub mod status;
 
 use std::{
     collections::HashMap,

@@ -240,7 +240,12 @@ pub fn listing(
             });
         } else {
             let name: BookmarkName = o.name.parse().map_err(bad)?;
-            owner.bookmarks.push(BookmarkInfo { tag: name.tag(), guid: o.guid, createtxg: o.createtxg });
+            owner.bookmarks.push(BookmarkInfo {
+                tag: name.tag(),
+                guid: o.guid,
+                createtxg: o.createtxg,
+                creation_unix_s: o.creation_unix_s,
+            });
         }
     }
     for d in &mut datasets {

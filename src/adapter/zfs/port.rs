@@ -16,7 +16,7 @@ use crate::{
         ZfsResult,
     },
     types::{
-        BookmarkName, DatasetName, SnapshotName,
+        BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
         listing::{Capabilities, DatasetInfo, Listing, Property},
     },
 };
@@ -302,6 +302,18 @@ impl Zfs for ZfsCommand {
         let operation = format!("receive into {}", spec.snapshot);
         let args = args::receive(spec).map_err(|why| error(&operation, Other, why))?;
         process::receive(operation, self.runner.command(Tool::Zfs, args))
+    }
+
+    async fn version(&self) -> ZfsResult<ZfsVersion> {
+        self.ask_version().await
+    }
+
+    async fn pools(&self) -> ZfsResult<Vec<PoolStatus>> {
+        self.ask_pools().await
+    }
+
+    async fn delegations(&self, dataset: &DatasetName) -> ZfsResult<Vec<Delegation>> {
+        self.ask_delegations(dataset).await
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::types::listing::Capabilities;
+use crate::types::{ZfsVersion, listing::Capabilities};
 
 /// The texts that a probe gathers, each whole (stdout and stderr).
 #[derive(Clone, Debug, Default)]
@@ -85,14 +85,11 @@ pub fn tools(texts: &Texts) -> Tools {
     if properties.contains("receive_resume_token") {
         properties.insert("inconsistent".to_owned());
     }
-    let version = |prefix: &str| {
-        let mut lines = texts.version.lines().map(str::trim);
-        lines.find_map(|l| l.strip_prefix(prefix).filter(|v| v.starts_with(|c: char| c.is_ascii_digit())))
-    };
+    let version = version(&texts.version);
     Tools {
         capabilities: Capabilities {
-            userland_version: version("zfs-").map(str::to_owned),
-            kernel_version: version("zfs-kmod-").map(str::to_owned),
+            userland_version: version.userland,
+            kernel_version: version.kernel,
             send_large_block: has(&send, 'L'),
             send_compressed: has(&send, 'c'),
             send_embed: has(&send, 'e'),
@@ -113,6 +110,16 @@ pub fn tools(texts: &Texts) -> Tools {
         create_unmounted: has(&clusters(&texts.create, "create"), 'u'),
         properties,
     }
+}
+
+/// Reads the output of `zfs version`.
+pub fn version(text: &str) -> ZfsVersion {
+    let of = |prefix: &str| {
+        let mut lines = text.lines().map(str::trim);
+        let found = lines.find_map(|l| l.strip_prefix(prefix).filter(|v| v.starts_with(|c: char| c.is_ascii_digit())));
+        found.map(str::to_owned)
+    };
+    ZfsVersion { userland: of("zfs-"), kernel: of("zfs-kmod-") }
 }
 
 /// The lines of a usage text that show how `command` is written.

@@ -1,16 +1,18 @@
 //! A private CA in a directory: make it, issue, revoke, list.
 //!
 //! Purpose: one CA per fleet, without a service; the directory may live on a machine that is mostly off.
-//! Invariant: a certificate is in the index, on disk, before it leaves the directory, so everything that was
+//! Invariant: a node's certificate is in the index, on disk, before it leaves the directory, so everything that was
 //! ever issued can be revoked. One process works at a time (`flock`), and every file is exchanged as a whole.
 //!
 //! Keys are ECDSA on P-256 with SHA-256. A CRL names a `nextUpdate`, because RFC 5280 wants one; it is the end
 //! of the CA, and nodes do not enforce it (see [`crate::identity`]).
 
+mod enrol;
 mod index;
 mod report;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod x509;
 
 use std::{
@@ -26,13 +28,16 @@ use rustix::fs::{FlockOperation, flock};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-pub use self::report::{CaCreated, CaListing, CertState, Certificate, Issued, KeyOrigin, Revoked};
+pub use self::{
+    enrol::{EnrolClaim, EnrolDirs, EnrolRefusal, EnrolServer, Enrolled, MAX_TOKEN_TTL, TokenMade, TokenRequest},
+    report::{CaCreated, CaListing, CertState, Certificate, Issued, KeyOrigin, Revoked},
+};
 use self::{
     index::{Entry, Index},
     x509::Signer,
 };
 use super::{
-    CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, When, files, fingerprint_sha256,
+    CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, Serial, When, files, fingerprint_sha256,
     name::{peer_identity, when},
 };
 use crate::types::PeerName;
@@ -131,11 +136,7 @@ impl Ca {
     pub fn issue(dir: &Path, request: &IssueRequest, now: When) -> Result<Issued, IdentityError> {
         check_days(request.days)?;
         let mut ca = Self::open(dir)?;
-        let ends = now.after(Duration::from_secs(u64::from(request.days) * 86_400));
-        if ends > ca.ca_ends {
-            let fits_days = ca.ca_ends.since(now).as_secs() / 86_400;
-            return Err(IdentityError::OutlivesCa { days: request.days, ca_ends: ca.ca_ends, fits_days });
-        }
+        let ends = ca.end_of(request.days, now)?;
         let out = &request.out_dir;
         files::make_dir(out)?;
         let kept = kept_key(request)?;
@@ -147,19 +148,10 @@ impl Ca {
         };
         let key_origin = if key.is_some() { KeyOrigin::Kept } else { KeyOrigin::New };
         let leaf = ca.signer.leaf(&request.name, key, now.before(BACKDATED), ends)?;
-        ca.index.certificates.push(Entry {
-            name: request.name.clone(),
-            serial: leaf.serial.clone(),
-            not_before: now.before(BACKDATED),
-            not_after: ends,
-            revoked_at: None,
-        });
-        ca.index.write(&dir.join(INDEX_FILE))?;
+        ca.record(&request.name, &leaf.serial, now, ends)?;
         let crl_pem = ca.current_crl(now)?;
         let (ca_bundle, other_cas) = bundle(&ca.ca_pem, &out.join(CA_FILE), files::MAX_PEM_BYTES, |_| false)?;
-        let (crl_bundle, _) = bundle(&crl_pem, &out.join(CRL_FILE), files::MAX_CRL_BYTES, |block| {
-            x509::crl_issuer(block).is_none_or(|issuer| issuer == ca.signer.subject())
-        })?;
+        let crl_bundle = ca.crl_bundle(&crl_pem, out)?;
         files::write(&out.join(CA_FILE), ca_bundle.as_bytes(), 0o644)?;
         files::write(&out.join(CRL_FILE), crl_bundle.as_bytes(), 0o644)?;
         let mut written = vec![out.join(CA_FILE), out.join(CRL_FILE)];
@@ -270,6 +262,35 @@ impl Ca {
             index: Index::read(&dir.join(INDEX_FILE))?,
             _lock: lock,
         })
+    }
+
+    /// When a certificate of so many days ends.
+    fn end_of(&self, days: u32, now: When) -> Result<When, IdentityError> {
+        check_days(days)?;
+        let ends = now.after(Duration::from_secs(u64::from(days) * 86_400));
+        if ends > self.ca_ends {
+            let fits_days = self.ca_ends.since(now).as_secs() / 86_400;
+            return Err(IdentityError::OutlivesCa { days, ca_ends: self.ca_ends, fits_days });
+        }
+        Ok(ends)
+    }
+
+    /// Puts a certificate into the index, on disk, before it leaves.
+    fn record(&mut self, name: &PeerName, serial: &Serial, now: When, ends: When) -> Result<(), IdentityError> {
+        self.index.certificates.push(Entry {
+            name: name.clone(),
+            serial: serial.clone(),
+            not_before: now.before(BACKDATED),
+            not_after: ends,
+            revoked_at: None,
+        });
+        self.index.write(&self.dir.join(INDEX_FILE))
+    }
+
+    /// `crl_pem`, and the lists of other CAs in `crl.pem` of `beside`.
+    fn crl_bundle(&self, crl_pem: &str, beside: &Path) -> Result<String, IdentityError> {
+        let ours = |block: &str| x509::crl_issuer(block).is_none_or(|issuer| issuer == self.signer.subject());
+        bundle(crl_pem, &beside.join(CRL_FILE), files::MAX_CRL_BYTES, ours).map(|(text, _)| text)
     }
 
     /// The CRL in the directory, or a new one if a crash kept it from following the index.

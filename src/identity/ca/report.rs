@@ -147,7 +147,7 @@ impl fmt::Display for Revoked {
             writeln!(f, "revoked {}, serial {serial}", self.name)?;
         }
         writeln!(f, "wrote {} (list number {})", self.crl.display(), self.crl_number)?;
-        write!(f, "it counts on each node once this file is its crl.pem and zmigrated has reloaded")
+        write!(f, "it counts on each node once this file is its crl.pem; zmigrated notices that by itself")
     }
 }
 

@@ -225,7 +225,7 @@ fn what_people_and_programs_see() {
     insta::assert_snapshot!(shown(Ca::revoke(&dir, &peer("dc1"), start()).unwrap().to_string()), @r"
     revoked dc1, serial SERIAL
     wrote ROOT/ca/crl.pem (list number 2)
-    it counts on each node once this file is its crl.pem and zmigrated has reloaded
+    it counts on each node once this file is its crl.pem; zmigrated notices that by itself
     ");
     let listing = Ca::list(&dir, start()).unwrap();
     insta::assert_snapshot!(shown(listing.to_string()), @r"

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    RevocationReason, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKey, PublicKeyData, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject,
+};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::index::Index;
 use crate::{
-    identity::{IdentityError, Serial, When, node_uri},
+    identity::{IdentityError, Serial, When, join::ENROL_URI, node_uri},
     types::PeerName,
 };
 
@@ -89,28 +92,48 @@ impl Signer {
             Some(pem) => (KeyPair::from_pem(&pem).map_err(failed("read node.key"))?, false),
             None => (KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("make the node's key"))?, true),
         };
+        let (serial, params) = node_params(name, begins, ends)?;
+        let cert = params.signed_by(&key, &self.issuer).map_err(failed("sign the certificate"))?;
+        Ok(Leaf { cert_pem: cert.pem(), new_key_pem: is_new.then(|| key.serialize_pem()), serial })
+    }
+
+    /// A certificate for a key that only its node has.
+    pub fn leaf_for(
+        &self,
+        name: &PeerName,
+        key: &PublicKey,
+        begins: When,
+        ends: When,
+    ) -> Result<(String, Serial), IdentityError> {
+        let (serial, params) = node_params(name, begins, ends)?;
+        let cert = params.signed_by(key, &self.issuer).map_err(failed("sign the certificate"))?;
+        Ok((cert.pem(), serial))
+    }
+
+    /// A certificate with which this CA answers nodes that join, and its key. It names no node, so no node takes it for
+    /// one, and it never leaves the process: that is why it is in no index.
+    pub fn enrolment_leaf(
+        &self,
+        begins: When,
+        ends: When,
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("make a key"))?;
         let serial = random_serial()?;
         let mut params = CertificateParams::default();
         let mut subject = DistinguishedName::new();
-        // For people who look at it with other tools; the name that counts is the URI.
-        subject.push(DnType::CommonName, name.as_str());
+        subject.push(DnType::CommonName, "zmigrate enrolment");
         params.distinguished_name = subject;
-        let uri = node_uri(name).as_str().try_into().map_err(failed("write the node's name"))?;
-        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.subject_alt_names =
+            vec![SanType::URI(ENROL_URI.try_into().map_err(failed("write the name of the enrolment"))?)];
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // A node dials and answers with the same certificate.
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.not_before = date!(begins);
         params.not_after = date!(ends);
         let cert = params.signed_by(&key, &self.issuer).map_err(failed("sign the certificate"))?;
-        Ok(Leaf {
-            cert_pem: cert.pem(),
-            new_key_pem: is_new.then(|| key.serialize_pem()),
-            serial: Serial::new(&serial),
-        })
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(failed("make a key"))?;
+        Ok((cert.der().clone(), key))
     }
 
     /// The CRL of all that `index` says is revoked. Expired certificates stay listed: a node whose clock is far
@@ -139,6 +162,45 @@ impl Signer {
         .and_then(|crl| crl.pem())
         .map_err(failed("sign the revocation list"))
     }
+}
+
+fn node_params(name: &PeerName, begins: When, ends: When) -> Result<(Serial, CertificateParams), IdentityError> {
+    let serial = random_serial()?;
+    let mut params = CertificateParams::default();
+    let mut subject = DistinguishedName::new();
+    // For people who look at it with other tools; the name that counts is the URI.
+    subject.push(DnType::CommonName, name.as_str());
+    params.distinguished_name = subject;
+    let uri = node_uri(name).as_str().try_into().map_err(failed("write the node's name"))?;
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // A node dials and answers with the same certificate.
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = date!(begins);
+    params.not_after = date!(ends);
+    Ok((Serial::new(&serial), params))
+}
+
+/// The key of a certificate signing request (RFC 2986) that its own key has signed and that names `name` and nothing
+/// else. Whatever else it asks for is not looked at: what a node's certificate says is decided here.
+pub(super) fn requested_key(csr: &[u8], name: &PeerName) -> Result<PublicKey, String> {
+    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+        .map_err(|e| format!("the signing request cannot be used: {e}"))?;
+    let uri = node_uri(name);
+    let [SanType::URI(asked)] = request.params.subject_alt_names.as_slice() else {
+        return Err(format!("the signing request does not name {uri} alone"));
+    };
+    if asked.as_str() != uri {
+        return Err(format!("the signing request names {}, not {uri}", asked.as_str().escape_default()));
+    }
+    // An uncompressed point has 65 bytes: the algorithm alone would let another curve pass.
+    if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 || request.public_key.der_bytes().len() != 65 {
+        return Err("the key is not one of ECDSA on P-256".to_owned());
+    }
+    Ok(request.public_key)
 }
 
 /// The number of the first CRL of a PEM text.

@@ -1,6 +1,7 @@
 //! Real handshakes over an in-memory pipe, with the clock held still.
 
 mod fleet;
+mod join;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 

@@ -58,7 +58,12 @@ impl Ds {
     }
     /// A bookmark of a snapshot that stands (or stood) at this createtxg.
     pub fn bookmark(mut self, tag: &str, guid: Guid, txg: u64) -> Self {
-        self.0.bookmarks.push(BookmarkInfo { tag: tag.parse().unwrap(), guid, createtxg: CreateTxg(txg) });
+        self.0.bookmarks.push(BookmarkInfo {
+            tag: tag.parse().unwrap(),
+            guid,
+            createtxg: CreateTxg(txg),
+            creation_unix_s: 0,
+        });
         self
     }
     /// Takes a snapshot away; the others keep their createtxg.

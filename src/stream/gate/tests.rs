@@ -365,7 +365,7 @@ fn blocks_fit_the_object_that_was_announced() {
     // Old senders announce a block of dnodes before their data.
     let many: Vec<Record> = (1..32).map(|n| Record::Object(object_of(n))).collect();
     let first = Record::Write(Write { object: 1, ..write() });
-    expect(plain(), &[&many[..], &[first.clone()]].concat(), "taken");
+    expect(plain(), &[&many[..], std::slice::from_ref(&first)].concat(), "taken");
     let more: Vec<Record> = (1..90).map(|n| Record::Object(object_of(n))).collect();
     expect(plain(), &[&more[..], &[first]].concat(), "has not been announced");
 }
