@@ -23,7 +23,7 @@ mod fault;
 mod inline;
 mod model;
 mod moving;
-pub mod nvlist;
+pub(crate) mod nvlist;
 mod pipe;
 mod port;
 mod receiving;

@@ -4,14 +4,28 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use zmigrate::{
+    limits::{CONTROL_WINDOW, MAX_CHUNK, MAX_REQUEST},
+    types::transfer::Depth,
+    wire::{
+        codec::{self, Use},
+        frame::{FLAG_MORE, Frame, FrameKind},
+        hello::{self, Hello, PREFACE_LEN, Preface, RefusalCode, Role},
+        message::{Call, Request, RoleOfDataset},
+    },
 };
 
 use crate::{
     Case, cases,
     common::noise,
     pin,
-    process::wait_for,
+    process::{resident_kib, wait_for},
     safety::{SLOW, SLOW_BYTES},
     site::{Site, issue, make_ca},
     tls::{dial, exchange},
@@ -27,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         an_expired_certificate,
         no_certificate,
         what_is_no_peer_is_refused_and_harms_nobody,
+        a_greedy_peer_gets_its_share_and_no_more,
     ]
 }
 
@@ -198,6 +213,120 @@ fn what_is_no_peer_is_refused_and_harms_nobody() {
     let crowd: Vec<_> = (0..60).map(|_| plain()).collect();
     wait_for("the limit", 5, || site.log().contains("too many connections"));
     drop(crowd);
+    push.wait(60).must(0);
+    site.assert_equal(&db, &site.w("in/db"));
+    site.push("db", "in/db", &[]).must(0);
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+}
+
+type Peer = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// Opens a session by hand; a refusal's code and text, if that is the answer.
+fn open_session(site: &Site, identity: &str) -> Result<Peer, (Option<RefusalCode>, String)> {
+    let mut peer = dial(site.port, Some(&site.dir.join(identity)));
+    let (agent, host) = ("test".to_owned(), identity.to_owned());
+    let hello = Hello { agent, host, clock_unix_ms: 0, features: 1, window: 4 << 20, role: Role::Open };
+    peer.write_all(&hello::encode_hello(&hello).unwrap()).unwrap();
+    let mut head = [0; PREFACE_LEN];
+    peer.read_exact(&mut head).unwrap();
+    let preface = Preface::decode(&head).unwrap();
+    let mut body = vec![0; preface.body_len as usize];
+    peer.read_exact(&mut body).unwrap();
+    // Whoever is not read from any more is done here.
+    peer.sock.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    peer.sock.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    hello::decode_answer(preface, &body).unwrap().map(|_| peer).map_err(|refusal| (refusal.code, refusal.text))
+}
+
+/// Sends a frame up to `times` times, numbered from `first` if it has a number, and reads nothing; the bytes that went out.
+fn pour(peer: &mut Peer, first: u64, times: u64, frame: &Frame) -> u64 {
+    let mut frame = frame.clone();
+    let mut taken = 0;
+    for n in 0..times {
+        if matches!(frame.header.kind, FrameKind::Data | FrameKind::Message) {
+            frame.header.sequence = first + n;
+        }
+        let bytes = [&frame.header.encode()[..], &frame.payload].concat();
+        if peer.write_all(&bytes).is_err() {
+            break;
+        }
+        taken += bytes.len() as u64;
+    }
+    taken
+}
+
+fn a_greedy_peer_gets_its_share_and_no_more() {
+    const SESSIONS: u64 = 6;
+    // Each session may fill its window in both directions, and have one request as bytes and once decoded.
+    const SHARE: u64 = SESSIONS * (2 * CONTROL_WINDOW + 2 * MAX_REQUEST as u64);
+    let mut site = Site::quiet();
+    site.limits = format!("window_bytes = 4194304\nmax_sessions_per_identity = {SESSIONS}\nidle_timeout_s = 5");
+    let out = site.w("out");
+    create(&out);
+    issue(&site.dir.join("ca"), "greedy", &site.dir.join("greedy"));
+    site.write_configs(&format!("{}[grant.greedy]\npull = [\"{out}\"]\n", site.default_grant()), None);
+    site.start_daemon();
+    let db = site.source("db", 2 * SLOW_BYTES);
+    let mut push = site.start_push("db", "in/db", &SLOW);
+    push.until_transferred(1 << 20);
+    let daemon = site.daemon_pid();
+    let before = resident_kib(daemon);
+    let (peak, over) = (AtomicU64::new(before), AtomicBool::new(false));
+
+    let open = || open_session(&site, "greedy");
+    let mut sessions: Vec<Peer> = (0..SESSIONS).map(|_| open().unwrap()).collect();
+    let (code, text) = open().err().unwrap();
+    assert_eq!(code, Some(RefusalCode::Busy));
+    assert_eq!(text, "greedy has 6 sessions open, which is the limit");
+
+    let full = Bytes::from(noise(MAX_CHUNK, 3));
+    let list = Request::List { root: out.parse().unwrap(), depth: Depth::Tree, role: RoleOfDataset::Source };
+    let call = codec::encode(&Call { id: 1, request: list }, Use::Request).unwrap();
+    let mut announced = Frame::plain(FrameKind::Message, 0, Bytes::from_static(b"x"));
+    announced.header.payload_len = u32::MAX;
+    let frames = [
+        // A message without end; frames that are never in turn, large and empty; requests whose answers are not read;
+        // signs of life, not read either; a frame of 4 GiB.
+        (0, 300, Frame::plain(FrameKind::Message, FLAG_MORE, full.clone())),
+        (1, 300, Frame::plain(FrameKind::Message, 0, full)),
+        (1, 400_000, Frame::plain(FrameKind::Message, FLAG_MORE, Bytes::new())),
+        (0, 200_000, Frame::plain(FrameKind::Message, 0, call.into())),
+        (0, 400_000, Frame::plain(FrameKind::Ping, 0, Bytes::from_static(&[7; 8]))),
+        (0, 1000, announced),
+    ];
+    let taken: Vec<u64> = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                peak.fetch_max(resident_kib(daemon), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let pouring = sessions
+            .iter_mut()
+            .zip(&frames)
+            .map(|(peer, (first, times, frame))| scope.spawn(move || pour(peer, *first, *times, frame)));
+        let pouring: Vec<_> = pouring.collect();
+        let taken = pouring.into_iter().map(|one| one.join().unwrap()).collect();
+        over.store(true, Ordering::Relaxed);
+        taken
+    });
+    let grown = (peak.load(Ordering::Relaxed) - before) << 10;
+    eprintln!("strangers: taken {taken:?} bytes; {before} KiB resident before, {grown} bytes more at most");
+    assert!(grown <= SHARE, "{grown} bytes more than before, {SHARE} are its share");
+    // What is over a bound ends its session, and no more than the bound and what is on its way was taken.
+    let on_its_way = 8 << 20;
+    assert!(taken[0] <= MAX_REQUEST as u64 + on_its_way && taken[1] <= CONTROL_WINDOW + on_its_way, "{taken:?}");
+    assert!(taken[2] < 400_000 * 32 && taken[5] <= on_its_way, "{taken:?}");
+    drop(sessions);
+
+    // Garbage after a handshake that went well, and half a frame.
+    assert!(!push.has_ended(), "the transfer was over before the peer was done");
+    wait_for("sessions to end", 15, || open().is_ok());
+    for bytes in [noise(70_000, 1), vec![2, 0, 0]] {
+        let mut peer = open().unwrap();
+        let _ = peer.write_all(&bytes);
+        let _ = peer.read_to_end(&mut Vec::new());
+    }
     push.wait(60).must(0);
     site.assert_equal(&db, &site.w("in/db"));
     site.push("db", "in/db", &[]).must(0);

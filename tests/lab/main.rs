@@ -15,10 +15,17 @@ mod history;
 mod kills;
 mod losses;
 mod many;
+mod mutants;
+#[path = "../mutants/mutate.rs"]
+mod mutate;
 mod panics;
+#[path = "../mutants/rng.rs"]
+mod rng;
 mod safety;
 mod setup;
 mod state;
+#[path = "../mutants/streams.rs"]
+mod streams;
 mod trees;
 mod unprivileged;
 mod volume;
@@ -55,6 +62,7 @@ fn main() -> ExitCode {
         unprivileged::CASES,
         many::CASES,
         state::CASES,
+        mutants::CASES,
         // Last: looks at what all others have done to the kernels.
         panics::CASES,
     ]

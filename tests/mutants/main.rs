@@ -2,28 +2,26 @@
 //!
 //! Most have their checksums repaired, so that they meet the gate's rules and not fletcher-4. Nothing may panic, take
 //! memory, or release what was not judged; and damage that was not repaired must never look complete. What passes is
-//! a stream that some sender could have sent; `ZMIGRATE_MUTANTS_OUT=DIR` writes those down, for a real receiver
-//! (`tests/lab/mutants.rs`). `ZMIGRATE_MUTANTS=N` asks for more than 2,000, `ZMIGRATE_SEED=S` for others.
+//! a stream that some sender could have sent; `ZMIGRATE_MUTANTS_OUT=DIR` writes those down, with an index, for a real
+//! receiver. `ZMIGRATE_MUTANTS=N` asks for more than 2,000, `ZMIGRATE_SEED=S` for others.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may end with a panic")]
 
 mod memory;
 mod mutate;
 mod rng;
+mod streams;
 
-use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write, fs};
 
-use mutate::{Kind, Part, join, mutate, parts, repair};
+use mutate::{Kind, Part, join, repair};
 use rng::Rng;
-use zmigrate::{
-    stream::{
-        Tap,
-        features::Features,
-        gate::{Gate, GatePolicy},
-        parser::{Ending, FaultKind},
-        record::{RECORD_BYTES, Record, RecordType},
-    },
-    types::{Guid, listing::DatasetKind},
+use streams::{Mutant, SEED, mutant, originals};
+use zmigrate::stream::{
+    Tap,
+    gate::{Gate, GatePolicy},
+    parser::{Ending, FaultKind},
+    record::{RECORD_BYTES, RecordType},
 };
 
 #[global_allocator]
@@ -32,48 +30,6 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 /// The longest list in BEGIN, twice while it grows, once more decoded (a pair of 16 bytes becomes some hundred), and a
 /// fault's text.
 const MAX_MEMORY: usize = 16 << 20;
-
-/// A real stream: where it is from, its parts, and what it needs at the receiver.
-struct Original {
-    name: String,
-    parts: Vec<Part>,
-    policy: GatePolicy,
-}
-
-fn originals() -> Vec<Original> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/streams");
-    let mut names: Vec<String> = fs::read_dir(&dir)
-        .unwrap()
-        .filter_map(|e| e.unwrap().file_name().to_str()?.strip_suffix(".zstream.zst").map(str::to_owned))
-        .collect();
-    names.sort();
-    assert_eq!(names.len(), 12);
-    let mut all = Vec::new();
-    for name in names {
-        let bytes = zstd::decode_all(fs::File::open(dir.join(format!("{name}.zstream.zst"))).unwrap()).unwrap();
-        let mut at = 0;
-        let mut n = 0;
-        // The streams of a package stand for themselves; its head and its END do not.
-        while at < bytes.len() {
-            let (parts, len) = parts(&bytes[at..]);
-            at += len;
-            let Some(Record::Begin(begin)) = parts[0].record().filter(|_| parts.len() > 1) else { continue };
-            if begin.is_compound() {
-                continue;
-            }
-            let policy = GatePolicy {
-                raw: begin.features().contains(Features::RAW),
-                resuming: begin.features().contains(Features::RESUMING),
-                kind: Some(if begin.objset_type == 3 { DatasetKind::Volume } else { DatasetKind::Filesystem }),
-                ..GatePolicy::step(Some(begin.from_guid).filter(|g| *g != Guid(0)), begin.to_guid)
-            };
-            n += 1;
-            let name = if n > 1 { format!("{name}.{n}") } else { name.clone() };
-            all.push(Original { name, parts, policy });
-        }
-    }
-    all
-}
 
 /// What became of a stream.
 struct Verdict {
@@ -146,7 +102,7 @@ fn the_originals_pass() {
 
 #[test]
 fn two_thousand_mutants() {
-    let (seed, count) = (number("ZMIGRATE_SEED", 0x6d75_7461_6e74), number("ZMIGRATE_MUTANTS", 2000));
+    let (seed, count) = (number("ZMIGRATE_SEED", SEED), number("ZMIGRATE_MUTANTS", 2000));
     eprintln!("mutants: seed {seed}, {count} of them");
     let all = originals();
     let plain: Vec<Vec<Part>> = all.iter().map(|o| o.parts.clone()).collect();
@@ -158,15 +114,7 @@ fn two_thousand_mutants() {
     let mut causes: BTreeMap<String, usize> = BTreeMap::new();
     let mut index = String::new();
     for n in 0..count {
-        let mut rng = Rng(seed ^ n.wrapping_mul(0x2545_f491_4f6c_dd1d));
-        let original = &all[rng.below(all.len())];
-        let kind = Kind::ALL[n as usize % Kind::ALL.len()];
-        let mut parts = original.parts.clone();
-        let what = mutate(&mut rng, kind, &mut parts, &plain);
-        let repaired = rng.below(4) != 0;
-        if repaired {
-            repair(&mut parts);
-        }
+        let Mutant { original, kind, what, repaired, parts, mut rng } = mutant(&all, &plain, seed, n);
         let (before, bytes) = (join(&original.parts), join(&parts));
         let name =
             format!("{n} ({kind:?} of {}: {what}; {})", original.name, if repaired { "repaired" } else { "as it is" });
