@@ -65,7 +65,7 @@ impl ZfsCommand {
     }
 }
 
-/// Reads `zpool list -H -o` [`POOL_COLUMNS`].
+/// Reads `zpool list -H -o` `POOL_COLUMNS`.
 ///
 /// # Errors
 /// A line of another shape.
