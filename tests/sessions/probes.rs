@@ -56,8 +56,8 @@ fn a_probe_gets_there_whole_and_touches_no_zfs() {
         // Its connection breaks once on the way.
         world.link.expect([Trouble::default(), Trouble::cut_sent(1 << 20)]);
         let report = probe(&world.context(), options(BYTES)).await.unwrap();
-        // BEGIN, 72 blocks, END.
-        assert_eq!(report.raw_bytes, BYTES + (72 + 2) * 312);
+        // BEGIN, the file, 72 blocks, END.
+        assert_eq!(report.raw_bytes, BYTES + (72 + 3) * 312);
         assert!(report.wire_bytes < BYTES / 2, "{report:?}");
         assert_eq!(used(&world), before);
         assert_eq!(world.daemon.registry().open_sessions(), 0);
