@@ -16,8 +16,9 @@ end() { for _ in 1 2 3 4 5 6 7 8 9; do zfs destroy "$clone" 2>/dev/null && break
 trap end EXIT
 if [ "$(zfs get -H -o value type "${1%@*}")" = volume ]; then
   zfs clone -o volmode=dev -o readonly=on "$1" "$clone"
-  for _ in $(seq 100); do [ -b "/dev/zvol/$clone" ] && break; sleep 0.1; done
-  sha256sum <"/dev/zvol/$clone"
+  # udev takes its time on a busy machine, and may take the device away once more for a moment.
+  for _ in $(seq 600); do [ -b "/dev/zvol/$clone" ] && break; sleep 0.1; done
+  sha256sum <"/dev/zvol/$clone" || { udevadm settle; sleep 2; sha256sum <"/dev/zvol/$clone"; }
 else
   zfs clone -o canmount=noauto -o readonly=on -o mountpoint="$at" "$1" "$clone"
   zfs mount "$clone"
