@@ -8,6 +8,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     adapter::{
         journal::FileJournal,
+        ledger::FileLedgers,
         locks::FileLocks,
         net::{TlsLink, dial_tcp, prepare},
         zfs::ZfsCommand,
@@ -20,8 +21,17 @@ use crate::{
         join,
     },
     limits::HANDSHAKE_TIMEOUT,
-    port::link::{Connection, Link},
-    session::{client::ClientOptions, engine::Engine},
+    port::{
+        journal::Journal,
+        ledger::Ledgers,
+        link::{Connection, Link},
+        zfs::Zfs,
+    },
+    session::{
+        client::ClientOptions,
+        cutover::{Hosts, Tools},
+        engine::Engine,
+    },
     types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName},
 };
 
@@ -42,12 +52,17 @@ pub fn engine(config: &Config) -> Arc<Engine> {
     let zfs = config.zfs_command.clone();
     // zpool stands beside zfs; a bare name is looked up in the usual directories.
     let zpool = zfs.with_file_name("zpool");
-    Arc::new(Engine::new(
-        Arc::new(ZfsCommand::new(zfs, zpool)),
-        Arc::new(FileLocks::new(&config.state_dir)),
-        Arc::new(FileJournal::new(&config.state_dir)),
-        config.limits.max_datasets as usize,
-    ))
+    let zfs: Arc<dyn Zfs> = Arc::new(ZfsCommand::new(zfs, zpool));
+    let journal: Arc<dyn Journal> = Arc::new(FileJournal::new(&config.state_dir));
+    let hosts =
+        Hosts::new(Tools { zfs: Arc::clone(&zfs), ledgers: ledgers(config), journal: Arc::clone(&journal) });
+    let locks = Arc::new(FileLocks::new(&config.state_dir));
+    Arc::new(Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts))
+}
+
+/// This host's ledgers of cutovers.
+pub fn ledgers(config: &Config) -> Arc<dyn Ledgers> {
+    Arc::new(FileLedgers::new(&config.state_dir))
 }
 
 /// This host's identity.

@@ -80,6 +80,16 @@ pub const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// Legs that are over and that a host still remembers, so that a late message does not begin them again: 64 attempts to
 /// begin one epoch, at 8 bytes.
 pub const MAX_BARRED: usize = 64;
+/// What a cutover's ledger may grow to: 200 bytes a record, so a hundred thousand phases and passes, with the properties
+/// of ten thousand datasets.
+pub const MAX_LEDGER_BYTES: u64 = 64 << 20;
+/// Roots of one unit: each is typed by hand.
+pub const MAX_UNIT_ROOTS: usize = 16;
+/// How long a host works on a question before it says that it is still at it: less than a session may be silent for.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// Hooks of one host in one cutover: each is typed by hand.
+pub const MAX_HOOKS: usize = 16;
+
 /// Passes that a prediction goes by: the newest 10, so that a change of load shows within minutes.
 pub const MAX_PASSES: usize = 10;
 /// Fixed costs of which the 95th percentile is taken: of 40, the third largest.

@@ -1,6 +1,7 @@
 //! Implementations of the ports on the real world. Only the wiring and tests name them.
 
 pub mod journal;
+pub mod ledger;
 pub mod locks;
 pub mod net;
 #[cfg(feature = "libzetta")]

@@ -158,7 +158,7 @@ fn abort(phase: &Phase) -> &'static str {
 
 fn nothing(coordinator: &Coordinator) -> String {
     let kept = coordinator.progress();
-    let limit = kept.terms.outage_limit;
+    let limit = kept.outage_limit();
     match &kept.phase {
         _ if kept.question.is_some() => "it stays as it is".to_owned(),
         Phase::Seed | Phase::CatchUp if kept.terms.hold => "it goes on, and stops when all is ready".to_owned(),

@@ -79,6 +79,12 @@ impl Terms {
         }
     }
 
+    /// The longest outage where a person, or `--not-converging go`, says go although it is predicted to be longer than
+    /// asked: ten times as long.
+    pub fn forced_limit(&self) -> Millis {
+        Millis(self.max_downtime.0.saturating_mul(10))
+    }
+
     /// The same unit the other way, as `id`, for `epoch`. `by_itself`: because the target did not come up.
     pub fn way_back(&self, id: CutoverId, epoch: Epoch, by_itself: bool) -> Terms {
         let unit = self.unit.iter().map(|p| Pair { source: p.target.clone(), target: p.source.clone() }).collect();

@@ -100,6 +100,7 @@ async fn with_session(
             encryption: options.encryption,
             rollback: options.rollback,
             job: job.clone(),
+            enters: options.enters.clone(),
         },
     })
     .map_err(|refusal| Failure::new(FailureClass::Refused, &refusal).hint(refusal.hint()))?;

@@ -63,6 +63,8 @@ pub struct RunOptions {
     pub encryption: EncryptionMode,
     /// A target that went its own way may be rolled back.
     pub rollback: bool,
+    /// The fence that may be received into; see [`crate::plan::PlanOptions`].
+    pub enters: Option<String>,
     /// Take a snapshot of this name first.
     pub snapshot: Option<SnapshotTag>,
     /// Change nothing.

@@ -25,6 +25,13 @@ pub enum Entry {
         /// This one.
         dataset: DatasetName,
     },
+    /// A source that a cutover left, with its snapshots, as the operator said.
+    DestroyReleased {
+        /// This dataset and all below it.
+        dataset: DatasetName,
+        /// The leg by which it was left.
+        leg: String,
+    },
     /// The operator lets go of something that zmigrate left in ZFS.
     ReleaseState {
         /// `bookmark`, `hold`, `receive`, or the name of a property.

@@ -1,6 +1,7 @@
 //! Traits that the engine needs of the world. `adapter/` and `fake/` implement them.
 
 pub mod journal;
+pub mod ledger;
 pub mod link;
 pub mod locks;
 pub mod zfs;

@@ -232,6 +232,7 @@ impl World {
             upto: None,
             encryption: EncryptionMode::Default,
             rollback: false,
+            enters: None,
             snapshot: None,
             dry_run: false,
             jobs: 2,
