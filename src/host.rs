@@ -1,6 +1,10 @@
 //! The wiring: which implementation stands behind each port on this host. The only place that names adapters.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::{AlertDescription, ServerConfig, time_provider::DefaultTimeProvider};
 use tokio::{net::TcpStream, time::timeout};
@@ -14,7 +18,9 @@ use crate::{
         zfs::ZfsCommand,
     },
     config::Config,
+    cutover::leg::CutoverId,
     daemon::{Accepted, Arrived, enrol::Enrolment},
+    driver::cutover,
     identity::{
         HandshakeError, IdentityStore, JoinToken, PeerRefusal,
         handshake::{self, Incoming},
@@ -58,6 +64,11 @@ pub fn engine(config: &Config) -> Arc<Engine> {
         Hosts::new(Tools { zfs: Arc::clone(&zfs), ledgers: ledgers(config), journal: Arc::clone(&journal) });
     let locks = Arc::new(FileLocks::new(&config.state_dir));
     Arc::new(Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts))
+}
+
+/// Where other commands on this host speak to the process that leads a cutover.
+pub fn door(config: &Config, id: CutoverId) -> PathBuf {
+    config.state_dir.join("cutover").join(format!("{}.sock", cutover::name_of(id)))
 }
 
 /// This host's ledgers of cutovers.

@@ -47,6 +47,7 @@ pub mod adapter;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod cutover;
 pub mod daemon;
 pub mod doctor;

@@ -233,6 +233,7 @@ impl World {
             encryption: EncryptionMode::Default,
             rollback: false,
             enters: None,
+            estimates: true,
             snapshot: None,
             dry_run: false,
             jobs: 2,
