@@ -101,7 +101,9 @@ pub async fn say(path: &Path, command: Command) -> io::Result<Option<Result<(), 
         let word: Word = serde_json::from_str(&line)?;
         Ok(Some(word.declined.map_or(Ok(()), Err)))
     };
-    timeout(WITHIN, exchange).await.unwrap_or_else(|_| Err(io::Error::other("no answer from the process that leads it")))
+    timeout(WITHIN, exchange)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("no answer from the process that leads it")))
 }
 
 #[cfg(test)]

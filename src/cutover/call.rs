@@ -109,6 +109,8 @@ pub struct State {
     pub stage: String,
     /// True while that leg is under way.
     pub open: bool,
+    /// The fence that stands there.
+    pub fence: Option<Leg>,
     /// The one question that only a person can answer.
     pub needs: Option<String>,
     /// Other units of that host with datasets of this one, and legs under way.

@@ -196,6 +196,12 @@ impl Turn<'_> {
         self.begin_back(terms.way_back(id, epoch, false), Phase::CatchUp);
     }
 
+    /// The same leg once more, after it was rolled back.
+    pub fn go_again(&mut self, id: super::leg::CutoverId) {
+        let terms = self.kept().terms.again(id);
+        self.begin_back(terms, Phase::CatchUp);
+    }
+
     fn question(&mut self, question: Question) {
         self.it.working = None;
         self.record(Record::Asked { question });

@@ -66,6 +66,9 @@ pub struct Terms {
     pub tries: u8,
     /// How the two sides are compared before the promotion.
     pub verify: Means,
+    /// It moves back to where the cutover began.
+    #[serde(default)]
+    pub homeward: bool,
     /// The leg that this one returns from because its target did not come up. It is not returned from again.
     pub returns_from: Option<Leg>,
 }
@@ -95,7 +98,13 @@ impl Terms {
             // What returns by itself is down already, and has nobody to wait for.
             hold: self.hold && !by_itself,
             returns_from: by_itself.then_some(self.leg),
+            homeward: !self.homeward,
             ..self.clone()
         }
+    }
+
+    /// The same leg once more, as `id`: the last one was rolled back, so its epoch never began.
+    pub fn again(&self, id: CutoverId) -> Terms {
+        Terms { leg: Leg { id, ..self.leg }, returns_from: None, ..self.clone() }
     }
 }

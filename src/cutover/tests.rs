@@ -199,6 +199,7 @@ fn terms() -> Terms {
         outage_limit: Millis(60_000),
         tries: 1,
         verify: Means::Digest,
+        homeward: false,
         returns_from: None,
     }
 }

@@ -50,11 +50,8 @@ pub struct Object {
 
 /// The dataset at a side, with the peer's name before it if it is there.
 pub fn place(begun: &Begun, terms: &Terms, side: Side) -> String {
-    let names: Vec<&str> = terms
-        .unit
-        .iter()
-        .map(|p| if side == Side::Source { p.source.as_str() } else { p.target.as_str() })
-        .collect();
+    let names: Vec<&str> =
+        terms.unit.iter().map(|p| if side == Side::Source { p.source.as_str() } else { p.target.as_str() }).collect();
     let names = names.join(", ");
     match terms.at(side) {
         Node::Here => names,
@@ -252,7 +249,10 @@ async fn stop_on_signal(id: CutoverId, stop: CancellationToken) {
 }
 
 /// The ledger's name of a cutover, by the id of any of its legs.
-fn find(ledgers: &dyn crate::port::ledger::Ledgers, id: CutoverId) -> Result<Option<(String, Story, Coordinator)>, Failure> {
+fn find(
+    ledgers: &dyn crate::port::ledger::Ledgers,
+    id: CutoverId,
+) -> Result<Option<(String, Story, Coordinator)>, Failure> {
     for (name, told) in leads(ledgers)? {
         if name == name_of(id) {
             let (story, it) = told?;
@@ -409,7 +409,8 @@ pub fn dry_run(terms: &Terms, begun: &Begun, found: &Survey, output: &Output) ->
     let below = found.children.len();
     let _ = writeln!(text, "  {} dataset(s), {below} of them below the named ones", below + terms.unit.len());
     let _ = writeln!(text, "  passes until the predicted downtime is at most {}", seconds(terms.max_downtime));
-    let stop = if terms.hold { "stops there, until `go`" } else { "then stops the source's writers, fences it, and moves" };
+    let stop =
+        if terms.hold { "stops there, until `go`" } else { "then stops the source's writers, fences it, and moves" };
     let _ = writeln!(text, "  {stop}");
     let _ = writeln!(text, "  rolled back by itself if the outage takes longer than {}", seconds(terms.outage_limit));
     let _ = write!(text, "dry run: nothing was changed");

@@ -126,7 +126,10 @@ fn look(ledgers: &dyn Ledgers, hosts: Option<&Hosts>, id: Option<CutoverId>) -> 
 
 /// The proof on which the target was last asked to decide.
 fn proof(lines: &[String]) -> Option<Proof> {
-    use crate::{cutover::record::Record, driver::cutover::{Entry, Line}};
+    use crate::{
+        cutover::record::Record,
+        driver::cutover::{Entry, Line},
+    };
     lines.iter().rev().find_map(|line| match serde_json::from_str::<Line>(line).ok()?.entry {
         Entry::Record { of: Record::Moved { phase: Phase::Promote { proof }, .. } } => Some(proof),
         _ => None,

@@ -76,6 +76,7 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
                 Verify::Digest => Means::Digest,
                 Verify::Content => Means::Content,
             },
+            homeward: false,
             returns_from: None,
         };
         let found = survey(&context, &terms).await?;

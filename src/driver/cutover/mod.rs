@@ -272,11 +272,7 @@ impl Lead {
 
     fn end(&self) -> Option<End> {
         let kept = self.it.progress();
-        if kept.phase.is_end() {
-            Some(End::Over)
-        } else {
-            kept.question.is_some().then_some(End::Question)
-        }
+        if kept.phase.is_end() { Some(End::Over) } else { kept.question.is_some().then_some(End::Question) }
     }
 
     /// Steps, carries out the effects, and says why a command was declined.
@@ -362,9 +358,11 @@ impl Lead {
         let terms = Arc::clone(&self.it.progress().terms);
         let side = side_of(&request.ask);
         // The same question is on its way.
-        if self.asking.as_ref().is_some_and(|(number, at, task)| {
-            *number == request.number && *at == side && !task.is_finished()
-        }) {
+        if self
+            .asking
+            .as_ref()
+            .is_some_and(|(number, at, task)| *number == request.number && *at == side && !task.is_finished())
+        {
             return;
         }
         let (talk, begun) = (Arc::clone(&self.talk), self.story.begun.clone());

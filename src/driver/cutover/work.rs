@@ -73,14 +73,7 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(context: Arc<RunContext>, talk: Arc<Talk>, begun: Begun) -> Worker {
-        Worker {
-            context,
-            talk,
-            begun,
-            open: AsyncMutex::new(None),
-            measured: Mutex::default(),
-            hurry: Notify::new(),
-        }
+        Worker { context, talk, begun, open: AsyncMutex::new(None), measured: Mutex::default(), hurry: Notify::new() }
     }
 
     fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
@@ -130,9 +123,14 @@ impl Worker {
         let round_trip = self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default();
         let report = {
             let mut measured = self.measured();
-            let least = measured.least.map_or(moved.transfers, |least| least.min(moved.transfers));
-            measured.least = Some(least);
-            let sending = moved.transfers.saturating_sub(least);
+            // The first pass measures the rate, and says nothing of what a transfer costs whatever its size.
+            let first = number == 1 || measured.least.is_none();
+            let least = measured.least.filter(|_| !first).map_or(moved.transfers, |least| least.min(moved.transfers));
+            if !first || measured.is_warm {
+                measured.least = Some(least);
+            }
+            measured.is_warm = true;
+            let sending = if first { moved.transfers } else { moved.transfers.saturating_sub(least) };
             let fixed = took.saturating_sub(sending).saturating_sub(moved.connecting)
                 + source_command * SOURCE_COMMANDS as u32
                 + target_command * TARGET_COMMANDS as u32
@@ -182,10 +180,8 @@ impl Worker {
 
     async fn try_verify(&self, terms: &Terms, final_number: u32) -> Result<Proof, Failure> {
         let tag: SnapshotTag = final_tag(terms.leg.id, final_number).parse().map_err(internal)?;
-        let (source, target) = tokio::try_join!(
-            self.talk.look(terms, Side::Source, &tag),
-            self.talk.look(terms, Side::Target, &tag)
-        )?;
+        let (source, target) =
+            tokio::try_join!(self.talk.look(terms, Side::Source, &tag), self.talk.look(terms, Side::Target, &tag))?;
         let means = if self.measured().digests { Means::Digest } else { Means::Guid };
         let (fence, written) = (source.fence, source.written);
         let (source, target) = side_by_side(&source, &target);
@@ -268,9 +264,7 @@ impl Worker {
         let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
         let mut options = options.clone();
         let state = self.talk.state(terms, Side::Target).await?;
-        if state.stage == "released" {
-            options.enters = state.leg.map(|leg| leg.to_string());
-        }
+        options.enters = state.fence.map(|leg| leg.to_string());
         let outcome = tokio::select! {
             biased;
             outcome = attempt::with_session(&self.context, &options, report, &open.client, &open.local) => outcome,
@@ -288,9 +282,7 @@ impl Worker {
             }
             return Err(failure);
         }
-        let all = |d: &crate::driver::DatasetReport| {
-            matches!(d.result, DatasetResult::Done | DatasetResult::UpToDate)
-        };
+        let all = |d: &crate::driver::DatasetReport| matches!(d.result, DatasetResult::Done | DatasetResult::UpToDate);
         if report.datasets.iter().all(all) { Ok(()) } else { Err(internal("a dataset has no result")) }
     }
 

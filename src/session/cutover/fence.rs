@@ -93,8 +93,7 @@ pub(super) async fn unfence(zfs: &dyn Zfs, unit: &Unit, former: &[Saved]) -> Res
 
 /// Removes a mark from the datasets that bear it.
 pub(super) async fn take_away(zfs: &dyn Zfs, all: &[DatasetInfo], mark: &str) -> Result<(), Failure> {
-    let marked: Vec<DatasetName> =
-        all.iter().filter(|d| d.local(mark).is_some()).map(|d| d.name.clone()).collect();
+    let marked: Vec<DatasetName> = all.iter().filter(|d| d.local(mark).is_some()).map(|d| d.name.clone()).collect();
     if !marked.is_empty() {
         zfs.inherit_all(&marked, mark, false).await?;
     }
@@ -108,7 +107,11 @@ pub(super) async fn restore(zfs: &dyn Zfs, noted: &[Saved]) -> Result<(), Failur
     for saved in noted.iter().filter(|s| s.property != MOUNTED) {
         match &saved.local {
             Some(value) => set.entry((&saved.property, value)).or_default().push(saved.dataset.clone()),
-            None => inherit.entry((&saved.property, saved.received)).or_default().push(saved.dataset.clone()),
+            None => {
+                // `canmount` is no inheritable property: only `-S` clears it.
+                let back = saved.received || saved.property == "canmount";
+                inherit.entry((&saved.property, back)).or_default().push(saved.dataset.clone());
+            }
         }
     }
     for ((property, received), datasets) in inherit {
