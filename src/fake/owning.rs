@@ -17,13 +17,7 @@ pub fn set_all(host: &mut Host, what: &str, all: &[DatasetName], properties: &[(
     all.iter().try_for_each(|name| set(host, what, name, properties))
 }
 
-pub fn inherit_all(
-    host: &mut Host,
-    what: &str,
-    all: &[DatasetName],
-    property: &str,
-    received: bool,
-) -> ZfsResult<()> {
+pub fn inherit_all(host: &mut Host, what: &str, all: &[DatasetName], property: &str, received: bool) -> ZfsResult<()> {
     checked_name(what, property)?;
     for name in all {
         let d = host.need(what, name)?;

@@ -97,11 +97,14 @@ pub fn started(pid: u32) -> Option<(u64, bool)> {
 fn holds_of(pid: u32, wanted: &Wanted, namespaces: &mut BTreeSet<PathBuf>) -> Result<Vec<Hold>, ()> {
     let at = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
     let mut holds = Vec::new();
-    let links: [(&str, fn(PathBuf) -> Hold); 3] = [("cwd", Hold::Cwd), ("root", Hold::Root), ("exe", Hold::Program)];
-    for (name, hold) in links {
+    for name in ["cwd", "root", "exe"] {
         let link = at(name);
         match look(&link) {
-            Ok(seen) if wanted.has(&seen) => holds.push(hold(target(&link))),
+            Ok(seen) if wanted.has(&seen) => holds.push(match name {
+                "cwd" => Hold::Cwd(target(&link)),
+                "root" => Hold::Root(target(&link)),
+                _ => Hold::Program(target(&link)),
+            }),
             Err(Errno::ACCESS | Errno::PERM) => return Err(()),
             // A kernel thread has no program.
             Ok(_) | Err(_) => {}

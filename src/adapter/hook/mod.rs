@@ -35,7 +35,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The programs that hooks are run with, and what must never be frozen.
 #[derive(Clone, Debug)]
-pub struct Tools {
+pub struct HookTools {
     /// `systemctl`.
     pub systemctl: PathBuf,
     /// `fsfreeze`.
@@ -44,7 +44,7 @@ pub struct Tools {
     pub never_frozen: Vec<PathBuf>,
 }
 
-impl Tools {
+impl HookTools {
     /// Those of the system; `state_dir` is where zmigrate's journals are.
     pub fn of_the_system(state_dir: &Path) -> Self {
         let here = ["/", "/usr", "/var", "/var/log", "/run", "/tmp"].map(PathBuf::from);
@@ -60,7 +60,7 @@ impl Tools {
 #[derive(Debug)]
 pub struct HostHooks {
     declared: BTreeMap<HookName, Hook>,
-    tools: Tools,
+    tools: HookTools,
 }
 
 /// Why a call failed, before it is known which call it was.
@@ -91,7 +91,7 @@ type Outcome = Result<Vec<String>, Trouble>;
 /// One call on its way.
 struct Work<'a> {
     hook: &'a Hook,
-    tools: &'a Tools,
+    tools: &'a HookTools,
     spot: Spot<'a>,
     environment: Vec<(&'static str, String)>,
     /// When it has to be done.
@@ -100,7 +100,7 @@ struct Work<'a> {
 
 impl HostHooks {
     /// The hooks of a configuration.
-    pub fn new(declared: BTreeMap<HookName, Hook>, tools: Tools) -> Self {
+    pub fn new(declared: BTreeMap<HookName, Hook>, tools: HookTools) -> Self {
         Self { declared, tools }
     }
 }

@@ -18,10 +18,7 @@ use super::{
 };
 use crate::{
     port::zfs::{ZfsErrorKind::*, ZfsResult},
-    types::{
-        DatasetName, Guid, SnapshotName,
-        listing::DatasetInfo,
-    },
+    types::{DatasetName, Guid, SnapshotName, listing::DatasetInfo},
 };
 
 /// How long a volume's node may take to go after `volmode=none`: udev removes it, and may be busy.
@@ -34,11 +31,7 @@ fn strs(datasets: &[DatasetName]) -> Vec<&str> {
 }
 
 impl ZfsCommand {
-    pub(super) async fn set_on_all(
-        &self,
-        datasets: &[DatasetName],
-        properties: &[(String, String)],
-    ) -> ZfsResult<()> {
+    pub(super) async fn set_on_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()> {
         for (name, value) in properties {
             let operation = format!("set {name} of {}", subject(datasets));
             let assignment = args::assignment(name, value).map_err(|why| error(&operation, Other, why))?;

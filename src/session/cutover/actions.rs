@@ -19,10 +19,7 @@ use crate::{
         journal::{Entry, Phase},
         zfs::{Depth, SnapshotRequest, ZfsErrorKind},
     },
-    types::{
-        Failure, FailureClass, Guid, SnapshotName, SnapshotTag,
-        listing::FENCE,
-    },
+    types::{Failure, FailureClass, Guid, SnapshotName, SnapshotTag, listing::FENCE},
 };
 
 /// What an action needs to know beside itself.
@@ -143,14 +140,16 @@ impl Doer {
                 continue;
             }
             if let Some(other) = tree.iter().find(|d| leg_in(d, FENCE) != Some(leg)) {
-                let text = format!("{} does not carry the fence of {leg}, so nothing below {root} is destroyed", other.name);
+                let text =
+                    format!("{} does not carry the fence of {leg}, so nothing below {root} is destroyed", other.name);
                 return Err(Failure::new(FailureClass::Refused, text));
             }
             let entry = Entry::DestroyReleased { dataset: root.clone(), leg: leg.to_string() };
             let write = |phase: Phase| {
-                self.tools.journal.append("cutover complete", &phase, &entry).map_err(|e| {
-                    Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}"))
-                })
+                self.tools
+                    .journal
+                    .append("cutover complete", &phase, &entry)
+                    .map_err(|e| Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}")))
             };
             write(Phase::Intent)?;
             let snapshots: Vec<SnapshotName> =

@@ -71,9 +71,9 @@ fn is_free(path: &str, dataset: &DatasetName, setup: &Setup) -> Result<(), Failu
         (at == path).then_some(source)
     });
     if let Some(source) = there.last() {
-        let leaves = source.parse::<DatasetName>().is_ok_and(|name| {
-            name == *dataset || setup.other.iter().any(|root| name.is_at_or_below(root))
-        });
+        let leaves = source
+            .parse::<DatasetName>()
+            .is_ok_and(|name| name == *dataset || setup.other.iter().any(|root| name.is_at_or_below(root)));
         if leaves {
             return Ok(());
         }

@@ -331,7 +331,8 @@ impl Actor {
         let text = serde_json::to_string(&line).map_err(|e| Failure::new(FailureClass::Internal, e))?;
         let place = self.tools.ledgers.place(&self.unit.ledger());
         self.ledger.append(&text).map_err(|e| {
-            usage(format!("{place} cannot be written: {e}; the cutover stands still")).hint("free space there, then resume")
+            usage(format!("{place} cannot be written: {e}; the cutover stands still"))
+                .hint("free space there, then resume")
         })
     }
 

@@ -93,8 +93,7 @@ pub(super) async fn unfence(zfs: &dyn Zfs, unit: &Unit, former: &[Saved]) -> Res
 
 /// Removes a mark from the datasets that bear it.
 pub(super) async fn take_away(zfs: &dyn Zfs, all: &[DatasetInfo], mark: &str) -> Result<(), Failure> {
-    let marked: Vec<DatasetName> =
-        all.iter().filter(|d| d.local(mark).is_some()).map(|d| d.name.clone()).collect();
+    let marked: Vec<DatasetName> = all.iter().filter(|d| d.local(mark).is_some()).map(|d| d.name.clone()).collect();
     if !marked.is_empty() {
         zfs.inherit_all(&marked, mark, false).await?;
     }

@@ -80,9 +80,7 @@ impl Hosts {
         match call {
             Call::Ask { request, setup } => self.ask(unit, request, setup, who).await,
             Call::Look { tag } => look::look(&*self.tools.zfs, &unit, &tag).await.map(Told::Seen),
-            Call::Describe => {
-                look::describe(&*self.tools.zfs, &unit).await.map(|saved| Told::Described { saved })
-            }
+            Call::Describe => look::describe(&*self.tools.zfs, &unit).await.map(|saved| Told::Described { saved }),
             Call::Tidy { id, keep } => {
                 look::tidy(&*self.tools.zfs, &unit, id, &keep).await?;
                 Ok(Told::Done)
@@ -98,13 +96,7 @@ impl Hosts {
         }
     }
 
-    async fn ask(
-        &self,
-        unit: Unit,
-        request: Request,
-        setup: Option<Setup>,
-        who: &str,
-    ) -> Result<Told, Failure> {
+    async fn ask(&self, unit: Unit, request: Request, setup: Option<Setup>, who: &str) -> Result<Told, Failure> {
         if let Ask::Arm { datasets, .. } = &request.ask {
             if **datasets != *unit.roots() {
                 return Err(Failure::new(FailureClass::Protocol, "the question names other datasets than the call"));
