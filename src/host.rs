@@ -11,6 +11,8 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     adapter::{
+        busy::ProcBusy,
+        hook::{HookTools, HostHooks},
         journal::FileJournal,
         ledger::FileLedgers,
         locks::FileLocks,
@@ -28,6 +30,8 @@ use crate::{
     },
     limits::HANDSHAKE_TIMEOUT,
     port::{
+        busy::Busy,
+        hook::Hooks,
         journal::Journal,
         ledger::Ledgers,
         link::{Connection, Link},
@@ -73,6 +77,16 @@ pub fn door(config: &Config, id: CutoverId) -> PathBuf {
 /// This host's ledgers of cutovers.
 pub fn ledgers(config: &Config) -> Arc<dyn Ledgers> {
     Arc::new(FileLedgers::new(&config.state_dir))
+}
+
+/// This host's hooks.
+pub fn hooks(config: &Config) -> Arc<dyn Hooks> {
+    Arc::new(HostHooks::new(config.hooks.clone(), HookTools::of_the_system(&config.state_dir)))
+}
+
+/// Who keeps a mount busy on this host.
+pub fn busy() -> Arc<dyn Busy> {
+    Arc::new(ProcBusy)
 }
 
 /// This host's identity.

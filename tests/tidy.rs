@@ -24,11 +24,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["types", "limits", "stream"]),
     ("plan", &["types", "limits", "stream"]),
     ("cutover", &["types", "limits", "plan"]),
+    ("hook", &["types", "limits", "cutover"]),
     ("inventory", &["types", "limits", "stream"]),
     ("releases", &["types", "limits"]),
-    ("config", &["types", "limits", "identity"]),
+    ("config", &["types", "limits", "hook", "identity"]),
     ("identity", &["types", "limits"]),
-    ("port", &["types", "limits", "stream", "wire", "plan", "cutover"]),
+    ("port", &["types", "limits", "stream", "wire", "plan", "cutover", "hook"]),
     ("channel", &["types", "limits", "wire", "port"]),
     ("pipe", &["types", "limits", "stream", "wire", "port", "channel"]),
     (
@@ -45,7 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("control", BELOW_DRIVER),
     ("web", BELOW_DRIVER),
     ("plugin", BELOW_DRIVER),
-    ("adapter", &["types", "limits", "stream", "wire", "plan", "cutover", "port", "config", "identity"]),
+    ("adapter", &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "port", "config", "identity"]),
     ("fake", &["types", "limits", "stream", "wire", "plan", "cutover", "port"]),
 ];
 
@@ -57,6 +58,7 @@ const BELOW_DRIVER: &[&str] = &[
     "wire",
     "plan",
     "cutover",
+    "hook",
     "port",
     "config",
     "identity",
@@ -76,7 +78,7 @@ const BELOW_DRIVER: &[&str] = &[
 ];
 
 /// Layers that decide, and therefore own no runtime, clock, file, socket or process.
-const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "releases"];
+const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "inventory", "releases"];
 
 /// What the pure layers must not name.
 const EFFECTS: &[&str] = &[

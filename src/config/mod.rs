@@ -35,7 +35,10 @@ pub use load::{MAX_FILE_BYTES, MAX_FILES};
 pub use schema::KEYS;
 
 pub use crate::types::DEFAULT_PORT;
-use crate::types::{Endpoint, PeerName};
+use crate::{
+    hook::{Hook, HookName},
+    types::{Endpoint, PeerName},
+};
 
 /// The file that is read when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/zmigrate/zmigrate.toml";
@@ -72,6 +75,8 @@ pub struct Config {
     pub peers: BTreeMap<PeerName, Peer>,
     /// `[grant.NAME]`.
     pub grants: Grants,
+    /// `[hook.NAME]`.
+    pub hooks: BTreeMap<HookName, Hook>,
     /// `[limits]`.
     pub limits: Limits,
     /// `zfs.command`: the `zfs` binary; a bare name is looked up in `PATH`.
@@ -99,6 +104,7 @@ impl Default for Config {
             ca_dir: None,
             peers: BTreeMap::new(),
             grants: Grants::default(),
+            hooks: BTreeMap::new(),
             limits: Limits::default(),
             zfs_command: "zfs".into(),
             files: Vec::new(),

@@ -1,17 +1,23 @@
 //! From key paths and plain values to a [`Config`]: which keys there are, and what each may hold.
 
+mod hooks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
+use self::hooks::HookDraft;
 use super::{
     Access, Config, ConfigError, DEFAULT_PORT, Grant, LIMITS, LimitSpec, LimitUnit, Peer, Place, Problem,
     document::{Entry, Merged, Value},
     grants::table_header,
 };
-use crate::types::{ByteSize, DatasetName, Endpoint, PeerName};
+use crate::{
+    hook::HookName,
+    types::{ByteSize, DatasetName, Endpoint, PeerName},
+};
 
 /// Every key but those of `[limits]`, which are in [`LIMITS`]. `NAME` stands for a name that the operator chooses.
 pub const KEYS: &[&str] = &[
@@ -25,6 +31,15 @@ pub const KEYS: &[&str] = &[
     "grant.NAME.push",
     "grant.NAME.pull",
     "grant.NAME.cutover",
+    "hook.NAME.systemd",
+    "hook.NAME.docker",
+    "hook.NAME.docker_socket",
+    "hook.NAME.stop",
+    "hook.NAME.start",
+    "hook.NAME.fsfreeze",
+    "hook.NAME.timeout_s",
+    "hook.NAME.check",
+    "hook.NAME.check_timeout_s",
     "zfs.command",
 ];
 
@@ -50,6 +65,7 @@ struct Reader {
     config: Config,
     peers: BTreeMap<PeerName, (Place, PeerDraft)>,
     grants: BTreeMap<PeerName, Grant>,
+    hooks: BTreeMap<HookName, HookDraft>,
     /// Grants with a bad list, which are not called empty on top of that.
     bad_grants: BTreeSet<PeerName>,
     /// Unknown prefixes that have been reported: what is below them is not reported again.
@@ -66,7 +82,12 @@ impl Reader {
         for (path, at) in &merged.tables {
             let parts: Vec<&str> = path.iter().map(String::as_str).collect();
             match parts.as_slice() {
-                ["identity" | "ca" | "peer" | "grant" | "limits" | "zfs"] => {}
+                ["identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs"] => {}
+                ["hook", name] => {
+                    if !self.hook_table(name, at) {
+                        self.reported.insert(path.clone());
+                    }
+                }
                 [table @ ("peer" | "grant"), name] => match name.parse::<PeerName>() {
                     Ok(name) if *table == "peer" => {
                         self.peers.insert(name, (at.clone(), PeerDraft::default()));
@@ -102,10 +123,15 @@ impl Reader {
                 Some(access) => self.grant(name, access, entry),
                 None => self.unknown(path, &entry.key_at, false),
             },
-            [table @ ("identity" | "ca" | "peer" | "grant" | "limits" | "zfs")] => {
+            ["hook", name, key] => {
+                if !self.hook(name, key, entry) {
+                    self.unknown(path, &entry.key_at, false);
+                }
+            }
+            [table @ ("identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs")] => {
                 self.problem(&entry.value_at, format!("{table} must be a table, not {}", entry.value.kind()));
             }
-            ["peer" | "grant", _] => {
+            ["peer" | "grant" | "hook", _] => {
                 self.problem(
                     &entry.value_at,
                     format!("{} must be a table, not {}", path.join("."), entry.value.kind()),
@@ -326,6 +352,7 @@ impl Reader {
             }
             self.config.grants.by_identity.insert(name, grant);
         }
+        self.finish_hooks();
         let limits = &self.config.limits;
         if self.problems.is_empty() && limits.link_lost_after_s < limits.idle_timeout_s {
             // No place: either of the two may be the default.
@@ -382,7 +409,8 @@ fn nearest(path: &[String], known: &[Vec<&'static str>]) -> Option<String> {
     if let Some(key) = known.iter().find(|key| key.last().is_some_and(|k| k == last) && key.len() > 1) {
         return Some(format!("{last} belongs into [{}]", key[..key.len() - 1].join(".")));
     }
-    if let [table @ ("peer" | "grant"), name, rest] = &path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    if let [table @ ("peer" | "grant" | "hook"), name, rest] = &path.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
         return Some(format!("a name with a dot must be quoted: [{table}.\"{name}.{rest}\"]"));
     }
     (!siblings.is_empty()).then(|| format!("known here: {}", siblings.into_iter().collect::<Vec<_>>().join(", ")))
