@@ -64,7 +64,13 @@ pub fn engine(config: &Config) -> Arc<Engine> {
     let zpool = zfs.with_file_name("zpool");
     let zfs: Arc<dyn Zfs> = Arc::new(ZfsCommand::new(zfs, zpool));
     let journal: Arc<dyn Journal> = Arc::new(FileJournal::new(&config.state_dir));
-    let hosts = Hosts::new(Tools { zfs: Arc::clone(&zfs), ledgers: ledgers(config), journal: Arc::clone(&journal) });
+    let hosts = Hosts::new(Tools {
+        zfs: Arc::clone(&zfs),
+        ledgers: ledgers(config),
+        journal: Arc::clone(&journal),
+        hooks: hooks(config),
+        busy: busy(),
+    });
     let locks = Arc::new(FileLocks::new(&config.state_dir));
     Arc::new(Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts))
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod authority;
+mod cutovers;
 pub mod enrol;
 mod live;
 mod watch;
@@ -24,6 +25,7 @@ use tokio::{
 };
 
 use rustls_pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
 
 use self::{authority::GrantAuthority, enrol::Enrolment, live::LiveConnections};
 use crate::{
@@ -93,7 +95,8 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         lost_after: Duration::from_secs(config.limits.link_lost_after_s),
         idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
     };
-    let registry = Registry::new(host::engine(&config), Arc::clone(&authority) as _, limits);
+    let engine = host::engine(&config);
+    let registry = Registry::new(Arc::clone(&engine), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);
     let enrolment = config.ca_dir.as_ref().map(|ca| {
         tracing::info!("nodes may join here with tokens of the authority in {}", ca.display());
@@ -111,10 +114,15 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         accepting.spawn(Arc::clone(&daemon).accept(listener, Arc::clone(&connections)));
     }
     accepting.spawn(watch::watch(Arc::clone(&daemon)));
+    let leading = CancellationToken::new();
+    let cutovers = tokio::spawn(cutovers::look_after(Arc::clone(&daemon), engine, config, leading.clone()));
     tracing::info!(identity = %daemon.store.own().name, "zmigrated {} is ready", env!("CARGO_PKG_VERSION"));
     notify(&[sd_notify::NotifyState::Ready]);
     daemon.until_stopped().await?;
     notify(&[sd_notify::NotifyState::Stopping]);
+    // A lead whose source is down goes on to its end if it can; its ledger lets the next start go on.
+    leading.cancel();
+    let _ = timeout(SAVE, cutovers).await;
     drop(accepting);
     tracing::info!("zmigrated has stopped");
     Ok(())

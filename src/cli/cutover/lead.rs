@@ -25,6 +25,8 @@ use crate::{
     types::{Failure, FailureClass, human_bytes, human_rate},
 };
 
+/// How often a leader is looked for that owns the ledger and has no door yet.
+const DOOR_TRIES: u32 = 20;
 /// How long a second command waits for what it asked for to show in the ledger.
 const FOLLOW: Duration = Duration::from_millis(250);
 
@@ -280,11 +282,19 @@ pub fn say(global: &Global, id: CutoverId, command: Command, output: &Output) ->
     let id = story.begun.id;
     let runtime = runtime()?;
     let code = runtime.block_on(async {
-        if let Some(told) = at_the_door(&host::door(&config, id), command).await? {
-            told.map_err(|why| declined(id, &why))?;
-            return follow(&*ledgers, &name, command, output).await;
+        let mut tries = 0;
+        loop {
+            if let Some(told) = at_the_door(&host::door(&config, id), command).await? {
+                told.map_err(|why| declined(id, &why))?;
+                return follow(&*ledgers, &name, command, output).await;
+            }
+            match take_over(global, &config, &name, &story, Some(command), output).await {
+                // Its leader has just come, and opens its door, or is just going.
+                Err(failure) if failure.class == FailureClass::Locked && tries < DOOR_TRIES => tries += 1,
+                ended => return ended,
+            }
+            sleep(FOLLOW).await;
         }
-        take_over(global, &config, &name, &story, Some(command), output).await
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     code

@@ -54,6 +54,8 @@ struct Open {
 struct Measured {
     /// The shortest transfer: what one costs whatever its size.
     least: Option<Duration>,
+    /// A pass has ended.
+    is_warm: bool,
     /// When the last pass' snapshot was taken.
     snapshot_at: Option<Instant>,
     report: Option<PassReport>,
@@ -124,13 +126,14 @@ impl Worker {
         let report = {
             let mut measured = self.measured();
             // The first pass measures the rate, and says nothing of what a transfer costs whatever its size.
-            let first = number == 1 || measured.least.is_none();
-            let least = measured.least.filter(|_| !first).map_or(moved.transfers, |least| least.min(moved.transfers));
-            if !first || measured.is_warm {
+            let first = !std::mem::replace(&mut measured.is_warm, true);
+            let sending = if first {
+                moved.transfers
+            } else {
+                let least = measured.least.map_or(moved.transfers, |least| least.min(moved.transfers));
                 measured.least = Some(least);
-            }
-            measured.is_warm = true;
-            let sending = if first { moved.transfers } else { moved.transfers.saturating_sub(least) };
+                moved.transfers.saturating_sub(least)
+            };
             let fixed = took.saturating_sub(sending).saturating_sub(moved.connecting)
                 + source_command * SOURCE_COMMANDS as u32
                 + target_command * TARGET_COMMANDS as u32

@@ -1,6 +1,9 @@
 //! The actions of a host's machine, on ZFS and hooks.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     Tools, activate,
@@ -16,11 +19,22 @@ use crate::{
         record::{Former, Saved},
     },
     port::{
+        hook::{HookCall, HookName, HookVerb},
         journal::{Entry, Phase},
         zfs::{Depth, SnapshotRequest, ZfsErrorKind},
     },
     types::{Failure, FailureClass, Guid, SnapshotName, SnapshotTag, listing::FENCE},
 };
+
+/// Lines of hooks that are kept for people.
+const MAX_NOTES: usize = 20;
+
+fn word(side: Side) -> &'static str {
+    match side {
+        Side::Source => "source",
+        Side::Target => "target",
+    }
+}
 
 /// What an action needs to know beside itself.
 pub(super) struct Doer {
@@ -29,6 +43,10 @@ pub(super) struct Doer {
     pub setup: Setup,
     /// The leg that is taken part in.
     pub leg: Leg,
+    /// As what.
+    pub side: Side,
+    /// What hooks say, for people.
+    pub notes: Arc<Mutex<VecDeque<String>>>,
     /// What the fence that is set here, or being set, changed.
     pub former: Option<Former>,
 }
@@ -62,6 +80,7 @@ impl Doer {
     }
 
     async fn prepare(&self, side: Side) -> Result<(), Failure> {
+        self.try_hooks().await?;
         match side {
             Side::Source => {
                 let all = datasets(&*self.tools.zfs, &self.unit).await?;
@@ -78,17 +97,58 @@ impl Doer {
         }
     }
 
-    async fn stop(&self) -> Result<(), Failure> {
+    async fn try_hooks(&self) -> Result<(), Failure> {
+        for name in &self.setup.hooks {
+            self.hook(name, HookVerb::Prepare).await?;
+        }
         Ok(())
     }
 
-    async fn start(&self) -> Result<(), Failure> {
+    /// Stops the writers, in the order in which the hooks were named.
+    async fn stop(&self) -> Result<(), Failure> {
+        for name in &self.setup.hooks {
+            self.hook(name, HookVerb::Stop).await?;
+        }
         Ok(())
+    }
+
+    /// Starts the writers, in the other order, and waits until they are well.
+    async fn start(&self) -> Result<(), Failure> {
+        for verb in [HookVerb::Start, HookVerb::Check] {
+            for name in self.setup.hooks.iter().rev() {
+                self.hook(name, verb).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A peer names hooks, and this host's own configuration says what they are.
+    async fn hook(&self, name: &str, verb: HookVerb) -> Result<(), Failure> {
+        let usage = |e: String| Failure::new(FailureClass::Usage, e);
+        let name: HookName = name.parse().map_err(|e| usage(format!("{e}")))?;
+        if !self.tools.hooks.declared(&name) {
+            let text = format!("the configuration of this host declares no hook {name}");
+            return Err(usage(text).hint(format!("add [hook.{name}] to it, on the host of the {}", word(self.side))));
+        }
+        let datasets = self.unit.roots().to_vec();
+        let call = HookCall { name: name.clone(), verb, leg: self.leg, side: self.side, datasets };
+        let (lines, result) = match self.tools.hooks.call(&call).await {
+            Ok(output) => (output.lines, Ok(())),
+            Err(e) => (e.output.lines.clone(), Err(Failure::new(FailureClass::Zfs, e))),
+        };
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in lines {
+            if notes.len() >= MAX_NOTES {
+                notes.pop_front();
+            }
+            notes.push_back(format!("{name} ({verb}): {line}"));
+        }
+        result
     }
 
     async fn fence(&self, leg: Leg) -> Result<(), Failure> {
         let former: &[Saved] = self.former.as_deref().unwrap_or_default();
-        fence::fence(&*self.tools.zfs, &self.unit, leg, former).await
+        fence::fence(&self.tools, &self.unit, leg, former, self.setup.kill_busy).await
     }
 
     /// The final snapshots, one of each dataset; those that an earlier try made for the same question count.

@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -22,7 +22,7 @@ use crate::{
         call::Setup,
         effect::{Action, HostEffect, HostEvent, Outcome},
         host::{Host, Part},
-        leg::{Epoch, Leg, Millis},
+        leg::{Epoch, Leg, Millis, Side},
         message::{Answer, Ask, Request},
         record::HostRecord,
         source::Stage,
@@ -42,8 +42,6 @@ const IDLE: Duration = Duration::from_secs(2);
 /// How long a ledger is waited for that another process owns: it lets go soon after its last question.
 const OWNED_FOR: Duration = Duration::from_secs(6);
 const TICK: Duration = Duration::from_secs(1);
-/// Notes of hooks that are kept for people.
-const MAX_NOTES: usize = 20;
 
 pub(super) type Answered = Result<(Option<Answer>, Vec<String>), Failure>;
 
@@ -134,7 +132,7 @@ struct Actor {
     /// Asked while an action was under way.
     queued: Option<Request>,
     action: Option<JoinHandle<Outcome>>,
-    notes: VecDeque<String>,
+    notes: Arc<Mutex<VecDeque<String>>>,
 }
 
 /// Starts an actor; with `stays` it looks after the unit even if nobody ever asks.
@@ -205,7 +203,7 @@ impl Actor {
             waiting: Vec::new(),
             queued: None,
             action: None,
-            notes: VecDeque::new(),
+            notes: Arc::default(),
         };
         let fence = actor.in_zfs(FENCE).await?;
         if !fresh || fence.is_some() {
@@ -362,6 +360,8 @@ impl Actor {
             unit: self.unit.clone(),
             setup: self.setup.clone(),
             leg,
+            side: self.host.kept().part.summary().0.unwrap_or(Side::Source),
+            notes: Arc::clone(&self.notes),
             former: self.host.kept().former.clone(),
         };
         self.action = Some(tokio::spawn(async move {
@@ -381,7 +381,8 @@ impl Actor {
     }
 
     fn answer(&mut self, answer: &Answer) {
-        let notes: Vec<String> = self.notes.iter().take(MAX_NOTES).cloned().collect();
+        // Each is told once.
+        let notes: Vec<String> = self.notes.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
         for (leg, number, tell) in std::mem::take(&mut self.waiting) {
             if leg != answer.leg || number > answer.number {
                 self.waiting.push((leg, number, tell));

@@ -3,20 +3,27 @@
 //! Invariant: after [`fence`] has returned well nothing of the unit is mounted, no device of it is open, all of it is
 //! read-only, and carries the fence. An unmount without force that succeeds is the proof that no write was lost.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
+    Tools,
     look::{MOUNTED, datasets, is_mounted, leg_in, names_of, value},
     unit::Unit,
 };
 use crate::{
     cutover::{leg::Leg, record::Saved},
-    port::zfs::Zfs,
+    port::zfs::{Zfs, ZfsErrorKind},
     types::{
         DatasetName, Failure, FailureClass,
         listing::{DatasetInfo, DatasetKind, FENCE, PropertySource},
     },
 };
+
+/// Holders that are named: enough to know what has to be stopped.
+const SHOWN_HOLDERS: usize = 5;
 
 fn zfs_failed(text: String) -> Failure {
     Failure::new(FailureClass::Zfs, text)
@@ -30,15 +37,30 @@ fn pairs(name: &str, value: &str) -> Vec<(String, String)> {
 ///
 /// # Errors
 /// When something is in use, or ZFS fails. It may be fenced in part then.
-pub(super) async fn fence(zfs: &dyn Zfs, unit: &Unit, leg: Leg, former: &[Saved]) -> Result<(), Failure> {
+pub(super) async fn fence(
+    tools: &Tools,
+    unit: &Unit,
+    leg: Leg,
+    former: &[Saved],
+    kill_busy: bool,
+) -> Result<(), Failure> {
+    let zfs = &*tools.zfs;
     let all = datasets(zfs, unit).await?;
     if let Some(new) = all.iter().find(|d| !former.iter().any(|s| s.dataset == d.name)) {
         return Err(zfs_failed(format!("{} came into being while the fence was being set", new.name)));
     }
     if !is_fenced(&all, leg) {
-        unmount(zfs, &all).await?;
+        unmount(tools, &all, kill_busy).await?;
         for volume in names_of(&all, DatasetKind::Volume) {
-            zfs.close_volume(&volume).await?;
+            let device = Path::new("/dev/zvol").join(volume.as_str());
+            let mut closed = zfs.close_volume(&volume).await;
+            if let Err(e) = &closed
+                && e.kind == ZfsErrorKind::Busy
+            {
+                in_use(tools, &volume, &[device], kill_busy).await?;
+                closed = zfs.close_volume(&volume).await;
+            }
+            closed?;
         }
         let every: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
         // After the unmount: a filesystem that is mounted does not become read-only everywhere.
@@ -57,15 +79,50 @@ pub(super) async fn fence(zfs: &dyn Zfs, unit: &Unit, leg: Leg, former: &[Saved]
 }
 
 /// Unmounts all of it, the topmost first: what is below goes along.
-async fn unmount(zfs: &dyn Zfs, all: &[DatasetInfo]) -> Result<(), Failure> {
+async fn unmount(tools: &Tools, all: &[DatasetInfo], kill_busy: bool) -> Result<(), Failure> {
     let mut gone: Vec<&DatasetName> = Vec::new();
     for info in all.iter().filter(|d| is_mounted(d)) {
-        if !gone.iter().any(|above| info.name.is_at_or_below(above)) {
-            zfs.unmount(&info.name).await?;
-            gone.push(&info.name);
+        if gone.iter().any(|above| info.name.is_at_or_below(above)) {
+            continue;
         }
+        let mut unmounted = tools.zfs.unmount(&info.name).await;
+        if let Err(e) = &unmounted
+            && e.kind == ZfsErrorKind::Busy
+        {
+            let below = all.iter().filter(|d| is_mounted(d) && d.name.is_at_or_below(&info.name));
+            let places: Vec<PathBuf> = below.filter_map(|d| value(d, "mountpoint")).map(PathBuf::from).collect();
+            in_use(tools, &info.name, &places, kill_busy).await?;
+            unmounted = tools.zfs.unmount(&info.name).await;
+        }
+        unmounted?;
+        gone.push(&info.name);
     }
     Ok(())
+}
+
+/// Says who uses one of these places; with `kill_busy` ends those processes instead, and nothing is wrong any more.
+async fn in_use(tools: &Tools, dataset: &DatasetName, places: &[PathBuf], kill_busy: bool) -> Result<(), Failure> {
+    let mut processes = Vec::new();
+    let mut mounts = Vec::new();
+    for place in places.iter().filter(|p| p.is_absolute() && p.exists()) {
+        match tools.busy.holders(place).await {
+            Ok(found) => {
+                processes.extend(found.processes);
+                mounts.extend(found.mounts);
+            }
+            Err(why) => tracing::warn!("cannot find out who uses {}: {why}", place.display()),
+        }
+    }
+    processes.dedup();
+    let mounts = mounts.iter().map(|m| format!("mounted at {}", m.display()));
+    let names: Vec<String> = processes.iter().map(ToString::to_string).chain(mounts).take(SHOWN_HOLDERS).collect();
+    let who = if names.is_empty() { "nobody who can be seen".to_owned() } else { names.join("; ") };
+    if kill_busy && !processes.is_empty() {
+        tracing::warn!(%dataset, "ending what keeps it busy: {who}");
+        return tools.busy.end(&processes).await.map_err(|why| zfs_failed(format!("{dataset} is in use: {why}")));
+    }
+    Err(zfs_failed(format!("{dataset} is in use by {who}"))
+        .hint("stop that by a hook or by hand, or give --kill-busy, which ends these processes"))
 }
 
 fn is_closed(info: &DatasetInfo, leg: Leg) -> bool {

@@ -35,7 +35,7 @@ use crate::{
         message::{Ask, Request},
     },
     limits::ANSWER_WITHIN,
-    port::{journal::Journal, ledger::Ledgers, zfs::Zfs},
+    port::{busy::Busy, hook::Hooks, journal::Journal, ledger::Ledgers, zfs::Zfs},
     types::{DatasetName, Failure, FailureClass},
 };
 
@@ -50,6 +50,10 @@ pub struct Tools {
     pub ledgers: Arc<dyn Ledgers>,
     /// What was destroyed, and on whose behalf.
     pub journal: Arc<dyn Journal>,
+    /// What stops and starts the programs that use the datasets.
+    pub hooks: Arc<dyn Hooks>,
+    /// Who keeps a mount busy.
+    pub busy: Arc<dyn Busy>,
 }
 
 /// See the module.
