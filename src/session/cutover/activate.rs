@@ -109,6 +109,6 @@ pub(super) async fn activate(zfs: &dyn Zfs, unit: &Unit, leg: Leg, wanted: &[Sav
     // Before anything becomes writable, so that nothing is received into it any more.
     zfs.set_all(&names, &[(SERVING.to_owned(), leg.to_string())]).await?;
     take_away(zfs, &all, FENCE).await?;
-    restore(zfs, &wanted).await?;
+    restore(zfs, &all, &wanted).await?;
     mount(zfs, &all, &wanted).await
 }

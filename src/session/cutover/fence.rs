@@ -142,8 +142,8 @@ pub(super) fn is_fenced(all: &[DatasetInfo], leg: Leg) -> bool {
 /// # Errors
 /// When ZFS fails.
 pub(super) async fn unfence(zfs: &dyn Zfs, unit: &Unit, former: &[Saved]) -> Result<(), Failure> {
-    restore(zfs, former).await?;
     let all = datasets(zfs, unit).await?;
+    restore(zfs, &all, former).await?;
     take_away(zfs, &all, FENCE).await?;
     mount(zfs, &all, former).await
 }
@@ -157,11 +157,23 @@ pub(super) async fn take_away(zfs: &dyn Zfs, all: &[DatasetInfo], mark: &str) ->
     Ok(())
 }
 
-/// Sets properties as they are noted; one command for each value, whatever the number of datasets.
-pub(super) async fn restore(zfs: &dyn Zfs, noted: &[Saved]) -> Result<(), Failure> {
+/// Whether a property is as it was noted, with its source.
+fn is_as_noted(all: &[DatasetInfo], saved: &Saved) -> bool {
+    let now = all.iter().find(|d| d.name == saved.dataset).and_then(|d| d.property(&saved.property));
+    let source = now.map(|p| &p.source);
+    match &saved.local {
+        Some(value) => now.is_some_and(|p| p.value == *value && p.source == PropertySource::Local),
+        None if saved.received => source == Some(&PropertySource::Received),
+        None => !matches!(source, Some(PropertySource::Local | PropertySource::Received)),
+    }
+}
+
+/// Sets properties as they are noted; one command for each value, whatever the number of datasets. What is so already is not
+/// touched: ZFS may unmount and mount a filesystem for it, which something may be using.
+pub(super) async fn restore(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved]) -> Result<(), Failure> {
     let mut set: BTreeMap<(&str, &str), Vec<DatasetName>> = BTreeMap::new();
     let mut inherit: BTreeMap<(&str, bool), Vec<DatasetName>> = BTreeMap::new();
-    for saved in noted.iter().filter(|s| s.property != MOUNTED) {
+    for saved in noted.iter().filter(|s| s.property != MOUNTED && !is_as_noted(all, s)) {
         match &saved.local {
             Some(value) => set.entry((&saved.property, value)).or_default().push(saved.dataset.clone()),
             None => {
