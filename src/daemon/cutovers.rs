@@ -4,7 +4,11 @@
 //! A cutover that was led from this host goes on: at the start each that is not over and asks nobody anything; later on only
 //! one whose source may be down, as whoever stopped a command before that wanted it to stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -26,10 +30,14 @@ use crate::{
 /// How often it looks: a small part of any outage limit that a person would choose.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How often a pass goes back for `--reverse`: what the way home has to carry is what is written in this time.
+const HOMEWARD_EVERY: Duration = Duration::from_secs(60);
+
 /// Looks after cutovers until the daemon ends.
 pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config, stop: CancellationToken) {
     let ledgers = host::ledgers(&config);
     let mut first = true;
+    let mut homeward: HashMap<CutoverId, Instant> = HashMap::new();
     let mut told = String::new();
     while !stop.is_cancelled() {
         let looked = match &engine.cutovers {
@@ -42,13 +50,25 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
                 for (name, read) in all {
                     let Ok((story, it)) = read else { continue };
                     let kept = it.progress();
+                    let id = story.begun.id;
+                    let due = homeward.get(&id).is_none_or(|at| at.elapsed() >= HOMEWARD_EVERY);
+                    if kept.phase == Phase::Done && story.begun.reverse && due {
+                        homeward.insert(id, Instant::now());
+                        if let Err(failure) =
+                            lead_from_here(&daemon, &engine, &config, &name, id, &story.begun.peer, &stop, true)
+                            && failure.class != FailureClass::Locked
+                        {
+                            tracing::error!("cutover {id}: {failure}");
+                        }
+                    }
                     let goes_on = !kept.phase.is_end() && kept.question.is_none();
                     if goes_on && (first || is_down(&kept.phase)) {
-                        let leading = adopt(&daemon, &engine, &config, &name, story.begun.id, &story.begun.peer, &stop);
+                        let peer = &story.begun.peer;
+                        let leading = lead_from_here(&daemon, &engine, &config, &name, id, peer, &stop, false);
                         match leading {
                             Ok(()) => {}
                             Err(failure) if failure.class == FailureClass::Locked => {}
-                            Err(failure) => tracing::error!("cutover {}: {failure}", story.begun.id),
+                            Err(failure) => tracing::error!("cutover {id}: {failure}"),
                         }
                     }
                 }
@@ -75,7 +95,9 @@ fn is_down(phase: &Phase) -> bool {
         && !matches!(phase, Phase::Seed | Phase::CatchUp | Phase::Arm { .. } | Phase::Armed { .. } | Phase::Discard)
 }
 
-fn adopt(
+/// Leads a cutover that nobody leads, to its end; `home` is one that is done, for one pass back.
+#[allow(clippy::too_many_arguments, reason = "what a lead needs, from its one caller")]
+fn lead_from_here(
     daemon: &Daemon,
     engine: &Arc<Engine>,
     config: &Config,
@@ -83,6 +105,7 @@ fn adopt(
     id: CutoverId,
     peer: &str,
     stop: &CancellationToken,
+    home: bool,
 ) -> Result<(), Failure> {
     let peer = peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
     let context = Arc::new(RunContext {
@@ -98,7 +121,9 @@ fn adopt(
     let (said, mut commands) = mpsc::channel(4);
     let door = control::open(host::door(config, id), said)
         .map_err(|e| tracing::warn!("commands cannot speak to the leader of cutover {id}: {e}"));
-    tracing::info!("cutover {id}: nobody leads it any more, so it is led from here ({})", lead.status().phase);
+    if !home {
+        tracing::info!("cutover {id}: nobody leads it any more, so it is led from here ({})", lead.status().phase);
+    }
     tokio::spawn(async move {
         while let Some(notice) = heard.recv().await {
             match notice {
@@ -114,9 +139,12 @@ fn adopt(
         }
     });
     tokio::spawn(async move {
-        let ended = match lead.recover() {
-            Ok(()) => lead.run(&mut commands).await.map(drop),
-            Err(failure) => Err(failure),
+        let ended = match home {
+            true => lead.pass_home(&mut commands).await,
+            false => match lead.recover() {
+                Ok(()) => lead.run(&mut commands).await.map(drop),
+                Err(failure) => Err(failure),
+            },
         };
         if let Err(failure) = ended {
             tracing::error!("cutover {id}: {failure}");

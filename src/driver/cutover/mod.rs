@@ -262,6 +262,43 @@ impl Lead {
         }
     }
 
+    /// One pass from where it serves now to where it was, so that the way home stays short; for a cutover that is done. A
+    /// person's command ends it, and is carried out.
+    ///
+    /// # Errors
+    /// Why the pass failed, or that the ledger cannot be written.
+    pub async fn pass_home(&mut self, commands: &mut mpsc::Receiver<Said>) -> Result<(), Failure> {
+        let kept = self.it.progress();
+        if kept.phase != Phase::Done {
+            return Ok(());
+        }
+        let terms = kept.terms.way_back(kept.terms.return_id, kept.terms.leg.epoch.next(), false);
+        let number = self.story.passes_begun + 1;
+        self.append(Entry::Passing { number })?;
+        let (stop, worker) = (CancellationToken::new(), Arc::clone(&self.worker));
+        let token = stop.clone();
+        let mut pass = tokio::spawn(async move { worker.pass(&terms, number, false, &token).await });
+        let daemon = self.context.stop.clone();
+        let said = tokio::select! {
+            biased;
+            said = commands.recv() => said,
+            () = daemon.cancelled() => None,
+            ended = &mut pass => {
+                self.leave().await;
+                return match ended {
+                    Ok(crate::cutover::effect::Result::Failed(why)) => Err(Failure::new(FailureClass::Zfs, why)),
+                    _ => Ok(()),
+                };
+            }
+        };
+        stop.cancel();
+        let _ = pass.await;
+        let Some((command, tell)) = said else { return Ok(()) };
+        let told = self.say(command)?;
+        let _ = tell.send(told);
+        self.run(commands).await.map(drop)
+    }
+
     /// Ends what runs, and tidies up if all is well: the final snapshot stays, from which the way home starts.
     async fn leave(&mut self) {
         self.cancel_work();
@@ -270,7 +307,7 @@ impl Lead {
         }
         let kept = self.it.progress();
         let keep = final_tag(kept.terms.leg.id, self.story.final_number).parse();
-        if let (Phase::Done, Ok(keep)) = (&kept.phase, keep) {
+        if let (Phase::Done, Ok(keep), false) = (&kept.phase, keep, self.story.begun.reverse) {
             self.talk.tidy(&kept.terms, &self.story.legs, &keep).await;
         }
         self.worker.leave().await;
