@@ -40,8 +40,14 @@ pub fn run(global: &Global, args: Probe, output: &Output) -> Result<u8, Failure>
             (repeated(pool, args.bytes.0), Some(args.bytes.0))
         }
     };
+    let name = match &args.input {
+        None => "what is made up".to_owned(),
+        Some(path) if path == Path::new("-") => "stdin".to_owned(),
+        Some(path) => path.display().to_string(),
+    };
     let options = ProbeOptions {
         stream,
+        name,
         size_bytes,
         compression: args.transport.compress,
         bwlimit_bytes_per_s: args.transport.bwlimit.map(|limit| limit.0),

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use super::{Checks, PATIENCE, Patient, zfs::in_time};
+use super::{Checks, PATIENCE, Patient};
 use crate::{
     port::zfs::ZfsErrorKind,
+    session::patience::in_time,
     types::{Access, DatasetName, Delegate, Delegation, Failure, FailureClass},
 };
 

@@ -1,11 +1,11 @@
 //! The ZFS of this host, and of a peer by what it tells: version, known bugs, pools.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use super::{Checks, PATIENCE, Patient, permissions};
 use crate::{
-    port::zfs::{ZfsError, ZfsErrorKind, ZfsResult},
     releases::{Release, known_bugs},
+    session::patience::in_time,
     types::{Access, DatasetName, Failure, FailureClass, PoolStatus, ZfsVersion, human_bytes, listing::Capabilities},
 };
 
@@ -13,22 +13,6 @@ use crate::{
 const FULL_WARN: u64 = 90;
 /// A receive may fail at any moment.
 const FULL_FAIL: u64 = 98;
-
-/// Waits for an answer, but not for ever.
-pub(super) async fn in_time<T>(
-    what: &str,
-    within: Duration,
-    answer: impl Future<Output = ZfsResult<T>>,
-) -> ZfsResult<T> {
-    match tokio::time::timeout(within, answer).await {
-        Ok(result) => result,
-        Err(_) => {
-            let detail =
-                format!("no answer within {} s: a pool may be suspended, or a disk may hang", within.as_secs());
-            Err(ZfsError { operation: what.to_owned(), kind: ZfsErrorKind::Io, detail })
-        }
-    }
-}
 
 const LOOK: &str = "look at `zpool status` and `dmesg` on that host";
 

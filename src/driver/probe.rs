@@ -24,6 +24,8 @@ use crate::{
 pub struct ProbeOptions {
     /// The stream, and what it says of itself.
     pub stream: (Box<dyn Read + Send>, ProbedStream),
+    /// What it comes from, as a person would name it.
+    pub name: String,
     /// Its size, where that is known before.
     pub size_bytes: Option<u64>,
     /// How to compress.
@@ -130,12 +132,12 @@ async fn with_session(
     }
     let rtt = first_rtt(client).await;
     let channel = client.next_channel();
-    let ProbeOptions { stream: (bytes, stream), size_bytes, compression, bwlimit_bytes_per_s } = options;
+    let ProbeOptions { stream: (bytes, stream), name, size_bytes, compression, bwlimit_bytes_per_s } = options;
     match client.call(Request::OpenProbe { channel, stream }).await? {
         Reply::Done => {}
         _ => return Err(unexpected()),
     }
-    let source = ProbeSource { bytes, stream, compression, bwlimit_bytes_per_s };
+    let source = ProbeSource { bytes, name, stream, compression, bwlimit_bytes_per_s };
     let started = Instant::now();
     let send = ProbeSend::start(local, channel, source)?;
     context.board.planned(1, size_bytes);

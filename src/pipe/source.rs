@@ -1,7 +1,8 @@
 //! The sending half: reads `zfs send`, judges what it says, packs it, and hands it to the channel.
 
 use std::{
-    io::{ErrorKind, Read},
+    fmt,
+    io::{self, ErrorKind, Read},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +26,10 @@ use crate::{
     channel::{Channel, buffers::Pool},
     limits::CHUNKS_BETWEEN_THREADS,
     port::zfs::Sending,
-    stream::{Tap, parser::Ending},
+    stream::{
+        Tap,
+        parser::{Ending, StreamFault},
+    },
     types::{Failure, FailureClass},
     wire::{
         codec::Use,
@@ -34,8 +38,52 @@ use crate::{
     },
 };
 
+/// What a stream comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A `zfs send` of this host.
+    ZfsSend,
+    /// What a probe was given, as a person would name it: a file, perhaps.
+    Given(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::ZfsSend => f.write_str("zfs send"),
+            Origin::Given(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Origin {
+    /// A read from it failed.
+    fn unreadable(&self, e: &io::Error) -> Failure {
+        let class = match self {
+            Origin::ZfsSend => FailureClass::Zfs,
+            Origin::Given(_) => FailureClass::Usage,
+        };
+        Failure::new(class, format!("reading from {self}: {e}"))
+    }
+
+    /// It gave a stream that the gate refuses.
+    fn bad_stream(&self, fault: &StreamFault) -> Failure {
+        let failure =
+            Failure::new(FailureClass::BadStream, format!("the stream from {self} cannot be trusted: {fault}"));
+        match self {
+            Origin::ZfsSend => failure
+                .hint("nothing of it was taken as complete; check memory and disks of this host if it happens again"),
+            Origin::Given(_) => failure.hint(
+                "a probe sends a whole send stream as it is; `zmigrate stream inspect` shows what is in this one",
+            ),
+        }
+    }
+}
+
 /// How a stream is sent.
 pub struct SourceOptions {
+    /// What it comes from, for what is said when it fails.
+    pub origin: Origin,
     /// How to compress.
     pub compression: Compression,
     /// The stream is cut into chunks of this many bytes.
@@ -74,7 +122,8 @@ pub async fn send_stream(
     let waiting = Arc::new(AtomicUsize::new(0));
     let pool = Pool::new(options.chunk_bytes, (options.window_bytes / options.chunk_bytes as u64) as usize + 8);
     let stream = sending.stream;
-    let reading = Reading { stream, tap, pool, at_end: false, counters: Arc::clone(&counters) };
+    let reading =
+        Reading { stream, origin: options.origin.clone(), tap, pool, at_end: false, counters: Arc::clone(&counters) };
     let packing = Packing::new(options.compression, options.chunk_bytes, Arc::clone(&counters));
     let threads = async {
         if options.in_one_thread {
@@ -134,6 +183,7 @@ enum Stop {
 /// Reads and judges, a chunk at a time.
 struct Reading {
     stream: Box<dyn Read + Send>,
+    origin: Origin,
     tap: Tap,
     pool: Pool,
     at_end: bool,
@@ -154,10 +204,7 @@ impl Reading {
                 Ok(0) => self.at_end = true,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => {
-                    let text = format!("reading from zfs send: {e}");
-                    return Err(Stop::Failed(Failure::new(FailureClass::Zfs, text)));
-                }
+                Err(e) => return Err(Stop::Failed(self.origin.unreadable(&e))),
             }
         }
         if filled == 0 {
@@ -165,16 +212,19 @@ impl Reading {
         }
         let progress = times
             .time(Stage::Judge, || self.tap.feed(&buffer[..filled]))
-            .map_err(|fault| Stop::Failed(bad_stream(&fault)))?;
+            .map_err(|fault| Stop::Failed(self.origin.bad_stream(&fault)))?;
         let incompressible = progress.incompressible as f32 / filled as f32;
         Ok(Some(Chunk { bytes: self.pool.lend(buffer, filled), incompressible }))
     }
 
     fn end(&self) -> Result<(), Stop> {
+        let origin = &self.origin;
         match self.tap.finish() {
             Ending::Complete => Ok(()),
-            Ending::SavedWithoutEnd => Err(Stop::Failed(truncated("the stream from zfs send has no END record"))),
-            Ending::Damaged(fault) => Err(Stop::Failed(truncated(&format!("from zfs send: {fault}")))),
+            Ending::SavedWithoutEnd => {
+                Err(Stop::Failed(truncated(&format!("the stream from {origin} has no END record"))))
+            }
+            Ending::Damaged(fault) => Err(Stop::Failed(truncated(&format!("from {origin}: {fault}")))),
         }
     }
 }
@@ -186,11 +236,6 @@ fn read(mut reading: Reading, chunks: &mpsc::SyncSender<Chunk>, waiting: &Atomic
         chunks.send(chunk).map_err(|_| Stop::PackerGone)?;
     }
     Ok(())
-}
-
-fn bad_stream(fault: &crate::stream::parser::StreamFault) -> Failure {
-    Failure::new(FailureClass::BadStream, format!("the stream from zfs send cannot be trusted: {fault}"))
-        .hint("nothing of it was taken as complete; check memory and disks of this host if it happens again")
 }
 
 fn truncated(text: &str) -> Failure {

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod handshake;
 pub mod join;
 mod keeper;
+pub mod patience;
 pub mod probe;
 pub mod registry;
 pub mod state;

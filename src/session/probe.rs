@@ -14,7 +14,7 @@ use crate::{
         Counters,
         probe::{discarding, sending},
         sink::receive_stream,
-        source::{SourceOptions, send_stream},
+        source::{Origin, SourceOptions, send_stream},
         times::SenderTimes,
     },
     stream::{
@@ -29,6 +29,8 @@ use crate::{
 pub struct ProbeSource {
     /// Its bytes.
     pub bytes: Box<dyn Read + Send>,
+    /// What they come from, as a person would name it.
+    pub name: String,
     /// What the gates at both ends let through.
     pub stream: ProbedStream,
     /// How to compress.
@@ -77,6 +79,7 @@ impl ProbeSend {
         let counters = Arc::new(Counters::default());
         let (cancelled, receiver_ended) = (CancellationToken::new(), CancellationToken::new());
         let options = SourceOptions {
+            origin: Origin::Given(source.name),
             compression: source.compression,
             chunk_bytes: chunk_size(source.bwlimit_bytes_per_s),
             window_bytes: link.send_window(),

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{bases::hold_tag, engine::Engine};
+use super::{bases::hold_tag, engine::Engine, patience::in_time};
 use crate::{
     inventory::{self, Choice, Item, Kind},
-    limits::MAX_LOCKS,
+    limits::{ABOUT_WITHIN, LISTING_WITHIN, MAX_LOCKS},
     port::{
         journal::{Entry, Phase},
         locks::LockGuard,
@@ -54,17 +54,24 @@ pub struct Release {
 }
 
 /// Looks at `root` and all below it, or at all pools. The number of commands depends on the number of pools, and for
-/// holds on how many names fit into a command line; not on the size of the trees.
+/// holds on how many names fit into a command line; not on the size of the trees. Each has its time limit.
 ///
 /// # Errors
-/// When there is no such dataset, or ZFS fails.
+/// When there is no such dataset, or ZFS fails, or gives no answer.
 pub async fn survey(engine: &Engine, root: Option<&DatasetName>) -> Result<Inventory, Failure> {
     let mut inventory = Inventory { holds_listed: true, ..Inventory::default() };
     let mut roots = Vec::new();
+    let pools = in_time("list the pools", ABOUT_WITHIN, engine.zfs.pools()).await?;
     match root {
-        Some(root) => roots.push(root.clone()),
+        Some(root) => {
+            if let Some(pool) = pools.iter().find(|pool| pool.name == root.pool() && !pool.answers()) {
+                let text = format!("pool {} is {} and was not asked for {root}", pool.name, pool.health);
+                return Err(Failure::new(FailureClass::Zfs, text).hint("look at `zpool status` on this host"));
+            }
+            roots.push(root.clone());
+        }
         None => {
-            for pool in engine.zfs.pools().await? {
+            for pool in pools {
                 match pool.name.parse() {
                     Ok(name) if pool.answers() => roots.push(name),
                     _ => inventory.silent_pools.push((pool.name, pool.health)),
@@ -73,7 +80,7 @@ pub async fn survey(engine: &Engine, root: Option<&DatasetName>) -> Result<Inven
         }
     }
     for at in &roots {
-        let listing = engine.zfs.list(at, Depth::Tree).await?;
+        let listing = in_time(&format!("list {at}"), LISTING_WITHIN, engine.zfs.list(at, Depth::Tree)).await?;
         if listing.datasets.is_empty() && root.is_some() {
             return Err(Failure::new(FailureClass::Usage, format!("there is no dataset {at} on this host")).hint(
                 "state is kept on each host for itself; `zmigrate state list` there shows that of the other side",
@@ -81,14 +88,15 @@ pub async fn survey(engine: &Engine, root: Option<&DatasetName>) -> Result<Inven
         }
         let names = listing.datasets.iter().flat_map(|d| d.snapshots.iter().filter_map(|s| d.snapshot_name(s).ok()));
         let snapshots: Vec<SnapshotName> = names.collect();
-        let holds = match engine.zfs.holds(&snapshots).await {
-            Ok(holds) => Some(holds),
-            Err(e) if e.kind == ZfsErrorKind::Unsupported => {
-                inventory.holds_listed = false;
-                None
-            }
-            Err(e) => return Err(e.into()),
-        };
+        let holds =
+            match in_time(&format!("list the holds below {at}"), LISTING_WITHIN, engine.zfs.holds(&snapshots)).await {
+                Ok(holds) => Some(holds),
+                Err(e) if e.kind == ZfsErrorKind::Unsupported => {
+                    inventory.holds_listed = false;
+                    None
+                }
+                Err(e) => return Err(e.into()),
+            };
         inventory.items.extend(inventory::of(&listing, holds.as_deref()));
         inventory.snapshots.extend(snapshots);
     }

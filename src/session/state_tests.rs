@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    adapter::{journal::FileJournal, locks::FileLocks},
+    adapter::{journal::FileJournal, locks::FileLocks, zfs::ZfsCommand},
     fake::{FakeZfs, Fault, Op},
     inventory::Standing,
     port::{locks::Locks, zfs::SnapshotRequest},
@@ -206,6 +206,9 @@ async fn the_number_of_questions_does_not_grow_with_the_tree() {
     host.zfs.set_health("tank", "SUSPENDED");
     let inventory = survey(&host.engine, None).await.unwrap();
     assert_eq!(inventory.silent_pools, [("tank".to_owned(), "SUSPENDED".to_owned())]);
+    let failure = survey(&host.engine, Some(&ds("tank/many"))).await.unwrap_err();
+    let said = (failure.class, &*failure.message);
+    assert_eq!(said, (FailureClass::Zfs, "pool tank is SUSPENDED and was not asked for tank/many"));
     assert_eq!(host.zfs.count(Op::List), 1 + 1, "a pool that hangs is not asked");
 }
 
@@ -222,4 +225,34 @@ fn few_locks_cover_many_targets() {
     many.push("a/out".into());
     assert_eq!(lock(&many), ["a", "b/y"]);
     assert!(lock(&[]).is_empty());
+}
+
+/// Programs that answer what `script` says, as the tools of a host.
+fn tools(dir: &std::path::Path, script: &str) -> ZfsCommand {
+    use std::os::unix::fs::PermissionsExt;
+    let program = dir.join("tool");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    ZfsCommand::new(program.clone(), program)
+}
+
+/// Tells of a pool, and hangs when it is asked for more.
+const POOLS_ALONE: &str =
+    "case \"$*\" in 'list -H -o '*health*) printf 'tank\\tONLINE\\t7%%\\toff\\n';; get*) ;; *) exec sleep 1000;; esac";
+
+/// The clock leaps while nothing but a process is waited for.
+#[tokio::test(start_paused = true)]
+async fn a_zfs_that_hangs_is_not_waited_for_without_end() {
+    let host = host();
+    for (script, what) in [
+        ("exec sleep 1000", "list the pools: no answer within 20 s"),
+        (POOLS_ALONE, "list tank: no answer within 300 s"),
+    ] {
+        let (tools, dir) = (tools(host.dir.path(), script), host.dir.path());
+        let (locks, journal) = (FileLocks::new(dir), FileJournal::new(dir));
+        let engine = Engine::new(Arc::new(tools), Arc::new(locks), Arc::new(journal), 1000);
+        let failure = survey(&engine, None).await.unwrap_err();
+        assert!(failure.message.contains(what), "{failure:?}");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("zpool status")), "{script}");
+    }
 }

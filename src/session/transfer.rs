@@ -16,7 +16,7 @@ use crate::{
     pipe::{
         Counters,
         sink::receive_stream,
-        source::{SourceOptions, send_stream},
+        source::{Origin, SourceOptions, send_stream},
     },
     port::zfs::{Base, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind},
     stream::{
@@ -324,6 +324,7 @@ pub(super) async fn open_send(
     let counters = Arc::new(Counters::default());
     let (cancelled, receiver_ended) = (CancellationToken::new(), CancellationToken::new());
     let options = SourceOptions {
+        origin: Origin::ZfsSend,
         compression: step.compression,
         chunk_bytes: chunk_size(step.bwlimit_bytes_per_s),
         window_bytes: link.send_window(),

@@ -8,11 +8,38 @@ use std::{
     process::Command,
     sync::Mutex,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Pools that are still there, with the directory of each.
 static POOLS: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
+
+/// Whether the `n`th trial is of this process: `ZMIGRATE_PART=2/3` runs every third, from the second on. Trials of one kind,
+/// which take about as long, are next to each other.
+pub fn is_of_this_part(n: usize) -> bool {
+    let Ok(part) = std::env::var("ZMIGRATE_PART") else { return true };
+    let numbers = part.split_once('/').and_then(|(k, of)| Some((k.parse().ok()?, of.parse().ok()?)));
+    let (k, of): (usize, usize) = numbers.filter(|(k, of)| (1..=*of).contains(k)).expect("ZMIGRATE_PART is K/N");
+    n % of == k - 1
+}
+
+/// Says when it is dropped how long a trial took, passed or failed; `scripts/test` shows the slowest.
+pub struct Timed {
+    name: String,
+    since: Instant,
+}
+
+impl Timed {
+    pub fn new(name: impl ToString) -> Timed {
+        Timed { name: name.to_string(), since: Instant::now() }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        eprintln!("time: {:.1} s {}", self.since.elapsed().as_secs_f64(), self.name);
+    }
+}
 
 /// Runs a program to its end; its stdout, or what it said on stderr.
 pub fn run(program: &str, args: &[&str]) -> Result<String, String> {

@@ -83,6 +83,7 @@ fn trials_of(backend: Backend, cases: &[Case], list_only: bool, required: &[&str
 }
 
 fn run(factory: &case::Factory, case: Case) -> Result<(), Failed> {
+    let _timed = common::Timed::new(case.name);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let world = (factory.make)(case.name);
     runtime.block_on((case.run)(&world));

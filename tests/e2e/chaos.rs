@@ -25,7 +25,7 @@ use crate::{
     Case, cases,
     common::{noise, run},
     damage::{Bystanders, held},
-    process::{Running, is_alive, wait_for, zfs_child},
+    process::{Running, children, is_alive, wait_for, zfs_child},
     proxy::Proxy,
     site::Site,
     zfs::{create, exists, get, mounted, read_files, snapshots, zfs},
@@ -68,7 +68,7 @@ const LANES: [Lane; 4] = [
 ];
 
 /// The window is 4 MiB, and each pipe holds one.
-const LARGE: usize = 7 << 20;
+const LARGE: usize = 10 << 20;
 
 #[derive(Clone, Copy, Debug)]
 enum Who {
@@ -250,7 +250,7 @@ impl Chaos {
         let on_its_way =
             || zfs_child(receiver, "receive").is_some() && (!of_send || zfs_child(sender, "send").is_some());
         if !dice.once_in(6) {
-            let patience = Instant::now() + Duration::from_secs(5);
+            let patience = Instant::now() + Duration::from_secs(10);
             while !run.has_ended() && !on_its_way() && Instant::now() < patience {
                 sleep(Duration::from_millis(5));
             }
@@ -315,7 +315,7 @@ impl Chaos {
         }
         let log = self.site.log().len();
         tally.lap(0, &mut since);
-        let rate = if large { "12M" } else { ["500K", "700K", "1M"][dice.below(3) as usize] };
+        let rate = if large { "8M" } else { ["500K", "700K", "1M"][dice.below(3) as usize] };
         let jobs = ["1", "2", "4"][dice.below(3) as usize];
         let streams = ["1", "1", "3"][dice.below(3) as usize];
         let mut run =
@@ -342,6 +342,11 @@ impl Chaos {
         assert!(matches!(first.code, None | Some(0)) || first.stderr.contains("error: "), "{first:?}");
         tally.survived += u32::from(first.code == Some(0));
         self.bystanders.are_untouched();
+        // What the daemon has started is its own; what nobody is the parent of any more, a person waits for.
+        wait_for("the end of orphans", 30, || {
+            let of_daemon: Vec<u32> = children(self.site.daemon_pid()).into_iter().map(|(pid, _)| pid).collect();
+            left_over(&self.site).iter().all(|pid| of_daemon.contains(pid))
+        });
         let again = lane.start(&self.site, &[]).wait(90);
         tally.lap(3, &mut since);
         assert_eq!(

@@ -3,6 +3,7 @@
 //! Each trial has pools of its own in sparse files below the temporary directory, an authority, two configurations and a
 //! daemon; all are gone when it ends, well or not. It needs root. Where there is no ZFS the trials are reported as
 //! ignored, aloud, and never as passed; `ZMIGRATE_REQUIRE=zfs_fuse` or `openzfs` turns that into failures.
+//! `ZMIGRATE_PART=2/3` runs the second of three parts.
 //! `ZMIGRATE_TEST_LOG=debug` makes the daemons say more, which is shown when a trial fails. `ZMIGRATE_BIN_DIR` names the directory of other programs than those of this build. Where there is no cargo,
 //! `INSTA_WORKSPACE_ROOT` must name any directory.
 
@@ -20,6 +21,7 @@ mod enrol;
 mod impostors;
 mod links;
 mod people;
+mod probes;
 mod process;
 mod proxy;
 mod reload;
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         enrol::cases(),
         authority::cases(),
         people::cases(),
+        probes::cases(),
         damage::cases(),
         impostors::cases(),
         chaos::cases(),
@@ -99,12 +102,13 @@ fn main() -> ExitCode {
             eprintln!("e2e: NO {backend} HERE, its {} trials do not run: {why}", cases.len());
         }
         for case in &cases {
-            let (run, absent) = (case.run, absent.clone());
+            let (case, absent) = (*case, absent.clone());
             let ignored = absent.is_some() && !must_be;
             let trial = move || match absent {
                 Some(why) => Err(Failed::from(why)),
                 None => {
-                    run();
+                    let _timed = common::Timed::new(case);
+                    (case.run)();
                     Ok(())
                 }
             };
@@ -118,6 +122,8 @@ fn main() -> ExitCode {
         };
         trials.push(Trial::test(case.to_string(), trial));
     }
+    let trials =
+        trials.into_iter().enumerate().filter(|(n, _)| common::is_of_this_part(*n)).map(|(_, trial)| trial).collect();
     let conclusion = libtest_mimic::run(&args, trials);
     common::destroy_pools();
     conclusion.exit_code()

@@ -6,6 +6,7 @@ use crate::{
     Case, cases,
     common::run,
     pin,
+    process::wait_for,
     site::Site,
     zfs::{create, get, mounted, populate, snapshot, state, tags, zfs},
 };
@@ -160,7 +161,8 @@ fn the_manifest_carries_what_is_allowed_and_nothing_else() {
     let mine = ["compression=gzip", "recordsize=16K", "atime=off", &elsewhere, "exec=on", "setuid=on", "devices=on"];
     let never = ["quota=60M", "refquota=50M", "reservation=1M", "canmount=on", "readonly=off", "org.example:mine=1"];
     for pair in mine.iter().chain(&never) {
-        zfs(&["set", pair, &db]);
+        // What is mounted elsewhere now may be busy for a moment.
+        wait_for(&format!("zfs set {pair}"), 10, || run("zfs", &["set", pair, &db]).is_ok());
     }
     // Sharing may not work here, but must not be carried if it does.
     let _ = run("zfs", &["set", "sharenfs=ro", &db]);

@@ -314,7 +314,8 @@ fn a_greedy_peer_gets_its_share_and_no_more() {
     eprintln!("strangers: taken {taken:?} bytes; {before} KiB resident before, {grown} bytes more at most");
     assert!(grown <= SHARE, "{grown} bytes more than before, {SHARE} are its share");
     // What is over a bound ends its session, and no more than the bound and what is on its way was taken.
-    let on_its_way = 8 << 20;
+    // Of that, Linux keeps up to 4 MiB at the sender (tcp_wmem) and 6 MiB at the receiver (tcp_rmem); the rest is a margin.
+    let on_its_way = 12 << 20;
     assert!(taken[0] <= MAX_REQUEST as u64 + on_its_way && taken[1] <= CONTROL_WINDOW + on_its_way, "{taken:?}");
     assert!(taken[2] < 400_000 * 32 && taken[5] <= on_its_way, "{taken:?}");
     drop(sessions);

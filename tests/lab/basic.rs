@@ -27,14 +27,14 @@ fn pull_full_then_up_to_date(w: &World) {
 }
 
 fn full_then_up_to_date(w: &World, way: Way, name: &str) {
-    let pair = w.pair(name, 20);
+    let pair = w.pair(name, 8);
     w.change(&pair, "s1", 100);
     let (guest, args) = w.replicate(way, &pair, "");
     let run = w.zmigrate(guest, &args).must_be(0);
     assert_eq!(run.report["result"], "done");
     assert_eq!(run.steps().len(), 1);
     assert!(run.steps()[0]["from"].is_null() && run.steps()[0]["resumed"] == false, "{}", run.out);
-    assert!(run.report["raw_bytes"].as_u64().unwrap() > 20 << 20, "{}", run.out);
+    assert!(run.report["raw_bytes"].as_u64().unwrap() > 8 << 20, "{}", run.out);
     w.same(&pair, "s1");
     let again = w.zmigrate(guest, &args).must_be(0);
     assert_eq!(again.report["result"], "up_to_date", "{}", again.out);
@@ -43,7 +43,7 @@ fn full_then_up_to_date(w: &World, way: Way, name: &str) {
 
 fn pull_by_the_other_guest(w: &World) {
     let pair = Pair { source: "tank/src/other-way".into(), target: "tank/dst/other-way".into() };
-    w.two.sh("zfs create tank/src/other-way; head -c 20M /dev/urandom >/tank/src/other-way/noise; zfs snapshot tank/src/other-way@s1");
+    w.two.sh("zfs create tank/src/other-way; head -c 8M /dev/urandom >/tank/src/other-way/noise; zfs snapshot tank/src/other-way@s1");
     let run = w.zmigrate(w.one, &format!("pull node2:{} {}", pair.source, pair.target)).must_be(0);
     assert_eq!(run.report["direction"], "pull");
     assert_eq!(w.two.digest("tank/src/other-way@s1"), w.one.digest("tank/dst/other-way@s1"));
@@ -111,8 +111,9 @@ fn send_flags(w: &World) {
     w.change(&pair, "s1", 10);
     let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 1M");
     let run = w.start(guest, &args);
-    w.in_flight(w.two, 0);
-    let send = w.one.sh(&format!("for p in $({}); do tr '\\0' ' ' </proc/$p/cmdline; done", pids("send")));
+    w.in_flight(w.two, &pair.target, 0);
+    let send =
+        w.one.sh(&format!("for p in $({}); do tr '\\0' ' ' </proc/$p/cmdline; done", pids("send", &pair.source)));
     let run = run.join().must_be(0);
     assert!(send.contains("zfs send -L -c -e tank/src/flags@s1"), "zfs was called as: {send}");
     let raw = run.report["raw_bytes"].as_u64().unwrap();

@@ -34,7 +34,7 @@ fn holds_and_bookmarks(w: &World) {
     w.change(&pair, "s1", 1);
     let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 2M");
     let run = w.start(guest, &args);
-    w.in_flight(w.two, 1);
+    w.in_flight(w.two, &pair.target, 0);
     let during = w.one.holds(&pair.source);
     // A hold is what keeps a snapshot from being destroyed in the middle of a step.
     let destroyed = w.one.ask(&format!("zfs destroy {}@s1", pair.source));
@@ -45,7 +45,7 @@ fn holds_and_bookmarks(w: &World) {
     // Both ends of an incremental step are held.
     w.change(&pair, "s2", 12 << 10);
     let run = w.start(guest, &args);
-    w.in_flight(w.two, 1);
+    w.in_flight(w.two, &pair.target, 0);
     let during = w.one.holds(&pair.source);
     run.join().must_be(0);
     assert_eq!(during.len(), 2, "{during:?}");

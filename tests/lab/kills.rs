@@ -29,10 +29,11 @@ enum Victim {
     Receive,
 }
 
-const WHOLE: u64 = 24 << 20;
+/// The window and the pipes hold 6 MiB, and as much arrives before the blow.
+const WHOLE: u64 = 20 << 20;
 
 fn kill(w: &World, way: Way, victim: Victim) {
-    let pair = w.pair(&format!("kill-{way:?}-{victim:?}").to_lowercase(), 24);
+    let pair = w.pair(&format!("kill-{way:?}-{victim:?}").to_lowercase(), 20);
     w.change(&pair, "s1", 1);
     kill_and_go_on(w, way, victim, &pair);
     w.same(&pair, "s1");
@@ -44,7 +45,7 @@ fn kill_in_an_increment(w: &World) {
     let pair = w.pair("kill-increment", 1);
     w.change(&pair, "s1", 1);
     w.push(&pair, "");
-    w.change(&pair, "s2", 24 << 10);
+    w.change(&pair, "s2", 20 << 10);
     w.change(&pair, "s3", 10);
     kill_and_go_on(w, Way::Push, Victim::Zmigrate, &pair);
     w.same(&pair, "s2");
@@ -53,17 +54,17 @@ fn kill_in_an_increment(w: &World) {
 }
 
 fn kill_and_go_on(w: &World, way: Way, victim: Victim, pair: &crate::world::Pair) {
-    let (guest, args) = w.replicate(way, pair, "--bwlimit 3M");
+    let (guest, args) = w.replicate(way, pair, "--bwlimit 2M");
     let peer = if guest == w.one { w.two } else { w.one };
     let run = w.start(guest, &args);
-    w.in_flight(w.two, 4);
+    w.in_flight(w.two, &pair.target, 4);
     let killed = Instant::now();
     match victim {
-        Victim::Zmigrate => guest.sh(&format!("kill -9 $(cat {DIR}/zmigrate.pid)")),
-        Victim::Zmigrated => peer.sh(&format!("kill -9 $(cat {DIR}/zmigrated.pid)")),
-        Victim::Send => w.one.sh(&format!("kill -9 $({})", pids("send"))),
-        Victim::Receive => w.two.sh(&format!("kill -9 $({})", pids("receive"))),
-    };
+        Victim::Zmigrate => run.kill(),
+        Victim::Zmigrated => drop(peer.sh(&format!("kill -9 $(cat {DIR}/zmigrated.pid)"))),
+        Victim::Send => drop(w.one.sh(&format!("kill -9 $({})", pids("send", &pair.source)))),
+        Victim::Receive => drop(w.two.sh(&format!("kill -9 $({})", pids("receive", &pair.target)))),
+    }
     if victim == Victim::Zmigrated {
         w.start_daemon(peer);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     Case,
     kills::went_on,
-    world::{DIR, Way, World},
+    world::{Way, World},
 };
 
 pub const CASES: &[Case] = &[
@@ -15,10 +15,10 @@ pub const CASES: &[Case] = &[
 ];
 
 fn interrupt(w: &World, pair: &crate::world::Pair) {
-    let (guest, args) = w.replicate(Way::Push, pair, "--bwlimit 3M");
+    let (guest, args) = w.replicate(Way::Push, pair, "--bwlimit 2M");
     let run = w.start(guest, &args);
-    w.in_flight(w.two, 3);
-    guest.sh(&format!("kill -9 $(cat {DIR}/zmigrate.pid)"));
+    w.in_flight(w.two, &pair.target, 4);
+    run.kill();
     assert!(run.join().code != 0);
 }
 
@@ -72,13 +72,12 @@ fn dead_token_is_thrown_away(w: &World) {
 }
 
 fn power_cut_of_the_target(w: &World) {
-    let pair = w.pair("power", 40);
+    let pair = w.pair("power", 24);
     w.change(&pair, "s1", 1);
-    let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 3M");
+    let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 2M");
     let run = w.start(guest, &args);
-    w.in_flight(w.two, 6);
     // What has been synced survives, and no more is promised.
-    w.two.sh("zpool sync tank");
+    w.in_flight(w.two, &pair.target, 5);
     w.two.lab("crash", &[]);
     w.two.lab("boot", &[]);
     w.two.sh("zpool list tank >/dev/null 2>&1 || zpool import -f tank");
@@ -91,7 +90,7 @@ fn power_cut_of_the_target(w: &World) {
         eprintln!("lab:   the run ended with {}: {}", first.code, first.err);
         w.push(&pair, "")
     };
-    went_on(&last, 40 << 20);
+    went_on(&last, 24 << 20);
     w.same(&pair, "s1");
     crate::basic::protected(w.two, &pair.target);
 }

@@ -2,7 +2,8 @@
 //! link, processes that are killed and a guest that loses its power.
 //!
 //! `scripts/lab up 1; scripts/lab up 2` first. Without both guests every trial is reported as ignored, aloud, and never
-//! as passed; `ZMIGRATE_REQUIRE=lab` turns their absence into failures. Trials run one at a time. **The pool `tank` of
+//! as passed; `ZMIGRATE_REQUIRE=lab` turns their absence into failures. Three trials run side by side, but for
+//! those that must be [`ALONE`]. **The pool `tank` of
 //! both guests is destroyed** before and after, and so is everything else that the suite makes in them.
 
 // The harness is libtest-mimic, so clippy does not see that these are tests.
@@ -33,7 +34,7 @@ mod world;
 
 use std::{
     process::ExitCode,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, RwLock},
     time::Instant,
 };
 
@@ -43,30 +44,44 @@ use world::World;
 /// A name, and what is done.
 pub type Case = (&'static str, fn(&World));
 
+/// Nothing runs beside these: they kill a daemon that all share, cut the power, or look at a whole pool or at all that was done.
+const ALONE: &[&str] = &[
+    "dry_run_shows_sizes_and_changes_nothing",
+    "push_kill_zmigrated",
+    "pull_kill_zmigrated",
+    "power_cut_of_the_target",
+    "no_kernel_complains",
+];
+
+/// The trials that are at work, and those that wait to be alone.
+static AT_WORK: RwLock<()> = RwLock::new(());
+
 /// The world is set up by the first trial that runs, so that listing and filtering cost nothing.
 static WORLD: OnceLock<Result<World, String>> = OnceLock::new();
 
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
-    // Two slow guests serve all trials.
-    args.test_threads = Some(1);
+    // Two slow guests serve all trials; each trial waits half of its time.
+    args.test_threads.get_or_insert(3);
     let cases: Vec<Case> = [
-        basic::CASES,
-        safety::CASES,
-        history::CASES,
+        // First what takes longest.
+        mutants::CASES,
+        many::CASES,
+        unprivileged::CASES,
         trees::CASES,
         volume::CASES,
         crypt::CASES,
-        kills::CASES,
-        losses::CASES,
-        unprivileged::CASES,
-        many::CASES,
+        basic::CASES,
+        safety::CASES,
+        history::CASES,
         state::CASES,
-        mutants::CASES,
+        losses::CASES,
+        kills::CASES,
         // Last: looks at what all others have done to the kernels.
         panics::CASES,
     ]
     .concat();
+    assert!(ALONE.iter().all(|alone| cases.iter().any(|(name, _)| name == alone)), "ALONE names what is no trial");
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
     let required = required.split(',').any(|word| word.trim() == "lab");
     let absent = if args.list { None } else { setup::absent().err().map(Arc::new) };
@@ -91,6 +106,12 @@ fn main() -> ExitCode {
 }
 
 fn in_world(name: &str, run: fn(&World)) -> Result<(), Failed> {
+    let (_alone, _beside);
+    if ALONE.contains(&name) {
+        _alone = AT_WORK.write();
+    } else {
+        _beside = AT_WORK.read();
+    }
     let world = WORLD.get_or_init(setup::world).as_ref().map_err(Failed::from)?;
     // Where, but not the whole way there: what was said comes with the failure.
     std::panic::set_hook(Box::new(|info| {
@@ -100,7 +121,7 @@ fn in_world(name: &str, run: fn(&World)) -> Result<(), Failed> {
     }));
     let started = Instant::now();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(world)));
-    eprintln!("lab: {name}: {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!("time: {:.1} s {name}", started.elapsed().as_secs_f64());
     result.map_err(|panic| {
         let said = panic.downcast_ref::<String>().cloned();
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();

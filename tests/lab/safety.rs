@@ -14,27 +14,29 @@ pub const CASES: &[Case] = &[
     ("one_run_at_a_time", one_run_at_a_time),
 ];
 
-/// All that a dry run could change: datasets, snapshots, bookmarks, holds, user properties.
-const STATE: &str = "zfs list -Hp -r -t all -o name,guid,userrefs,readonly,zmigrate:job tank";
+/// All that a run could change at and below a dataset: datasets, snapshots, bookmarks, holds, user properties.
+fn state(dataset: &str) -> String {
+    format!("zfs list -Hp -r -t all -o name,guid,userrefs,readonly,zmigrate:job {dataset}")
+}
 
 fn dry_run_shows_sizes_and_changes_nothing(w: &World) {
-    let pair = w.pair("dry", 20);
+    let pair = w.pair("dry", 8);
     w.change(&pair, "s1", 100);
     w.change(&pair, "s2", 3000);
-    let before = (w.one.sh(STATE), w.two.sh(STATE));
+    let before = (w.one.sh(&state("tank")), w.two.sh(&state("tank")));
     let run = w.push(&pair, "-n");
     assert_eq!(run.report["result"], "planned", "{}", run.out);
     let sizes: Vec<u64> = run.report["plan_sizes"].as_array().unwrap().iter().filter_map(|s| s.as_u64()).collect();
     let near = |bytes: u64, mib: u64| bytes > (mib << 20) && bytes < ((mib + 3) << 20);
-    assert!(matches!(sizes[..], [full, more] if near(full, 20) && near(more, 2)), "{sizes:?}");
+    assert!(matches!(sizes[..], [full, more] if near(full, 8) && near(more, 2)), "{sizes:?}");
     let (guest, args) = w.replicate(Way::Push, &pair, "-n --output text");
     let text = w.zmigrate(guest, &args).must_be(0).out;
-    assert!(text.contains("tank/src/dry@s1 → node2:tank/dst/dry  full  2"), "{text}");
+    assert!(text.contains("tank/src/dry@s1 → node2:tank/dst/dry  full  8"), "{text}");
     assert!(text.contains("tank/src/dry@s2 → node2:tank/dst/dry  incremental from @s1  "), "{text}");
     assert!(text.contains("dry run: nothing was changed"), "{text}");
     let (guest, args) = w.replicate(Way::Pull, &pair, "-n");
     w.zmigrate(guest, &args).must_be(0);
-    assert_eq!((w.one.sh(STATE), w.two.sh(STATE)), before);
+    assert_eq!((w.one.sh(&state("tank")), w.two.sh(&state("tank"))), before);
 }
 
 fn diverged_is_refused_and_rolled_back_on_request(w: &World) {
@@ -43,14 +45,14 @@ fn diverged_is_refused_and_rolled_back_on_request(w: &World) {
     w.push(&pair, "");
     w.two.sh(&format!("zfs snapshot {0}@own1; zfs snapshot {0}@own2", pair.target));
     w.change(&pair, "s2", 100);
-    let before = w.two.sh(STATE);
+    let before = w.two.sh(&state(&pair.target));
     let (guest, args) = w.replicate(Way::Push, &pair, "");
     let run = w.zmigrate(guest, &args).must_be(3);
     let said = run.report["datasets"][0]["error"]["message"].as_str().unwrap_or("").to_owned();
     for name in ["tank/dst/diverged@own2", "tank/src/diverged@s2", "tank/dst/diverged@s1"] {
         assert!(said.contains(name), "{said}");
     }
-    assert_eq!(w.two.sh(STATE), before);
+    assert_eq!(w.two.sh(&state(&pair.target)), before);
     // The newest common one is held, and both newer ones go.
     let run = w.push(&pair, "--rollback");
     assert!(run.notes().contains("rolled back to @s1; 2 snapshots were destroyed"), "{}", run.out);
@@ -107,11 +109,11 @@ fn what_is_not_granted_is_refused(w: &World) {
 }
 
 fn one_run_at_a_time(w: &World) {
-    let pair = w.pair("locked", 16);
+    let pair = w.pair("locked", 12);
     w.change(&pair, "s1", 1);
     let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 1M");
     let run = w.start(guest, &args);
-    w.in_flight(w.two, 0);
+    w.in_flight(w.two, &pair.target, 0);
     let second = w.zmigrate(guest, &args.replace("--bwlimit 1M", "")).must_be(75);
     assert!(second.err.contains("node1") || second.out.contains("node1"), "{}{}", second.out, second.err);
     run.join().must_be(0);

@@ -77,7 +77,7 @@ fn state_stale_spares_the_base(w: &World) {
 }
 
 fn state_of_an_interrupted_receive(w: &World) {
-    let pair = w.pair("state-partial", 24);
+    let pair = w.pair("state-partial", 10);
     w.change(&pair, "s1", 10);
     let (source, target) = (&pair.source, &pair.target);
     // Without zmigrate: a receive whose stream ends early keeps its state.

@@ -18,7 +18,7 @@ fn allow(target: &str) -> String {
 }
 
 fn unprivileged_target(w: &World) {
-    let pair = Pair { target: "tank/dst/user/in/here".into(), ..w.pair("unprivileged", 16) };
+    let pair = Pair { target: "tank/dst/user/in/here".into(), ..w.pair("unprivileged", 20) };
     let (source, target) = (&pair.source, &pair.target);
     let at = "/tmp/zmlab";
     w.two.sh(&format!(
@@ -34,11 +34,11 @@ fn unprivileged_target(w: &World) {
     let push = |flags: &str| w.zmigrate(w.one, &format!("push {flags} {source} unprivileged:{target}"));
     w.one.sh(&format!("zfs set compression=lz4 {source}; zfs snapshot {source}@s1"));
     // Placeholders, a full stream that is interrupted and gone on with, protections, what is carried over, a hold.
-    let run = w.start(w.one, &format!("push --bwlimit 3M {source} unprivileged:{target}"));
-    w.in_flight(w.two, 2);
-    w.one.sh(&format!("kill -9 $(cat {DIR}/zmigrate.pid)"));
+    let run = w.start(w.one, &format!("push --bwlimit 2M {source} unprivileged:{target}"));
+    w.in_flight(w.two, target, 4);
+    run.kill();
     assert!(run.join().code != 0);
-    crate::kills::went_on(&push("").must_be(0), 16 << 20);
+    crate::kills::went_on(&push("").must_be(0), 20 << 20);
     crate::basic::protected(w.two, target);
     assert_eq!(w.two.properties(target, &["compression"]), ["compression=lz4 local"]);
     w.same(&pair, "s1");
@@ -53,10 +53,10 @@ fn unprivileged_target(w: &World) {
     push("--rollback").must_be(0);
     w.same(&pair, "s3");
     // A dead token.
-    w.change(&pair, "s4", 16 << 10);
-    let run = w.start(w.one, &format!("push --bwlimit 3M {source} unprivileged:{target}"));
-    w.in_flight(w.two, 2);
-    w.one.sh(&format!("kill -9 $(cat {DIR}/zmigrate.pid)"));
+    w.change(&pair, "s4", 20 << 10);
+    let run = w.start(w.one, &format!("push --bwlimit 2M {source} unprivileged:{target}"));
+    w.in_flight(w.two, target, 4);
+    run.kill();
     assert!(run.join().code != 0);
     let tag = w.one.holds(source)[0].split(' ').nth(1).unwrap().to_owned();
     let destroy = format!("if zfs release {tag} {source}@s4; then :; fi; zfs destroy {source}@s4");

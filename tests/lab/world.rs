@@ -1,8 +1,8 @@
 //! What trials do: make datasets, run `zmigrate` in a guest, look at what it says, compare both sides.
 
 use std::{
-    thread::{JoinHandle, sleep, spawn},
-    time::Duration,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::{JoinHandle, scope, spawn},
 };
 
 use serde_json::Value;
@@ -41,15 +41,25 @@ pub struct Run {
 }
 
 /// A run that goes on.
-pub struct Running(JoinHandle<Said>);
+pub struct Running {
+    guest: Guest,
+    pid_file: String,
+    said: JoinHandle<Said>,
+}
 
 impl Running {
     pub fn join(self) -> Run {
-        self.0.join().unwrap().into()
+        self.said.join().unwrap().into()
     }
 
     pub fn is_over(&self) -> bool {
-        self.0.is_finished()
+        self.said.is_finished()
+    }
+
+    /// Kills `zmigrate`.
+    #[track_caller]
+    pub fn kill(&self) {
+        self.guest.sh(&format!("kill -9 $(cat {})", self.pid_file));
     }
 }
 
@@ -100,15 +110,16 @@ impl World {
         self.start(guest, args).join()
     }
 
-    /// Starts `zmigrate`; its pid is in `DIR/zmigrate.pid`. Reports are JSON unless `args` asks for text.
+    /// Starts `zmigrate`. Reports are JSON unless `args` asks for text.
     pub fn start(&self, guest: Guest, args: &str) -> Running {
         let format = if args.contains("--output") { "" } else { "--output json" };
         let moves = args.starts_with("push") || args.starts_with("pull");
         let progress = if moves { "--progress none" } else { "" };
-        let script = format!(
-            "echo $$ >{DIR}/zmigrate.pid; exec zmigrate --config {DIR}/zmigrate.toml {format} -v {args} {progress}"
-        );
-        Running(spawn(move || guest.ask(&script)))
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let pid_file = format!("{DIR}/zmigrate-{}.pid", NEXT.fetch_add(1, Ordering::Relaxed));
+        let script =
+            format!("echo $$ >{pid_file}; exec zmigrate --config {DIR}/zmigrate.toml {format} -v {args} {progress}");
+        Running { guest, pid_file, said: spawn(move || guest.ask(&script)) }
     }
 
     /// The arguments that replicate a pair, and the guest to run them in.
@@ -138,8 +149,13 @@ impl World {
     #[track_caller]
     pub fn same(&self, pair: &Pair, tag: &str) {
         let (source, target) = (format!("{}@{tag}", pair.source), format!("{}@{tag}", pair.target));
-        assert_eq!(self.one.get(&source, "guid"), self.two.get(&target, "guid"), "GUIDs of @{tag}");
-        assert_eq!(self.one.digest(&source), self.two.digest(&target), "contents of @{tag}");
+        let look = |guest: Guest, snapshot: &str| (guest.get(snapshot, "guid"), guest.digest(snapshot));
+        let (here, there) = scope(|scope| {
+            let here = scope.spawn(|| look(self.one, &source));
+            let there = look(self.two, &target);
+            (here.join().unwrap(), there)
+        });
+        assert_eq!(here, there, "GUIDs and contents of @{tag}");
     }
 
     /// Starts a guest's `zmigrated` and waits until it listens.
@@ -159,17 +175,24 @@ impl World {
         format!("node1's zmigrated:\n{}node2's zmigrated:\n{}", said(self.one), said(self.two))
     }
 
-    /// Waits until `zfs receive` runs in a guest and has been fed for a while.
+    /// Waits until `zfs receive` of that target runs in a guest, and so many MiB of what it was fed are on disk. All of the waiting
+    /// is done in the guest: meanwhile the transfer goes on.
     #[track_caller]
-    pub fn in_flight(&self, receiver: Guest, seconds: u64) {
-        receiver.until(Duration::from_secs(30), &format!("[ -n \"$({})\" ]", pids("receive")));
-        sleep(Duration::from_secs(seconds));
+    pub fn in_flight(&self, receiver: Guest, target: &str, mib: u64) {
+        let (pids, more) = (pids("receive", target), mib << 20);
+        receiver.sh(&format!(
+            "used() {{ zfs get -Hp -o value used {target} 2>/dev/null || echo 0; }}; \
+             for i in $(seq 900); do [ -z \"$({pids})\" ] || break; sleep 0.1; done; [ -n \"$({pids})\" ]; \
+             enough=$(($(used) + {more})); [ {more} != 0 ] || exit 0; \
+             for i in $(seq 300); do zpool sync tank; [ $(used) -lt $enough ] || exit 0; sleep 0.1; done; \
+             echo \"$(used) bytes, and $enough were waited for\"; exit 1"
+        ));
     }
 }
 
-/// A script that prints the pids of `zfs send` or `zfs receive`, as `verb` says.
-pub fn pids(verb: &str) -> String {
+/// A script that prints the pids of `zfs send` or `zfs receive`, as `verb` says, of a dataset.
+pub fn pids(verb: &str, dataset: &str) -> String {
     format!(
-        "for p in $(pgrep -x zfs || true); do if tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null | grep -Eq '(^|/)zfs {verb} '; then echo $p; fi; done"
+        "for p in $(pgrep -x zfs || true); do if tr '\\0' ' ' </proc/$p/cmdline 2>/dev/null | grep -Eq '(^|/)zfs {verb} .*{dataset}([@ ]|$)'; then echo $p; fi; done"
     )
 }

@@ -35,6 +35,7 @@ use crate::{
 fn options(bytes: u64) -> ProbeOptions {
     ProbeOptions {
         stream: repeated(sample::text(1 << 20, 1), bytes),
+        name: "an input".into(),
         size_bytes: Some(bytes),
         compression: Compression::Zstd(1),
         bwlimit_bytes_per_s: None,
@@ -83,6 +84,7 @@ fn a_stream_that_is_not_what_it_says_fails_the_probe() {
             zmigrate::stream::Tap::new(Gate::new(GatePolicy::step(None, to)))
         };
         let options = zmigrate::pipe::source::SourceOptions {
+            origin: zmigrate::pipe::source::Origin::Given("a made-up stream".into()),
             compression: Compression::None,
             chunk_bytes: 1 << 20,
             window_bytes: 4 << 20,
@@ -110,7 +112,8 @@ fn an_input_that_breaks_off_fails_the_probe() {
         let world = World::new(Direction::Push).await;
         let stream = around(Box::new(std::io::Read::chain(Cursor::new(vec![1; 3 << 20]), Broken)));
         let failure = probe(&world.context(), ProbeOptions { stream, ..options(0) }).await.unwrap_err();
-        assert!(failure.message.contains("the disk is gone"), "{failure:?}");
+        assert_eq!(failure.class, FailureClass::Usage, "{failure:?}");
+        assert!(failure.message.contains("reading from an input: the disk is gone"), "{failure:?}");
     });
 }
 

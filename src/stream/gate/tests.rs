@@ -157,6 +157,18 @@ fn a_begin_that_no_transfer_has() {
 }
 
 #[test]
+fn an_end_of_another_stream() {
+    let mut w = StreamWriter::new(ByteOrder::Little);
+    w.record(&Record::Begin(plain()), &[]);
+    let Record::End { checksum, to_guid } = w.end_record() else { panic!("no END") };
+    assert_eq!(to_guid, TO);
+    w.record(&Record::End { checksum, to_guid: Guid(1) }, &[]);
+    let policy = GatePolicy { foreign_byte_order: true, ..GatePolicy::step(None, TO) };
+    let fault = run(policy, &w.take()).unwrap_err();
+    assert!(fault.cause.contains("the record is of another stream, GUID 1"), "{fault}");
+}
+
+#[test]
 fn objects() {
     let o = |change: fn(&mut Object)| {
         let mut o = object();
@@ -178,7 +190,7 @@ fn objects() {
     expect(begin(Features::NONE), &o(|o| o.blksz = 256 << 10), "block of 262144 bytes");
     expect(plain(), &o(|o| o.bonuslen = 321), "bonus of 321 bytes, where 320 are");
     expect(plain(), &o(|o| (o.dn_slots, o.bonuslen) = (2, 832)), "taken");
-    expect(plain(), &o(|o| o.dn_slots = 33), "33 slots");
+    expect(plain(), &o(|o| o.dn_slots = 33), "a dnode of 33 slots");
     expect(begin(Features::NONE), &o(|o| o.dn_slots = 2), "feature large_dnode");
     expect(begin(Features::NONE), &o(|o| o.dn_slots = 0), "taken");
     expect(plain(), &o(|o| o.flags = 1), "unknown flags");
@@ -229,7 +241,7 @@ fn raw_streams() {
     expect(raw(), &with(Object { raw_bonuslen: 100, ..o.clone() }), "raw bonus of 100 bytes");
     expect(raw(), &with(Object { raw_bonuslen: 324, ..o.clone() }), "raw bonus of 324 bytes");
     expect(raw(), &with(Object { indblkshift: 25, ..o.clone() }), "indirect block shift of 25");
-    expect(raw(), &with(Object { nlevels: 13, ..o.clone() }), "13 levels");
+    expect(raw(), &with(Object { nlevels: 13, ..o.clone() }), "a dnode of 13 levels");
     expect(raw(), &with(Object { nblkptr: 4, ..o.clone() }), "4 block pointers");
     expect(raw(), &with(Object { maxblkid: 1 << 60, ..o }), "overflows");
     expect(raw(), &[Record::Write(write())], "without compression code");
