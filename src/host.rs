@@ -20,7 +20,11 @@ use crate::{
         join,
     },
     limits::HANDSHAKE_TIMEOUT,
-    port::link::{Connection, Link},
+    port::{
+        link::{Connection, Link},
+        needs::Needs,
+    },
+    runner::files::{JobFiles, JobNeeds},
     session::{client::ClientOptions, engine::Engine},
     types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName},
 };
@@ -42,12 +46,19 @@ pub fn engine(config: &Config) -> Arc<Engine> {
     let zfs = config.zfs_command.clone();
     // zpool stands beside zfs; a bare name is looked up in the usual directories.
     let zpool = zfs.with_file_name("zpool");
-    Arc::new(Engine::new(
+    let engine = Engine::new(
         Arc::new(ZfsCommand::new(zfs, zpool)),
         Arc::new(FileLocks::new(&config.state_dir)),
         Arc::new(FileJournal::new(&config.state_dir)),
         config.limits.max_datasets as usize,
-    ))
+    );
+    engine.set_needs(needs(config));
+    Arc::new(engine)
+}
+
+/// What the jobs of this host need.
+pub fn needs(config: &Config) -> Arc<dyn Needs> {
+    Arc::new(JobNeeds::new(config.jobs.clone(), JobFiles::new(&config.state_dir)))
 }
 
 /// This host's identity.

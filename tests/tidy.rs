@@ -26,26 +26,44 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cutover", &["types", "limits", "plan"]),
     ("inventory", &["types", "limits", "stream"]),
     ("releases", &["types", "limits"]),
-    ("config", &["types", "limits", "identity"]),
+    ("jobs", &["types", "limits", "plan"]),
+    ("config", &["types", "limits", "jobs", "plan", "identity"]),
     ("identity", &["types", "limits"]),
-    ("port", &["types", "limits", "stream", "wire", "plan", "cutover"]),
+    ("port", &["types", "limits", "stream", "wire", "plan", "cutover", "jobs"]),
     ("channel", &["types", "limits", "wire", "port"]),
     ("pipe", &["types", "limits", "stream", "wire", "port", "channel"]),
     (
         "session",
-        &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "port", "identity", "channel", "pipe"],
+        &[
+            "types",
+            "limits",
+            "stream",
+            "wire",
+            "plan",
+            "cutover",
+            "inventory",
+            "jobs",
+            "port",
+            "identity",
+            "channel",
+            "pipe",
+        ],
     ),
     (
         "driver",
-        &["types", "limits", "stream", "wire", "plan", "cutover", "port", "identity", "channel", "pipe", "session"],
+        &[
+            "types", "limits", "stream", "wire", "plan", "cutover", "jobs", "port", "identity", "channel", "pipe",
+            "session",
+        ],
     ),
     ("doctor", &["types", "limits", "wire", "port", "releases", "config", "identity", "channel", "session"]),
+    ("runner", BELOW_DRIVER),
     ("daemon", BELOW_DRIVER),
     ("cli", BELOW_DRIVER),
     ("control", BELOW_DRIVER),
     ("web", BELOW_DRIVER),
     ("plugin", BELOW_DRIVER),
-    ("adapter", &["types", "limits", "stream", "wire", "plan", "cutover", "port", "config", "identity"]),
+    ("adapter", &["types", "limits", "stream", "wire", "plan", "cutover", "jobs", "port", "config", "identity"]),
     ("fake", &["types", "limits", "stream", "wire", "plan", "cutover", "port"]),
 ];
 
@@ -65,6 +83,8 @@ const BELOW_DRIVER: &[&str] = &[
     "session",
     "driver",
     "host",
+    "jobs",
+    "runner",
     "daemon",
     "cli",
     "control",
@@ -76,7 +96,7 @@ const BELOW_DRIVER: &[&str] = &[
 ];
 
 /// Layers that decide, and therefore own no runtime, clock, file, socket or process.
-const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "releases"];
+const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "releases", "jobs"];
 
 /// What the pure layers must not name.
 const EFFECTS: &[&str] = &[

@@ -4,14 +4,20 @@
 
 mod args;
 mod ca;
+mod check;
 mod config;
 mod doctor;
+mod history;
+mod job;
+mod job_args;
 mod join;
 pub mod output;
 mod probe;
 mod progress;
+mod prune;
 mod replicate;
 mod state;
+mod status;
 mod stream;
 
 use std::{process::ExitCode, time::Duration};
@@ -40,6 +46,11 @@ pub fn zmigrate() -> ExitCode {
         Command::Config(command) => config::run(&cli.global, command, &output),
         Command::Doctor { peer } => doctor::run(&cli.global, peer, &output),
         Command::State(command) => state::run(&cli.global, command, &output),
+        Command::Job(command) => job::run(&cli.global, command, &output),
+        Command::Prune(args) => prune::run(&cli.global, &args, &output),
+        Command::History(args) => history::run(&cli.global, &args, &output),
+        Command::Status(args) => status::run(&cli.global, &args, &output),
+        Command::Check(args) => check::run(&cli.global, &args, &output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zmigrate", &mut std::io::stdout());
             Ok(0)

@@ -14,6 +14,7 @@ mod check;
 mod document;
 mod error;
 mod grants;
+mod jobs;
 mod limits;
 mod load;
 mod schema;
@@ -35,7 +36,10 @@ pub use load::{MAX_FILE_BYTES, MAX_FILES};
 pub use schema::KEYS;
 
 pub use crate::types::DEFAULT_PORT;
-use crate::types::{Endpoint, PeerName};
+use crate::{
+    jobs::Job,
+    types::{Endpoint, JobName, PeerName},
+};
 
 /// The file that is read when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/zmigrate/zmigrate.toml";
@@ -74,6 +78,10 @@ pub struct Config {
     pub grants: Grants,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[job.NAME]`.
+    pub jobs: BTreeMap<JobName, Job>,
+    /// `metrics.listen`: where `zmigrated` answers Prometheus.
+    pub metrics_listen: Option<SocketAddr>,
     /// `zfs.command`: the `zfs` binary; a bare name is looked up in `PATH`.
     pub zfs_command: PathBuf,
     /// The files that were read, in order. Empty when the defaults are used, or for text that is no file.
@@ -100,6 +108,8 @@ impl Default for Config {
             peers: BTreeMap::new(),
             grants: Grants::default(),
             limits: Limits::default(),
+            jobs: BTreeMap::new(),
+            metrics_listen: None,
             zfs_command: "zfs".into(),
             files: Vec::new(),
         }

@@ -3,4 +3,5 @@
 pub mod journal;
 pub mod link;
 pub mod locks;
+pub mod needs;
 pub mod zfs;

@@ -15,6 +15,7 @@ pub mod handshake;
 pub mod join;
 mod keeper;
 pub mod probe;
+pub mod prune;
 pub mod registry;
 pub mod state;
 pub mod told;

@@ -17,6 +17,7 @@ mod crashes;
 mod damage;
 mod enrol;
 mod impostors;
+mod jobs;
 mod links;
 mod people;
 mod process;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         crashes::cases(),
         links::cases(),
         reload::cases(),
+        jobs::cases(),
         enrol::cases(),
         authority::cases(),
         people::cases(),

@@ -1,0 +1,16 @@
+//! Running jobs: what `zmigrate job run` and `zmigrated` share.
+//!
+//! ```text
+//! lock ─ history "begun" ─ before ─ snapshot ─ after ─ driver::run, again where that may help ─ driver::upkeep ─ history "ended"
+//! ```
+//!
+//! Invariants: a job never overlaps itself, in whatever process, because its lock is the kernel's; nothing is pruned on a
+//! source before what its target has is on disk; a run that was begun is in the history, also if it never ended.
+
+pub mod files;
+pub mod history;
+mod hooks;
+pub mod overview;
+mod run;
+
+pub use run::{JobContext, JobReport, Started, preview, run_job};
