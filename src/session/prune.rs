@@ -122,3 +122,7 @@ pub fn correct(decisions: &mut [Decision], pruned: Vec<Pruned>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "prune_tests.rs"]
+mod tests;

@@ -21,10 +21,12 @@ mod jobs;
 mod links;
 mod people;
 mod process;
+mod prometheus;
 mod proxy;
 mod reload;
 mod replicate;
 mod safety;
+mod scheduler;
 mod site;
 mod strangers;
 mod tls;
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         links::cases(),
         reload::cases(),
         jobs::cases(),
+        scheduler::cases(),
         enrol::cases(),
         authority::cases(),
         people::cases(),
@@ -111,12 +114,24 @@ fn main() -> ExitCode {
             trials.push(Trial::test(format!("{backend}::{case}"), trial).with_ignored_flag(ignored));
         }
     }
-    for case in tools::cases() {
+    for case in [tools::cases(), prometheus::cases()].concat() {
         let trial = move || {
             (case.run)();
             Ok(())
         };
         trials.push(Trial::test(case.to_string(), trial));
+    }
+    let (absent, must_be) = (prometheus::absent(), required.contains(&"promtool"));
+    if let (Some(why), false) = (&absent, args.list) {
+        eprintln!("e2e: NO promtool HERE, its trial does not run: {why}");
+    }
+    for case in prometheus::promtool_cases() {
+        let ignored = absent.is_some() && !must_be;
+        let trial = move || {
+            (case.run)();
+            Ok(())
+        };
+        trials.push(Trial::test(case.to_string(), trial).with_ignored_flag(ignored));
     }
     let conclusion = libtest_mimic::run(&args, trials);
     common::destroy_pools();
