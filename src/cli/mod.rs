@@ -25,6 +25,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Command, Daemon};
+use self::job_args::JobCommand;
 use self::output::Output;
 use crate::{
     daemon::{self, Sources},
@@ -35,7 +36,9 @@ use crate::{
 pub fn zmigrate() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.output, cli.global.quiet);
-    output::log_to_stderr(cli.global.verbose, cli.global.quiet, false);
+    // From cron, what went wrong and then well is no reason for a mail.
+    let cron = matches!(&cli.command, Command::Job(JobCommand::Run { cron: true, .. })) && cli.global.verbose == 0;
+    output::log_to_stderr(cli.global.verbose, cli.global.quiet || cron, false);
     let result = match cli.command {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),

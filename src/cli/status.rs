@@ -7,6 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     args::Global,
@@ -84,8 +85,14 @@ pub fn table(jobs: &[JobStatus], now: Timestamp) -> String {
             }
             None => "-".to_owned(),
         };
-        line(&mut text, &row([job.job.as_str(), job.state, &lag, &unsent, &last, &next]));
-        line(&mut text, &format!("  {}", job.way()));
+        line(&mut text, &row([&short(job.job.as_str()), job.state, &lag, &unsent, &last, &next]));
+        let (from, to) = job.way();
+        if from.chars().count() + to.chars().count() + 5 <= WIDTH {
+            line(&mut text, &format!("  {from} → {to}"));
+        } else {
+            line(&mut text, &format!("  {from}"));
+            line(&mut text, &format!("    → {to}"));
+        }
         if let Some(progress) = &job.progress {
             let of = progress.planned_bytes.map_or(String::new(), |all| format!(" of {}", human_bytes(all)));
             let rate = human_rate(progress.rate_bytes_per_s);
@@ -102,6 +109,16 @@ pub fn table(jobs: &[JobStatus], now: Timestamp) -> String {
         }
     }
     text
+}
+
+/// A name that fits into its column.
+fn short(name: &str) -> String {
+    const COLUMN: usize = 14;
+    if name.len() <= COLUMN {
+        name.to_owned()
+    } else {
+        format!("{}…", name.chars().take(COLUMN - 1).collect::<String>())
+    }
 }
 
 fn row(cells: [&str; 6]) -> String {
@@ -122,6 +139,7 @@ fn watch(config: &Config, output: &Output) -> Result<u8, Failure> {
     let leave = || write!(std::io::stdout(), "\x1b[?25h\x1b[?1049l").and_then(|()| std::io::stdout().flush());
     enter()?;
     let drawn = runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(lost)?;
         loop {
             let now = Timestamp::now();
             let body = match overview(config, None, now) {
@@ -132,6 +150,7 @@ fn watch(config: &Config, output: &Output) -> Result<u8, Failure> {
             write!(out, "\x1b[H{frame}\x1b[J").and_then(|()| out.flush()).map_err(lost)?;
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => return Ok(0),
+                _ = terminate.recv() => return Ok(0),
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }

@@ -434,6 +434,27 @@ mod check_findings {
     }
 
     #[test]
+    fn jobs_that_are_in_each_others_way_are_found() {
+        let job = |name: &str, target: &str, more: &str| {
+            format!(
+                "[job.{name}]\ndirection = \"push\"\ndataset = \"t/a\"\npeer = \"b\"\ntarget = \"{target}\"\n{more}\n"
+            )
+        };
+        let found = |text: &str| shown(&Config::parse(text, "z").unwrap(), at_day(1)).join("\n");
+        let same = found(&(job("one", "t/x", "") + &job("two", "t/x/y", "")));
+        assert!(same.contains("jobs one and two write into each other's target"), "{same}");
+        assert!(same.contains("job one: there is no [peer.b]"), "{same}");
+        let prune = |keep: &str| {
+            job("one", "t/x", "prefix = \"p\"\nkeep = \"last 1\"")
+                + &job("two", "t/y", &format!("prefix = \"p\"\n{keep}"))
+        };
+        assert!(found(&prune("keep = \"last 2\"")).contains("prune the same snapshots here by different rules"));
+        for fine in ["keep = \"last 1\"", ""] {
+            assert!(!found(&prune(fine)).contains("prune the same"), "{fine}");
+        }
+    }
+
+    #[test]
     fn a_configuration_that_others_can_write_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("z.toml");

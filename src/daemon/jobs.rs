@@ -147,7 +147,7 @@ impl Jobs {
         if state.busy_until.is_some_and(|until| now < until && until <= now + BUSY) {
             return;
         }
-        let due = |state: Known| job.schedule.next(state.last, since, now, job.seed()).is_some_and(|next| next <= now);
+        let due = |state: Known| job.schedule.is_due(state.last, since, now, job.seed());
         if state.is_read && !due(state) {
             return;
         }

@@ -108,17 +108,25 @@ impl Schedule {
     /// `last` is when it was last started, `since` when somebody began to watch. `seed` tells jobs apart, so that their
     /// jitters differ; the same run of a job always has the same.
     pub fn next(&self, last: Option<Timestamp>, since: Timestamp, now: Timestamp, seed: u64) -> Option<Timestamp> {
+        self.opens(self.due(last, since, now, seed)?, now)
+    }
+
+    /// True if the job is to start now.
+    pub fn is_due(&self, last: Option<Timestamp>, since: Timestamp, now: Timestamp, seed: u64) -> bool {
+        self.allows(now) && self.due(last, since, now, seed).is_some_and(|due| due <= now)
+    }
+
+    fn due(&self, last: Option<Timestamp>, since: Timestamp, now: Timestamp, seed: u64) -> Option<Timestamp> {
         // A clock that was set back: what was started in what is the future now does not hold the next run off.
         let last = last.map(|last| last.min(now));
-        let due = match (self.trigger.as_ref()?, last) {
-            (Trigger::Cron(cron), _) => cron.next_after(last.unwrap_or(since).min(now), &self.zone)?,
-            (Trigger::Every { .. }, None) => now,
+        match (self.trigger.as_ref()?, last) {
+            (Trigger::Cron(cron), _) => cron.next_after(last.unwrap_or(since).min(now), &self.zone),
+            (Trigger::Every { .. }, None) => Some(now),
             (Trigger::Every { every, jitter }, Some(last)) => {
                 let later = every.as_signed_s() + jitter.map_or(0, |jitter| draw(seed, last, jitter));
-                last.checked_add(SignedDuration::from_secs(later)).ok()?
+                last.checked_add(SignedDuration::from_secs(later)).ok()
             }
-        };
-        self.opens(due, now)
+        }
     }
 
     /// `due`, or if the job may not start then, the first time after it that it may and that is not over.
@@ -250,6 +258,7 @@ mod tests {
             for minute in 0..3 * 24 * 60 {
                 let now = Timestamp::from_second(from + minute * 60).unwrap();
                 let next = s.next(last, since, now, 3).unwrap();
+                prop_assert_eq!(next <= now, s.is_due(last, since, now, 3));
                 if next <= now {
                     prop_assert!(s.allows(now));
                     last = Some(now);

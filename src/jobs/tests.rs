@@ -129,6 +129,23 @@ fn the_newest_and_the_recorded_base_of_a_target_stay() {
 }
 
 #[test]
+fn what_a_rule_keeps_stays_and_says_which() {
+    let (d, prefix) = (dataset(5), prefix());
+    let rules: Retention = "last 2, all matching *T16:*".parse().unwrap();
+    let subject = Subject { dataset: &d, holds: &[], needs: &[has("dc2", 5)], prefix: &prefix };
+    let all = subject.decide(Some(&rules), at(5 * 3600));
+    let shown: Vec<_> = all.iter().map(|d| (d.guid.0, d.keep, d.why.as_str())).collect();
+    let rules = "no rule keeps it: last 2, all matching *T16:*";
+    assert_eq!(shown, [
+        (1, false, rules),
+        (2, false, rules),
+        (3, false, rules),
+        (4, true, "kept by: last 2"),
+        (5, true, "is the newest")
+    ]);
+}
+
+#[test]
 fn without_rules_all_stays() {
     let (d, prefix) = (dataset(5), prefix());
     let subject = Subject { dataset: &d, holds: &[], needs: &[has("dc2", 5)], prefix: &prefix };

@@ -11,6 +11,8 @@ pub mod files;
 pub mod history;
 mod hooks;
 pub mod overview;
+mod report;
 mod run;
 
-pub use run::{JobContext, JobReport, Started, preview, run_job};
+pub use report::{JobReport, Started};
+pub use run::{JobContext, preview, run_job};

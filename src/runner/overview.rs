@@ -153,11 +153,13 @@ fn dataset(lag: &Lag, now_s: u64) -> DatasetStatus {
 }
 
 impl JobStatus {
-    /// Where its data go.
-    pub fn way(&self) -> String {
+    /// Where its data come from, and where they go.
+    pub fn way(&self) -> (String, String) {
+        let separator = if self.peer.starts_with("zm://") { '/' } else { ':' };
+        let there = |dataset: &DatasetName| format!("{}{separator}{dataset}", self.peer);
         match self.direction {
-            Direction::Push => format!("{} → {}:{}", self.source, self.peer, self.target),
-            Direction::Pull => format!("{}:{} → {}", self.peer, self.source, self.target),
+            Direction::Push => (self.source.to_string(), there(&self.target)),
+            Direction::Pull => (there(&self.source), self.target.to_string()),
         }
     }
 }
