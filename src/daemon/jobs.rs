@@ -59,6 +59,13 @@ struct Known {
     is_read: bool,
 }
 
+/// A job that is looked after. A run that is at work holds a receiver more.
+struct Watched {
+    job: Arc<Job>,
+    see: watch::Receiver<Known>,
+    tell: watch::Sender<Known>,
+}
+
 impl Jobs {
     pub fn new(config: &Config, store: &Arc<IdentityStore>, engine: &Arc<Engine>) -> Arc<Jobs> {
         Arc::new(Jobs {
@@ -110,7 +117,7 @@ impl Jobs {
         let since = Timestamp::now();
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut known: BTreeMap<JobName, (Arc<Job>, watch::Receiver<Known>, watch::Sender<Known>)> = BTreeMap::new();
+        let mut watched: BTreeMap<JobName, Watched> = BTreeMap::new();
         loop {
             tokio::select! {
                 biased;
@@ -119,25 +126,19 @@ impl Jobs {
             }
             let config = self.config();
             // A job that was changed is another one: what it did is read again.
-            known.retain(|name, (job, _, _)| config.jobs.get(name).is_some_and(|now| *now == **job));
+            watched.retain(|name, at| config.jobs.get(name).is_some_and(|now| *now == *at.job));
             for job in config.jobs.values().filter(|job| job.schedule.trigger.is_some()) {
-                let (job, see, tell) = known.entry(job.name.clone()).or_insert_with(|| {
+                let at = watched.entry(job.name.clone()).or_insert_with(|| {
                     let (tell, see) = watch::channel(Known::default());
-                    (Arc::new(job.clone()), see, tell)
+                    Watched { job: Arc::new(job.clone()), see, tell }
                 });
-                self.look(&config, job, see, tell, since);
+                self.look(&config, at, since);
             }
         }
     }
 
-    fn look(
-        self: &Arc<Self>,
-        config: &Arc<Config>,
-        job: &Arc<Job>,
-        see: &watch::Receiver<Known>,
-        tell: &watch::Sender<Known>,
-        since: Timestamp,
-    ) {
+    fn look(self: &Arc<Self>, config: &Arc<Config>, at: &Watched, since: Timestamp) {
+        let Watched { job, see, tell } = at;
         // Held by the run that is at work: see `begin`.
         if tell.receiver_count() > 1 {
             return;

@@ -57,7 +57,7 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     /// In the largest unit that divides it; weeks are shown as days.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS.iter().find(|(letter, factor)| *letter != "w" && self.0 % factor == 0);
+        let unit = UNITS.iter().find(|(letter, factor)| *letter != "w" && self.0.is_multiple_of(*factor));
         let (letter, factor) = unit.copied().unwrap_or(("s", 1));
         write!(f, "{}{letter}", self.0 / factor)
     }
@@ -74,7 +74,7 @@ pub fn human_seconds(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds % 86_400 / 3600, seconds % 3600 / 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, 1..10) if seconds % 60 > 0 => format!("{minutes} min {} s", seconds % 60),
+        (0, 0, 1..10) if !seconds.is_multiple_of(60) => format!("{minutes} min {} s", seconds % 60),
         (0, 0, _) => format!("{minutes} min"),
         (0, _, 0) => format!("{hours} h"),
         (0, _, _) => format!("{hours} h {minutes} min"),

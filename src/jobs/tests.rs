@@ -136,13 +136,16 @@ fn what_a_rule_keeps_stays_and_says_which() {
     let all = subject.decide(Some(&rules), at(5 * 3600));
     let shown: Vec<_> = all.iter().map(|d| (d.guid.0, d.keep, d.why.as_str())).collect();
     let rules = "no rule keeps it: last 2, all matching *T16:*";
-    assert_eq!(shown, [
-        (1, false, rules),
-        (2, false, rules),
-        (3, false, rules),
-        (4, true, "kept by: last 2"),
-        (5, true, "is the newest")
-    ]);
+    assert_eq!(
+        shown,
+        [
+            (1, false, rules),
+            (2, false, rules),
+            (3, false, rules),
+            (4, true, "kept by: last 2"),
+            (5, true, "is the newest")
+        ]
+    );
 }
 
 #[test]

@@ -58,9 +58,10 @@ fn own(dataset: &str) -> Vec<String> {
     tags(dataset).into_iter().filter(|tag| tag.starts_with("db_2") && tag.len() == time).collect()
 }
 
-/// Renames what may be busy for a moment, because somebody still looks into its mount point.
+/// Renames; zfs-fuse takes some seconds to let go of what was mounted.
 fn rename(from: &str, to: &str) {
-    wait_for("a rename", 10, || crate::common::run("zfs", &["rename", from, to]).is_ok());
+    let _ = crate::common::run("zfs", &["unmount", from]);
+    wait_for("a rename", 20, || crate::common::run("zfs", &["rename", from, to]).is_ok());
 }
 
 fn from_cron_it_is_silent_and_keeps_a_history() {
@@ -363,6 +364,7 @@ fn a_source_that_was_renamed_or_made_again() {
             crate::common::run("zfs", &["list", "-H", "-r", "-t", "snapshot", "-o", "name", &db]).unwrap_or_default();
         let tag = get(&site.w("in/db"), "zmigrate:job").0;
         held.lines().for_each(|name| drop(crate::common::run("zfs", &["release", &format!("zmigrate:{tag}"), name])));
+        let _ = crate::common::run("zfs", &["unmount", &db]);
         crate::common::run("zfs", &["destroy", "-r", &db]).is_ok()
     });
     run(&site, &["job", "run", "db", "--cron"]).must(6);
