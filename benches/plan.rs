@@ -49,6 +49,7 @@ fn bench(c: &mut Criterion) {
         encryption: EncryptionMode::Default,
         rollback: false,
         job: "bench".parse().unwrap(),
+        enters: None,
     };
     let above = [dataset("backup", 0, 0)];
     let caps = Capabilities::default();

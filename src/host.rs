@@ -1,19 +1,28 @@
 //! The wiring: which implementation stands behind each port on this host. The only place that names adapters.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::{AlertDescription, ServerConfig, time_provider::DefaultTimeProvider};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     adapter::{
+        busy::ProcBusy,
+        hook::{HookTools, HostHooks},
         journal::FileJournal,
+        ledger::FileLedgers,
         locks::FileLocks,
         net::{TlsLink, dial_tcp, prepare},
         zfs::ZfsCommand,
     },
     config::Config,
+    cutover::leg::CutoverId,
     daemon::{Accepted, Arrived, enrol::Enrolment},
+    driver::cutover,
     identity::{
         HandshakeError, IdentityStore, JoinToken, PeerRefusal,
         handshake::{self, Incoming},
@@ -21,11 +30,20 @@ use crate::{
     },
     limits::HANDSHAKE_TIMEOUT,
     port::{
+        busy::Busy,
+        hook::Hooks,
+        journal::Journal,
+        ledger::Ledgers,
         link::{Connection, Link},
         needs::Needs,
+        zfs::Zfs,
     },
     runner::files::{JobFiles, JobNeeds},
-    session::{client::ClientOptions, engine::Engine},
+    session::{
+        client::ClientOptions,
+        cutover::{Hosts, Tools},
+        engine::Engine,
+    },
     types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName},
 };
 
@@ -46,12 +64,17 @@ pub fn engine(config: &Config) -> Arc<Engine> {
     let zfs = config.zfs_command.clone();
     // zpool stands beside zfs; a bare name is looked up in the usual directories.
     let zpool = zfs.with_file_name("zpool");
-    let engine = Engine::new(
-        Arc::new(ZfsCommand::new(zfs, zpool)),
-        Arc::new(FileLocks::new(&config.state_dir)),
-        Arc::new(FileJournal::new(&config.state_dir)),
-        config.limits.max_datasets as usize,
-    );
+    let zfs: Arc<dyn Zfs> = Arc::new(ZfsCommand::new(zfs, zpool));
+    let journal: Arc<dyn Journal> = Arc::new(FileJournal::new(&config.state_dir));
+    let hosts = Hosts::new(Tools {
+        zfs: Arc::clone(&zfs),
+        ledgers: ledgers(config),
+        journal: Arc::clone(&journal),
+        hooks: hooks(config),
+        busy: busy(),
+    });
+    let locks = Arc::new(FileLocks::new(&config.state_dir));
+    let engine = Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts);
     engine.set_needs(needs(config));
     Arc::new(engine)
 }
@@ -59,6 +82,26 @@ pub fn engine(config: &Config) -> Arc<Engine> {
 /// What the jobs of this host need.
 pub fn needs(config: &Config) -> Arc<dyn Needs> {
     Arc::new(JobNeeds::new(config.jobs.clone(), JobFiles::new(&config.state_dir)))
+}
+
+/// Where other commands on this host speak to the process that leads a cutover.
+pub fn door(config: &Config, id: CutoverId) -> PathBuf {
+    config.state_dir.join("cutover").join(format!("{}.sock", cutover::name_of(id)))
+}
+
+/// This host's ledgers of cutovers.
+pub fn ledgers(config: &Config) -> Arc<dyn Ledgers> {
+    Arc::new(FileLedgers::new(&config.state_dir))
+}
+
+/// This host's hooks.
+pub fn hooks(config: &Config) -> Arc<dyn Hooks> {
+    Arc::new(HostHooks::new(config.hooks.clone(), HookTools::of_the_system(&config.state_dir)))
+}
+
+/// Who keeps a mount busy on this host.
+pub fn busy() -> Arc<dyn Busy> {
+    Arc::new(ProcBusy)
 }
 
 /// This host's identity.

@@ -30,9 +30,10 @@
 //! | [`plan`] | two listings in, a plan or refusals out |
 //! | [`inventory`], [`releases`] | what zmigrate left in ZFS, and what may go; the known bugs of ZFS releases |
 //! | [`cutover`] | the machines that move the writable side: events in, states and effects out |
+//! | [`hook`] | how writers are stopped, started and looked at: what a hook is, and what is run |
 //! | [`jobs`] | when a job runs, what its snapshots are called, which of them stay |
 //! | [`identity`], [`config`] | certificates and TLS; the TOML file and its grants |
-//! | [`port`] | traits: what the engine needs of ZFS, of the network, of locks and of the journal |
+//! | [`port`] | traits: what the engine needs of ZFS, of the network, of hooks, of locks and of the journal |
 //! | [`channel`] | frames in order, exactly once, over connections that come and go |
 //! | [`pipe`] | the moving data path of one transfer |
 //! | [`session`] | who talks to whom; requests become ZFS operations in [`session::engine`] |
@@ -49,11 +50,13 @@ pub mod adapter;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod cutover;
 pub mod daemon;
 pub mod doctor;
 pub mod driver;
 pub mod fake;
+pub mod hook;
 pub mod host;
 pub mod identity;
 pub mod inventory;

@@ -84,6 +84,16 @@ pub const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// Legs that are over and that a host still remembers, so that a late message does not begin them again: 64 attempts to
 /// begin one epoch, at 8 bytes.
 pub const MAX_BARRED: usize = 64;
+/// What a cutover's ledger may grow to: 200 bytes a record, so a hundred thousand phases and passes, with the properties
+/// of ten thousand datasets.
+pub const MAX_LEDGER_BYTES: u64 = 64 << 20;
+/// Roots of one unit: each is typed by hand.
+pub const MAX_UNIT_ROOTS: usize = 16;
+/// How long a host works on a question before it says that it is still at it: less than a session may be silent for.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// Hooks of one host in one cutover: each is typed by hand.
+pub const MAX_HOOKS: usize = 16;
+
 /// Passes that a prediction goes by: the newest 10, so that a change of load shows within minutes.
 pub const MAX_PASSES: usize = 10;
 /// Fixed costs of which the 95th percentile is taken: of 40, the third largest.
@@ -92,3 +102,20 @@ pub const MAX_FIXED_COSTS: usize = 40;
 /// Bytes that a probe makes up, and sends again and again: many times the window in which zstd could see a repeat (a
 /// chunk is compressed by itself), and more than fits into a processor's cache.
 pub const PROBE_POOL: usize = 32 << 20;
+
+/// Of what a hook prints, so much is kept for errors and the status: about 50 lines.
+pub const MAX_HOOK_OUTPUT: usize = 4 << 10;
+/// A longer line of a hook's output becomes several.
+pub const MAX_HOOK_LINE: usize = 1 << 10;
+/// Lines of one call of a hook that go to the log, so that a hook that prints without end does not fill a disk: 1 MiB at most.
+pub const MAX_HOOK_LINES_LOGGED: usize = 1000;
+/// Words of a hook's command.
+pub const MAX_HOOK_WORDS: usize = 64;
+/// Bytes of a word of a hook's command: the longest path, `PATH_MAX`. With 64 of them a quarter of a MiB, of the 2 MiB that `execve(2)` takes.
+pub const MAX_HOOK_WORD: usize = 4096;
+/// Bytes of `ZMIGRATE_DATASETS`: half of what `execve(2)` takes in one string, and 256 names of 255 bytes.
+pub const MAX_HOOK_DATASETS: usize = 64 << 10;
+/// Between SIGTERM and SIGKILL to a hook that hangs, and to what holds a mount.
+pub const TERM_GRACE: Duration = Duration::from_secs(5);
+/// What the Docker Engine says about one container: some 10 KiB as a rule.
+pub const MAX_DOCKER_ANSWER: usize = 4 << 20;

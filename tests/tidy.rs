@@ -24,12 +24,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["types", "limits", "stream"]),
     ("plan", &["types", "limits", "stream"]),
     ("cutover", &["types", "limits", "plan"]),
+    ("hook", &["types", "limits", "cutover"]),
     ("inventory", &["types", "limits", "stream"]),
     ("releases", &["types", "limits"]),
     ("jobs", &["types", "limits", "plan"]),
-    ("config", &["types", "limits", "jobs", "plan", "identity"]),
+    ("config", &["types", "limits", "hook", "jobs", "plan", "identity"]),
     ("identity", &["types", "limits"]),
-    ("port", &["types", "limits", "stream", "wire", "plan", "cutover", "jobs"]),
+    ("port", &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "jobs"]),
     ("channel", &["types", "limits", "wire", "port"]),
     ("pipe", &["types", "limits", "stream", "wire", "port", "channel"]),
     (
@@ -63,7 +64,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("control", BELOW_DRIVER),
     ("web", BELOW_DRIVER),
     ("plugin", BELOW_DRIVER),
-    ("adapter", &["types", "limits", "stream", "wire", "plan", "cutover", "jobs", "port", "config", "identity"]),
+    (
+        "adapter",
+        &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "jobs", "port", "config", "identity"],
+    ),
     ("fake", &["types", "limits", "stream", "wire", "plan", "cutover", "port"]),
 ];
 
@@ -75,6 +79,7 @@ const BELOW_DRIVER: &[&str] = &[
     "wire",
     "plan",
     "cutover",
+    "hook",
     "port",
     "config",
     "identity",
@@ -96,7 +101,8 @@ const BELOW_DRIVER: &[&str] = &[
 ];
 
 /// Layers that decide, and therefore own no runtime, clock, file, socket or process.
-const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "releases", "jobs"];
+const PURE: &[&str] =
+    &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "inventory", "releases", "jobs"];
 
 /// What the pure layers must not name.
 const EFFECTS: &[&str] = &[

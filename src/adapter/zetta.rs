@@ -20,7 +20,7 @@ use crate::{
         ZfsResult,
     },
     types::{
-        BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
+        BookmarkName, DatasetName, Delegation, Guid, PoolStatus, SnapshotName, ZfsVersion,
         listing::{Capabilities, DatasetInfo, Listing, Property},
     },
 };
@@ -186,6 +186,46 @@ impl Zfs for ZettaZfs {
 
     async fn inherit(&self, dataset: &DatasetName, property: &str) -> ZfsResult<()> {
         self.command.inherit(dataset, property).await
+    }
+
+    async fn set_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()> {
+        self.command.set_all(datasets, properties).await
+    }
+
+    async fn inherit_all(&self, datasets: &[DatasetName], property: &str, received: bool) -> ZfsResult<()> {
+        self.command.inherit_all(datasets, property, received).await
+    }
+
+    async fn tree(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>> {
+        self.command.tree(root).await
+    }
+
+    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
+        self.command.snapshot_guids(snapshots).await
+    }
+
+    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
+        self.command.written_since(snapshots).await
+    }
+
+    async fn unmount(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.command.unmount(dataset).await
+    }
+
+    async fn mount(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.command.mount(dataset).await
+    }
+
+    async fn close_volume(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.command.close_volume(dataset).await
+    }
+
+    async fn sync(&self, pool: &str) -> ZfsResult<()> {
+        self.command.sync(pool).await
+    }
+
+    async fn destroy_tree(&self, root: &DatasetName) -> ZfsResult<()> {
+        self.command.destroy_tree(root).await
     }
 
     async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {

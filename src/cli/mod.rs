@@ -6,6 +6,7 @@ mod args;
 mod ca;
 mod check;
 mod config;
+mod cutover;
 mod doctor;
 mod history;
 mod job;
@@ -42,6 +43,7 @@ pub fn zmigrate() -> ExitCode {
     let result = match cli.command {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),
+        Command::Cutover(command) => cutover::run(&cli.global, command, &output),
         Command::Probe(args) => probe::run(&cli.global, args, &output),
         Command::Stream(command) => stream::run(command, &output),
         Command::Ca(command) => ca::run(&cli.global, command, &output),

@@ -56,6 +56,8 @@ fn run_options(
             _ => EncryptionMode::Default,
         },
         rollback: args.rollback,
+        enters: None,
+        estimates: true,
         snapshot: args.snapshot.clone().map(|name| name.unwrap_or_else(tag_of_now)),
         dry_run: args.dry_run,
         jobs: args.jobs.into(),

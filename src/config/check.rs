@@ -9,8 +9,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Access, Config, grants::table_header, schema::distance};
+use super::{
+    Access, Config,
+    grants::{table_header, table_header_text},
+    schema::distance,
+};
 use crate::{
+    hook::HookKind,
     identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When, ca::CA_KEY_FILE},
     jobs::{Direction, Job},
     types::{DatasetName, PeerAddress, PeerName},
@@ -44,6 +49,8 @@ pub enum Topic {
     Names,
     /// The `zfs` command.
     Zfs,
+    /// `[hook]`.
+    Hooks,
 }
 
 /// Something that `config check` has to say.
@@ -86,6 +93,8 @@ pub fn check(config: &Config, now: When) -> Vec<Finding> {
     findings.jobs(config);
     findings.1 = Topic::Zfs;
     findings.zfs(config);
+    findings.1 = Topic::Hooks;
+    findings.hooks(config);
     findings.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings.0
 }
@@ -321,6 +330,47 @@ impl Findings {
                 format!("zfs.command {} is not there or cannot be run", command.display()),
                 "install the ZFS tools, or set zfs.command to their path".to_owned(),
             );
+        }
+    }
+}
+
+/// What stands in the way of a hook, so far as files tell.
+impl Findings {
+    fn hooks(&mut self, config: &Config) {
+        for (name, hook) in &config.hooks {
+            let table = table_header_text("hook", name.as_str());
+            for (key, argv) in hook.commands() {
+                let program = Path::new(argv.program());
+                if !is_executable(program) {
+                    self.add(
+                        Severity::Error,
+                        format!("{table} {key}: {} is not there or cannot be run", program.display()),
+                        "install it, chmod +x it, or correct its path".to_owned(),
+                    );
+                } else if fs::metadata(program).is_ok_and(|meta| meta.mode() & 0o022 != 0) {
+                    self.add(
+                        Severity::Warning,
+                        format!(
+                            "{table} {key}: {} can be written by others than its owner, who could run what they like",
+                            program.display()
+                        ),
+                        format!("chmod go-w {}", program.display()),
+                    );
+                }
+            }
+            match &hook.kind {
+                HookKind::Docker { socket, .. } if !socket.exists() => self.add(
+                    Severity::Warning,
+                    format!("{table} docker: there is no socket {}", socket.display()),
+                    "start Docker, or name its socket with docker_socket".to_owned(),
+                ),
+                HookKind::Fsfreeze { mountpoint } if !mountpoint.is_dir() => self.add(
+                    Severity::Error,
+                    format!("{table} fsfreeze: {} is not a directory", mountpoint.display()),
+                    "name where the filesystem on the volume is mounted".to_owned(),
+                ),
+                _ => {}
+            }
         }
     }
 }

@@ -106,7 +106,12 @@ impl NotGranted {
 
 /// `[grant.dc1]`, or `[grant."dc1.example"]`: a bare TOML key holds no dot.
 pub(super) fn table_header(table: &str, name: &PeerName) -> String {
-    if name.as_str().contains('.') { format!("[{table}.\"{name}\"]") } else { format!("[{table}.{name}]") }
+    table_header_text(table, name.as_str())
+}
+
+/// The same, of a name of another kind.
+pub(super) fn table_header_text(table: &str, name: &str) -> String {
+    if name.contains('.') { format!("[{table}.\"{name}\"]") } else { format!("[{table}.{name}]") }
 }
 
 #[cfg(test)]

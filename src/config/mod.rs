@@ -37,6 +37,7 @@ pub use schema::KEYS;
 
 pub use crate::types::DEFAULT_PORT;
 use crate::{
+    hook::{Hook, HookName},
     jobs::Job,
     types::{Endpoint, JobName, PeerName},
 };
@@ -76,6 +77,8 @@ pub struct Config {
     pub peers: BTreeMap<PeerName, Peer>,
     /// `[grant.NAME]`.
     pub grants: Grants,
+    /// `[hook.NAME]`.
+    pub hooks: BTreeMap<HookName, Hook>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[job.NAME]`.
@@ -107,6 +110,7 @@ impl Default for Config {
             ca_dir: None,
             peers: BTreeMap::new(),
             grants: Grants::default(),
+            hooks: BTreeMap::new(),
             limits: Limits::default(),
             jobs: BTreeMap::new(),
             metrics_listen: None,

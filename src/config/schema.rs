@@ -1,18 +1,24 @@
 //! From key paths and plain values to a [`Config`]: which keys there are, and what each may hold.
 
+mod hooks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
+use self::hooks::HookDraft;
 use super::{
     Access, Config, ConfigError, DEFAULT_PORT, Grant, LIMITS, LimitSpec, LimitUnit, Peer, Place, Problem,
     document::{Entry, Merged, Value},
     grants::table_header,
     jobs::JobTables,
 };
-use crate::types::{ByteSize, DatasetName, Endpoint, PeerName};
+use crate::{
+    hook::HookName,
+    types::{ByteSize, DatasetName, Endpoint, PeerName},
+};
 
 /// Every key but those of `[limits]`, which are in [`LIMITS`]. `NAME` stands for a name that the operator chooses.
 pub const KEYS: &[&str] = &[
@@ -26,6 +32,15 @@ pub const KEYS: &[&str] = &[
     "grant.NAME.push",
     "grant.NAME.pull",
     "grant.NAME.cutover",
+    "hook.NAME.systemd",
+    "hook.NAME.docker",
+    "hook.NAME.docker_socket",
+    "hook.NAME.stop",
+    "hook.NAME.start",
+    "hook.NAME.fsfreeze",
+    "hook.NAME.timeout_s",
+    "hook.NAME.check",
+    "hook.NAME.check_timeout_s",
     "zfs.command",
     "metrics.listen",
     "job.NAME.direction",
@@ -76,6 +91,7 @@ struct Reader {
     config: Config,
     peers: BTreeMap<PeerName, (Place, PeerDraft)>,
     grants: BTreeMap<PeerName, Grant>,
+    hooks: BTreeMap<HookName, HookDraft>,
     jobs: JobTables,
     /// Grants with a bad list, which are not called empty on top of that.
     bad_grants: BTreeSet<PeerName>,
@@ -93,10 +109,15 @@ impl Reader {
         for (path, at) in &merged.tables {
             let parts: Vec<&str> = path.iter().map(String::as_str).collect();
             match parts.as_slice() {
-                ["identity" | "ca" | "peer" | "grant" | "limits" | "zfs" | "job" | "metrics"] => {}
+                ["identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs" | "job" | "metrics"] => {}
                 ["job", name] => {
                     if let Err(e) = self.jobs.table(name, at) {
                         self.problem(at, e.to_string());
+                        self.reported.insert(path.clone());
+                    }
+                }
+                ["hook", name] => {
+                    if !self.hook_table(name, at) {
                         self.reported.insert(path.clone());
                     }
                 }
@@ -139,10 +160,15 @@ impl Reader {
             ["job", name, key] if KEYS.contains(&format!("job.NAME.{key}").as_str()) => {
                 self.jobs.entry(name, key, entry)
             }
-            [table @ ("identity" | "ca" | "peer" | "grant" | "limits" | "zfs" | "job" | "metrics")] => {
+            ["hook", name, key] => {
+                if !self.hook(name, key, entry) {
+                    self.unknown(path, &entry.key_at, false);
+                }
+            }
+            [table @ ("identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs" | "job" | "metrics")] => {
                 self.problem(&entry.value_at, format!("{table} must be a table, not {}", entry.value.kind()));
             }
-            ["peer" | "grant" | "job", _] => {
+            ["peer" | "grant" | "hook" | "job", _] => {
                 self.problem(
                     &entry.value_at,
                     format!("{} must be a table, not {}", path.join("."), entry.value.kind()),
@@ -374,6 +400,7 @@ impl Reader {
             }
             self.config.grants.by_identity.insert(name, grant);
         }
+        self.finish_hooks();
         let reported = std::mem::take(&mut self.reported);
         self.config.jobs = std::mem::take(&mut self.jobs).finish(&reported, &mut self.problems);
         let limits = &self.config.limits;
@@ -432,7 +459,8 @@ fn nearest(path: &[String], known: &[Vec<&'static str>]) -> Option<String> {
     if let Some(key) = known.iter().find(|key| key.last().is_some_and(|k| k == last) && key.len() > 1) {
         return Some(format!("{last} belongs into [{}]", key[..key.len() - 1].join(".")));
     }
-    if let [table @ ("peer" | "grant"), name, rest] = &path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    if let [table @ ("peer" | "grant" | "hook"), name, rest] = &path.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
         return Some(format!("a name with a dot must be quoted: [{table}.\"{name}.{rest}\"]"));
     }
     (!siblings.is_empty()).then(|| format!("known here: {}", siblings.into_iter().collect::<Vec<_>>().join(", ")))

@@ -118,6 +118,26 @@ fn certain_mistakes_are_errors_with_their_line() {
         ("limits.max_sessions_per_identity = 99999999999999999999", "1:36", "must be 1 to 4096"),
         ("limits.window_bytes = \"2X\"", "1:23", "must be 4194304 to 1073741824"),
         ("limits.idle_timeout_s = 1000", "limits", "below limits.idle_timeout_s (1000)"),
+        ("hook.a = 1", "1:10", "hook.a must be a table"),
+        ("[hook.a]", "1:7", "[hook.a] stops and starts nothing"),
+        ("[hook.\"a b\"]\ndocker = \"a\"", "1:7", "the name of a hook must be 1 to 63"),
+        ("[hook.a]\nsystemd = \"db\"", "2:11", "hook.a.systemd: \"db\" must be a full name, with its suffix"),
+        ("[hook.a]\nsystemd = 1", "2:11", "must be a string, not an integer"),
+        ("[hook.a]\ndocker = \"../x\"", "2:10", "is not the name of a container"),
+        ("[hook.a]\ndocker = \"x\"\nstart = [\"/x\"]", "1:7", "is of two kinds, docker and start"),
+        ("[hook.a]\ndocker = \"x\"\nfsfreeze = \"/x\"", "1:7", "is of two kinds, docker and fsfreeze"),
+        ("[hook.a]\nstop = [\"/x\"]\ndocker_socket = \"/s\"", "3:1", "has a docker_socket and no docker"),
+        ("[hook.a]\ndocker = \"x\"\ndocker_socket = \"s\"", "3:17", "must be an absolute path"),
+        ("[hook.a]\nstop = \"/x\"", "2:8", "hook.a.stop must be a list of words, not a string"),
+        ("[hook.a]\nstop = []", "2:8", "hook.a.stop must name a command"),
+        ("[hook.a]\nstop = [\"x\"]", "2:8", "must begin with the absolute path"),
+        ("[hook.a]\nstop = [\"/x\", 1]", "2:15", "must hold strings, not an integer"),
+        ("[hook.a]\nstop = [\"/x\"]\ncheck_timeout_s = 9", "3:1", "has a check_timeout_s and no check"),
+        ("[hook.a]\nstop = [\"/x\"]\ntimeout_s = 0", "3:13", "must be 1 to 3600; the default is 60"),
+        ("[hook.a]\nstop = [\"/x\"]\ntimeout_s = \"9\"", "3:13", "must be 1 to 3600"),
+        ("[hook.a]\nfsfreeze = \"/\"", "2:12", "other than /"),
+        ("[hook.a]\nfsfreeze = \"/a/../b\"", "2:12", "without .."),
+        ("[hook.a]\nstopp = [\"/x\"]", "2:1", "unknown key \"hook.a.stopp\""),
         ("a = ", "1:5", "not TOML"),
         ("listen = \"1.1.1.1:1\"\nlisten = \"1.1.1.1:2\"", "2:1", "not TOML"),
     ] {
@@ -187,6 +207,32 @@ fn an_authority_is_there_only_where_it_is_named() {
     for bad in ["ca.dir = \"ca\"", "ca.dir = 1", "ca.dri = \"/ca\"", "ca = \"/ca\""] {
         assert!(Config::parse(bad, "z").is_err(), "{bad}");
     }
+}
+
+#[test]
+fn hooks_are_read_with_their_defaults() {
+    let text = r#"
+        [hook.db]
+        systemd = "postgresql@15-main.service"
+        check = ["/usr/bin/pg_isready", "-q"]
+        check_timeout_s = 9
+        [hook."web.1"]
+        docker = "web-1"
+        docker_socket = "/run/d.sock"
+        [hook.queue]
+        start = ["/bin/start", "a b"]
+        timeout_s = 3600
+        [hook.volume]
+        fsfreeze = "/srv//x/"
+    "#;
+    let config = Config::parse(text, "z").unwrap();
+    let shown: Vec<String> = config.hooks.iter().map(|(name, hook)| format!("{name}: {hook:?}")).collect();
+    insta::assert_snapshot!(shown.join("\n"), @r#"
+    db: Hook { kind: Systemd { unit: UnitName("postgresql@15-main.service") }, check: Some(Argv(["/usr/bin/pg_isready", "-q"])), check_timeout: 9s, timeout: 60s }
+    queue: Hook { kind: Commands { stop: None, start: Some(Argv(["/bin/start", "a b"])) }, check: None, check_timeout: 60s, timeout: 3600s }
+    volume: Hook { kind: Fsfreeze { mountpoint: "/srv/x" }, check: None, check_timeout: 60s, timeout: 60s }
+    web.1: Hook { kind: Docker { container: ContainerName("web-1"), socket: "/run/d.sock" }, check: None, check_timeout: 60s, timeout: 60s }
+    "#);
 }
 
 #[test]
@@ -390,6 +436,30 @@ mod check_findings {
         Ca::revoke(&dir.path().join("ca"), &"a".parse().unwrap(), at_day(0)).unwrap();
         fs::copy(dir.path().join("ca/crl.pem"), dir.path().join("pki/crl.pem")).unwrap();
         assert!(shown(&config, at_day(1))[0].contains("is revoked"));
+    }
+
+    #[test]
+    fn a_hook_that_cannot_run_is_found() {
+        let tool = tempfile::NamedTempFile::new().unwrap();
+        let path = tool.path().display();
+        let text = format!(
+            "[hook.a]\nstop = [\"{path}\"]\nstart = [\"/bin/true\"]\n[hook.b]\ndocker = \"x\"\ndocker_socket = \"/nonexistent/s\"\n\
+             [hook.c]\nfsfreeze = \"/nonexistent/m\"\n"
+        );
+        let (dir, config) = host(&text);
+        issue(dir.path(), "a");
+        let hooks = || shown(&config, at_day(1)).into_iter().filter(|f| f.contains("[hook.")).collect::<Vec<_>>();
+        let text = hooks().join("\n").replace(&path.to_string(), "TOOL");
+        insta::assert_snapshot!(text, @r"
+        error: [hook.a] stop: TOOL is not there or cannot be run
+          hint: install it, chmod +x it, or correct its path
+        error: [hook.c] fsfreeze: /nonexistent/m is not a directory
+          hint: name where the filesystem on the volume is mounted
+        warning: [hook.b] docker: there is no socket /nonexistent/s
+          hint: start Docker, or name its socket with docker_socket
+        ");
+        fs::set_permissions(tool.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(hooks().iter().any(|f| f.contains("can be written by others")), "{:?}", hooks());
     }
 
     #[test]

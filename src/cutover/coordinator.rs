@@ -47,11 +47,18 @@ pub struct Progress {
     pub why: Option<String>,
     /// What a person is asked.
     pub question: Option<Question>,
+    /// A person said go although the downtime is predicted to be longer than asked.
+    pub forced: bool,
 }
 
 impl Progress {
     fn begun(terms: Arc<Terms>, phase: Phase, number: u32) -> Progress {
-        Progress { terms, phase, number, since: None, failures: 0, why: None, question: None }
+        Progress { terms, phase, number, since: None, failures: 0, why: None, question: None, forced: false }
+    }
+
+    /// The longest outage; after it, and before the decision, it is rolled back.
+    pub fn outage_limit(&self) -> Millis {
+        if self.forced { self.terms.outage_limit.max(self.terms.forced_limit()) } else { self.terms.outage_limit }
     }
 
     /// The state after `record`.
@@ -68,8 +75,9 @@ impl Progress {
                     self.failures = self.failures.saturating_add(1);
                     self.why.clone_from(why);
                 }
-                if self.question.take().is_some() {
+                if let Some(question) = self.question.take() {
                     self.failures = 0;
+                    self.forced |= question == Question::Stalled && matches!(phase, Phase::Arm { .. });
                 }
                 self.phase = phase.clone();
             }
@@ -188,6 +196,12 @@ impl Turn<'_> {
         self.begin_back(terms.way_back(id, epoch, false), Phase::CatchUp);
     }
 
+    /// The same leg once more, after it was rolled back.
+    pub fn go_again(&mut self, id: super::leg::CutoverId) {
+        let terms = self.kept().terms.again(id);
+        self.begin_back(terms, Phase::CatchUp);
+    }
+
     fn question(&mut self, question: Question) {
         self.it.working = None;
         self.record(Record::Asked { question });
@@ -222,7 +236,7 @@ impl Turn<'_> {
                 let datasets = terms.unit.iter().map(of).collect();
                 self.ask(side, Ask::Arm { side, datasets, verify: terms.verify });
             }
-            Phase::Quiesce => self.ask(Side::Source, Ask::Quiesce { within: terms.outage_limit }),
+            Phase::Quiesce => self.ask(Side::Source, Ask::Quiesce { within: self.kept().outage_limit() }),
             Phase::Fence => self.ask(Side::Source, Ask::Fence),
             Phase::Final => self.ask(Side::Source, Ask::Final),
             Phase::Sync { .. } => self.work(Work::Sync),
@@ -249,10 +263,11 @@ impl Turn<'_> {
     }
 
     fn tick(&mut self) {
-        let Progress { terms, phase, since, .. } = self.kept();
-        let over = since.is_some_and(|since| self.now > since.plus(terms.outage_limit));
+        let Progress { phase, since, .. } = self.kept();
+        let limit = self.kept().outage_limit();
+        let over = since.is_some_and(|since| self.now > since.plus(limit));
         if over && phase.is_outage() {
-            let why = format!("the outage took longer than {}", terms.outage_limit);
+            let why = format!("the outage took longer than {limit}");
             return self.roll_back(why);
         }
         self.pursue();

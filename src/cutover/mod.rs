@@ -43,6 +43,7 @@
 //!
 //! To read on: [`rules`] first, then [`source`], [`target`], [`coordinator`]. People read `docs/cutover.md`.
 
+pub mod call;
 pub mod coordinator;
 pub mod effect;
 pub mod host;

@@ -75,6 +75,8 @@ fn complete(turn: &mut Turn<'_>) {
 fn back(turn: &mut Turn<'_>, id: super::leg::CutoverId) {
     match (&turn.kept().phase, &turn.kept().question) {
         (Phase::Done, _) => turn.go_back(id),
+        (Phase::RolledBack, _) if turn.kept().terms.homeward => turn.go_again(id),
+        (Phase::RolledBack, _) => turn.decline("it was rolled back: the source serves where it always did"),
         (Phase::Activate, Some(_)) => turn.enter(Phase::Release { back: Some(id) }, None),
         (Phase::Discard | Phase::Completed, _) => turn.decline("the source is destroyed; start a new cutover instead"),
         _ => turn.decline("the target does not serve yet; abort instead"),

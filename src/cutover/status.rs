@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     coordinator::Coordinator,
     host::{Host, Part},
-    leg::{CutoverId, Leg},
+    leg::{CutoverId, Leg, Millis},
     phase::{Phase, Question},
     source::Stage,
 };
@@ -42,11 +42,11 @@ impl fmt::Display for Status {
     }
 }
 
-/// What to tell about `coordinator`.
-pub fn status(coordinator: &Coordinator) -> Status {
+/// What to tell about `coordinator`, whose cutover people know as `id`, that of its first leg, and whose outage is predicted
+/// to be that long.
+pub fn status(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis>) -> Status {
     let kept = coordinator.progress();
-    let id = kept.terms.leg.id;
-    let needs = needs(coordinator);
+    let needs = needs(coordinator, id, predicted);
     Status {
         id,
         phase: kept.phase.name(),
@@ -59,12 +59,11 @@ pub fn status(coordinator: &Coordinator) -> Status {
 }
 
 /// The one question that only a person can answer.
-pub fn needs(coordinator: &Coordinator) -> Option<String> {
+fn needs(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis>) -> Option<String> {
     let kept = coordinator.progress();
-    let id = kept.terms.leg.id;
     let text = match (&kept.phase, &kept.question) {
         (Phase::Armed { go: false }, None) => {
-            let outage = coordinator.prediction().map_or("not measured yet".to_owned(), |p| p.downtime().to_string());
+            let outage = predicted.map_or("not measured yet".to_owned(), |p| p.to_string());
             format!("all is ready; predicted downtime {outage}: `cutover go {id}` or `cutover abort {id}`?")
         }
         (_, Some(Question::Stalled)) => {
@@ -158,7 +157,7 @@ fn abort(phase: &Phase) -> &'static str {
 
 fn nothing(coordinator: &Coordinator) -> String {
     let kept = coordinator.progress();
-    let limit = kept.terms.outage_limit;
+    let limit = kept.outage_limit();
     match &kept.phase {
         _ if kept.question.is_some() => "it stays as it is".to_owned(),
         Phase::Seed | Phase::CatchUp if kept.terms.hold => "it goes on, and stops when all is ready".to_owned(),

@@ -66,6 +66,9 @@ pub struct Terms {
     pub tries: u8,
     /// How the two sides are compared before the promotion.
     pub verify: Means,
+    /// It moves back to where the cutover began.
+    #[serde(default)]
+    pub homeward: bool,
     /// The leg that this one returns from because its target did not come up. It is not returned from again.
     pub returns_from: Option<Leg>,
 }
@@ -79,6 +82,12 @@ impl Terms {
         }
     }
 
+    /// The longest outage where a person, or `--not-converging go`, says go although it is predicted to be longer than
+    /// asked: ten times as long.
+    pub fn forced_limit(&self) -> Millis {
+        Millis(self.max_downtime.0.saturating_mul(10))
+    }
+
     /// The same unit the other way, as `id`, for `epoch`. `by_itself`: because the target did not come up.
     pub fn way_back(&self, id: CutoverId, epoch: Epoch, by_itself: bool) -> Terms {
         let unit = self.unit.iter().map(|p| Pair { source: p.target.clone(), target: p.source.clone() }).collect();
@@ -89,7 +98,13 @@ impl Terms {
             // What returns by itself is down already, and has nobody to wait for.
             hold: self.hold && !by_itself,
             returns_from: by_itself.then_some(self.leg),
+            homeward: !self.homeward,
             ..self.clone()
         }
+    }
+
+    /// The same leg once more, as `id`: the last one was rolled back, so its epoch never began.
+    pub fn again(&self, id: CutoverId) -> Terms {
+        Terms { leg: Leg { id, ..self.leg }, returns_from: None, ..self.clone() }
     }
 }

@@ -199,6 +199,7 @@ fn terms() -> Terms {
         outage_limit: Millis(60_000),
         tries: 1,
         verify: Means::Digest,
+        homeward: false,
         returns_from: None,
     }
 }
@@ -228,7 +229,7 @@ impl Led {
         let read: Vec<Record> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(read, self.journal);
         self.it = it;
-        self.shown += &format!("{}\n", status(&self.it));
+        self.shown += &format!("{}\n", status(&self.it, CutoverId(1), self.it.prediction().map(|p| p.downtime())));
         effects
     }
 

@@ -10,6 +10,7 @@
 //! ```
 
 mod authority;
+mod cutovers;
 pub mod enrol;
 mod jobs;
 mod live;
@@ -27,6 +28,7 @@ use tokio::{
 };
 
 use rustls_pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
 
 use self::{authority::GrantAuthority, enrol::Enrolment, jobs::Jobs, live::LiveConnections};
 use crate::{
@@ -99,7 +101,7 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
     };
     let engine = host::engine(&config);
     let jobs = Jobs::new(&config, &store, &engine);
-    let registry = Registry::new(engine, Arc::clone(&authority) as _, limits);
+    let registry = Registry::new(Arc::clone(&engine), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);
     let enrolment = config.ca_dir.as_ref().map(|ca| {
         tracing::info!("nodes may join here with tokens of the authority in {}", ca.display());
@@ -121,10 +123,15 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         accepting.spawn(metrics::serve(Arc::clone(&daemon), address).await?);
     }
     accepting.spawn(Arc::clone(&daemon.jobs).watch());
+    let leading = CancellationToken::new();
+    let cutovers = tokio::spawn(cutovers::look_after(Arc::clone(&daemon), engine, config, leading.clone()));
     tracing::info!(identity = %daemon.store.own().name, "zmigrated {} is ready", env!("CARGO_PKG_VERSION"));
     notify(&[sd_notify::NotifyState::Ready]);
     daemon.until_stopped().await?;
     notify(&[sd_notify::NotifyState::Stopping]);
+    // A lead whose source is down goes on to its end if it can; its ledger lets the next start go on.
+    leading.cancel();
+    let _ = timeout(SAVE, cutovers).await;
     drop(accepting);
     tracing::info!("zmigrated has stopped");
     Ok(())

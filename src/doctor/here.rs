@@ -25,7 +25,7 @@ pub(super) fn configuration(checks: &mut Checks, patient: &Patient) {
     }
     for finding in check(config, patient.now) {
         let (topic, class) = match finding.topic {
-            Topic::Files | Topic::Names => ("config", FailureClass::Usage),
+            Topic::Files | Topic::Names | Topic::Hooks => ("config", FailureClass::Usage),
             Topic::Identity => ("identity", FailureClass::NotGranted),
             Topic::Zfs => ("zfs", FailureClass::Zfs),
         };

@@ -51,7 +51,7 @@ pub(super) async fn attempt(context: &RunContext, options: &RunOptions, report: 
     result
 }
 
-async fn with_session(
+pub(super) async fn with_session(
     context: &RunContext,
     options: &RunOptions,
     report: &mut Report,
@@ -100,11 +100,12 @@ async fn with_session(
             encryption: options.encryption,
             rollback: options.rollback,
             job: job.clone(),
+            enters: options.enters.clone(),
         },
     })
     .map_err(|refusal| Failure::new(FailureClass::Refused, &refusal).hint(refusal.hint()))?;
     report.notes.extend(plan.notes.iter().filter(|note| !report.notes.contains(note)).cloned().collect::<Vec<_>>());
-    let sizes = sizes(&source, &plan, &source_has).await?;
+    let sizes = sizes(&source, &plan, &source_has, options.estimates).await?;
     if options.dry_run {
         for dataset in &plan.datasets {
             report.merge(dry(dataset));
@@ -176,10 +177,10 @@ fn job_id(options: &RunOptions, source: &Listing, target: &Listing, identity: &P
 }
 
 /// The estimates of all steps, in the order of the plan.
-async fn sizes(source: &Side, plan: &Plan, source_has: &Listed) -> Result<Vec<Option<u64>>, Failure> {
+async fn sizes(source: &Side, plan: &Plan, source_has: &Listed, wanted: bool) -> Result<Vec<Option<u64>>, Failure> {
     let steps: Vec<_> = plan.datasets.iter().flat_map(|d| d.steps()).collect();
     // One command each: for a plan of hundreds of steps the estimate is not worth the wait.
-    if !source_has.capabilities.send_estimate || steps.len() > MAX_SIZES || steps.is_empty() {
+    if !wanted || !source_has.capabilities.send_estimate || steps.len() > MAX_SIZES || steps.is_empty() {
         return Ok(vec![None; steps.len()]);
     }
     // Of a step that is resumed, the whole is asked for, less what the token says is there.

@@ -11,6 +11,7 @@
 
 mod attempt;
 mod board;
+pub mod cutover;
 mod probe;
 mod report;
 mod side;
@@ -65,6 +66,10 @@ pub struct RunOptions {
     pub encryption: EncryptionMode,
     /// A target that went its own way may be rolled back.
     pub rollback: bool,
+    /// The fence that may be received into; see [`crate::plan::PlanOptions`].
+    pub enters: Option<String>,
+    /// Ask ZFS beforehand how long the streams will be, for people who watch.
+    pub estimates: bool,
     /// Take a snapshot of this name first.
     pub snapshot: Option<SnapshotTag>,
     /// Change nothing.

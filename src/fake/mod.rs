@@ -24,6 +24,7 @@ mod inline;
 mod model;
 mod moving;
 pub(crate) mod nvlist;
+mod owning;
 mod pipe;
 mod port;
 mod receiving;
@@ -227,6 +228,17 @@ impl FakeZfs {
     pub fn set_received(&self, name: &DatasetName, property: &str, value: &str) {
         if let Some(d) = self.host().datasets.get_mut(name) {
             d.properties.insert(property.to_owned(), (value.to_owned(), PropertySource::Received));
+            d.received.insert(property.to_owned(), value.to_owned());
+        }
+    }
+
+    /// From now on something uses the mount or device of that dataset, or nothing does any more.
+    pub fn set_busy(&self, name: &DatasetName, busy: bool) {
+        let mut host = self.host();
+        if busy {
+            host.busy_mounts.insert(name.clone());
+        } else {
+            host.busy_mounts.remove(name);
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Dataset {
     pub createtxg: CreateTxg,
     pub origin: Option<SnapshotName>,
     pub properties: BTreeMap<String, (String, PropertySource)>,
+    /// What came in streams, whatever was set over it.
+    pub received: BTreeMap<String, String>,
     pub live: Arc<Objects>,
     pub snaps: Vec<Snap>,
     pub bookmarks: Vec<BookmarkInfo>,
@@ -88,6 +90,8 @@ pub struct Host {
     pub delegations: BTreeMap<DatasetName, Vec<Delegation>>,
     /// Health of the pools that are not `ONLINE`.
     pub health: BTreeMap<String, String>,
+    /// Datasets whose mount or device something uses.
+    pub busy_mounts: BTreeSet<DatasetName>,
     random: u64,
     txg: u64,
 }
@@ -104,6 +108,7 @@ impl Host {
             remembered: BTreeMap::new(),
             delegations: BTreeMap::new(),
             health: BTreeMap::new(),
+            busy_mounts: BTreeSet::new(),
             random: seed,
             txg: 1,
         }
@@ -129,6 +134,7 @@ impl Host {
             createtxg: self.next_txg(),
             origin: None,
             properties: BTreeMap::new(),
+            received: BTreeMap::new(),
             live: Arc::default(),
             snaps: Vec::new(),
             bookmarks: Vec::new(),

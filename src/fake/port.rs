@@ -8,7 +8,7 @@ use super::{
     FakeZfs,
     fault::{Fault, Op},
     model::{Host, fail},
-    moving,
+    moving, owning,
 };
 use crate::{
     port::zfs::{
@@ -41,7 +41,7 @@ fn need(can: bool, what: &str) -> ZfsResult<()> {
     if can { Ok(()) } else { Err(fail(what, Unsupported, "unrecognized command or option")) }
 }
 
-fn busy(what: &str, why: &str) -> ZfsResult<()> {
+pub(super) fn busy(what: &str, why: &str) -> ZfsResult<()> {
     Err(fail(what, Busy, why))
 }
 
@@ -110,7 +110,7 @@ fn rollback(host: &mut Host, what: &str, to: &SnapshotName) -> ZfsResult<()> {
     Ok(())
 }
 
-fn set(host: &mut Host, what: &str, name: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
+pub(super) fn set(host: &mut Host, what: &str, name: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
     for (property, value) in properties {
         host.need(what, name)?;
         checked_name(what, property)?;
@@ -124,7 +124,7 @@ fn set(host: &mut Host, what: &str, name: &DatasetName, properties: &[(String, S
 }
 
 /// The same names that the adapter takes.
-fn checked_name(what: &str, property: &str) -> ZfsResult<()> {
+pub(super) fn checked_name(what: &str, property: &str) -> ZfsResult<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:@#/".contains(&b);
     let ok = property.starts_with(|c: char| c.is_ascii_alphanumeric()) && property.bytes().all(plain);
     if ok { Ok(()) } else { Err(fail(what, Other, format!("{property:?} is not the name of a property"))) }
@@ -279,6 +279,54 @@ impl Zfs for FakeZfs {
             host.need(&what, dataset)?.properties.remove(property);
             Ok(())
         })
+    }
+
+    async fn set_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()> {
+        let what = format!("set properties of {} datasets", datasets.len());
+        self.act(Op::SetAll, &what, |host| owning::set_all(host, &what, datasets, properties))
+    }
+
+    async fn inherit_all(&self, datasets: &[DatasetName], property: &str, received: bool) -> ZfsResult<()> {
+        let what = format!("inherit {property} of {} datasets", datasets.len());
+        self.act(Op::InheritAll, &what, |host| owning::inherit_all(host, &what, datasets, property, received))
+    }
+
+    async fn tree(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>> {
+        self.act(Op::Tree, &format!("look at {root} and below"), |host| Ok(owning::tree(host, root)))
+    }
+
+    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
+        self.act(Op::SnapshotGuids, "look at snapshots", |host| {
+            Ok(snapshots.iter().map(|s| host.snap(s).map(|s| s.guid)).collect())
+        })
+    }
+
+    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
+        self.act(Op::WrittenSince, "look at what was written", |host| owning::written_since(host, snapshots))
+    }
+
+    async fn unmount(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let what = format!("unmount {dataset}");
+        self.act(Op::Unmount, &what, |host| owning::unmount(host, &what, dataset))
+    }
+
+    async fn mount(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let what = format!("mount {dataset}");
+        self.act(Op::Mount, &what, |host| owning::mount(host, &what, dataset))
+    }
+
+    async fn close_volume(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let what = format!("close the device of {dataset}");
+        self.act(Op::CloseVolume, &what, |host| owning::close_volume(host, &what, dataset))
+    }
+
+    async fn sync(&self, pool: &str) -> ZfsResult<()> {
+        self.act(Op::Sync, &format!("sync {pool}"), |_| Ok(()))
+    }
+
+    async fn destroy_tree(&self, root: &DatasetName) -> ZfsResult<()> {
+        let what = format!("destroy {root} and all below");
+        self.act(Op::DestroyTree, &what, |host| owning::destroy_tree(host, &what, root))
     }
 
     async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::types::{
     CreateTxg, DatasetName, Guid, SnapshotName,
-    listing::{DatasetInfo, FENCE, JOB, SnapshotInfo},
+    listing::{DatasetInfo, FENCE, JOB, SERVING, SnapshotInfo},
     transfer::Base,
 };
 
@@ -186,7 +186,7 @@ impl<'a> Decider<'_, 'a> {
                 target_kind: existing.kind,
             });
         }
-        not_fenced(existing, &existing.name)?;
+        may_receive(existing, self.input.options.enters.as_deref())?;
         if let Some(job) = existing.local(JOB).filter(|job| *job != self.input.options.job.as_str()) {
             notes.push(format!("was last written on the target by the job {job}"));
         }
@@ -307,12 +307,18 @@ pub(super) fn is_partial(dataset: &DatasetInfo) -> bool {
     dataset.snapshots.is_empty() && (dataset.inconsistent || resume::present(dataset.resume_token.as_deref()).is_some())
 }
 
+/// `enters` is the fence into which the cutover that this run is part of sends back.
+///
 /// # Errors
-/// When a cutover fenced the dataset, or one above it: user properties are inherited.
-pub(super) fn not_fenced(dataset: &DatasetInfo, name: &DatasetName) -> Result<(), Refusal> {
-    match dataset.property(FENCE).map(|p| p.value.as_str()) {
-        None | Some("" | "-") => Ok(()),
-        Some(fence) => Err(Refusal::Fenced { target: name.clone(), fence: fence.to_owned() }),
+/// When a cutover fenced or promoted the dataset, or one above it: user properties are inherited.
+pub(super) fn may_receive(dataset: &DatasetInfo, enters: Option<&str>) -> Result<(), Refusal> {
+    let mark = |property| dataset.property(property).map(|p| p.value.as_str()).filter(|v| !matches!(*v, "" | "-"));
+    let target = dataset.name.clone();
+    match (mark(FENCE), mark(SERVING)) {
+        (Some(fence), _) if Some(fence) == enters => Ok(()),
+        (Some(fence), _) => Err(Refusal::Fenced { target, fence: fence.to_owned() }),
+        (None, Some(leg)) => Err(Refusal::Serves { target, leg: leg.to_owned() }),
+        (None, None) => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{
     Action, Dependency, PlaceholderState, Refusal, StepBase,
-    dataset::{Decider, Start, is_partial, not_fenced, reference},
+    dataset::{Decider, Start, is_partial, may_receive, reference},
     flags::Crypt,
     resume,
     tree::Member,
@@ -106,7 +106,7 @@ impl<'a> Decider<'_, 'a> {
                 continue;
             };
             self.check_parent_kind(target, &above, existing.kind)?;
-            not_fenced(existing, &existing.name)?;
+            may_receive(existing, self.input.options.enters.as_deref())?;
             let made_anew = relative
                 .and_then(|relative| self.by_relative.get(relative))
                 .filter(|at| !self.members[**at].established())

@@ -50,6 +50,8 @@ pub struct PlanOptions {
     pub rollback: bool,
     /// Where several bookmarks would do as a base, the one of this job is taken.
     pub job: JobId,
+    /// The fence that may be received into: by the cutover that moves back to what it fenced.
+    pub enters: Option<String>,
 }
 
 /// Which snapshots are sent.

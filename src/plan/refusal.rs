@@ -114,6 +114,13 @@ pub enum Refusal {
         /// What it would be called.
         wanted: String,
     },
+    /// A cutover promoted the target, or a dataset above it: it is the writable side.
+    Serves {
+        /// The dataset.
+        target: DatasetName,
+        /// The value of `zmigrate:serving`.
+        leg: String,
+    },
     /// A cutover fenced the target, or a dataset above it.
     Fenced {
         /// The fenced dataset.
@@ -252,6 +259,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{dataset} would be called {wanted:?}, which is no valid name")
             }
             Fenced { target, fence } => write!(f, "{target} is fenced by cutover {fence}"),
+            Serves { target, leg } => write!(f, "{target} is the writable side since cutover {leg}"),
             TargetDiverged { source_newest, target_newest, common, newer } => write!(
                 f,
                 "the target has diverged: its newest snapshot is {target_newest}, the source's newest is \
@@ -338,6 +346,7 @@ impl Refusal {
             ParentNotFilesystem { .. } => "choose a target below a filesystem".into(),
             ParentPartial { parent, .. } => format!("`zfs receive -A {parent}` on the target throws that state away"),
             NameTooLong { .. } => "choose a shorter target, or leave the dataset out with --exclude".into(),
+            Serves { .. } => "nothing is received into what is in use: stop this replication, or turn it round".into(),
             Fenced { fence, .. } => {
                 let id = fence.split_once(':').map_or(fence.as_str(), |(id, _)| id);
                 format!("`zmigrate cutover status {id}` says where it stands")

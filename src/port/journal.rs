@@ -25,6 +25,13 @@ pub enum Entry {
         /// This one.
         dataset: DatasetName,
     },
+    /// A source that a cutover left, with its snapshots, as the operator said.
+    DestroyReleased {
+        /// This dataset and all below it.
+        dataset: DatasetName,
+        /// The leg by which it was left.
+        leg: String,
+    },
     /// A snapshot that its job's rules no longer keep is destroyed.
     Prune {
         /// This one.

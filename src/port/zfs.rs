@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::types::transfer::{Base, Depth, ReceiveSpec, SendFlags, SendSpec, SnapshotRequest};
 use crate::types::{
-    BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
+    BookmarkName, DatasetName, Delegation, Guid, PoolStatus, SnapshotName, ZfsVersion,
     listing::{Capabilities, DatasetInfo, Listing},
 };
 
@@ -164,6 +164,41 @@ pub trait Zfs: Send + Sync {
 
     /// Goes back to the inherited value of a property (`zfs inherit`).
     async fn inherit(&self, dataset: &DatasetName, property: &str) -> ZfsResult<()>;
+
+    /// Sets properties, in order, on all of the datasets, with as few commands as this ZFS permits.
+    async fn set_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()>;
+
+    /// Goes back to the inherited value of a property on all of the datasets; with `received`, to the value that came in
+    /// a stream (`zfs inherit -S`).
+    async fn inherit_all(&self, datasets: &[DatasetName], property: &str, received: bool) -> ZfsResult<()>;
+
+    /// The dataset and all below it, without snapshots and bookmarks. One command; empty where there is none.
+    async fn tree(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>>;
+
+    /// The GUIDs of these snapshots, in their order; `None` for one that is not there. One command where the names fit.
+    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>>;
+
+    /// Bytes that were written to the datasets of these snapshots since, all together. Where the tool has no such property:
+    /// by how much the space that each dataset refers to differs, and what its snapshot alone still holds.
+    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64>;
+
+    /// Unmounts a filesystem and all that is mounted below it, without force: fails `Busy` while anything is in use.
+    /// Succeeds if it is not mounted.
+    async fn unmount(&self, dataset: &DatasetName) -> ZfsResult<()>;
+
+    /// Mounts a filesystem where its `mountpoint` says, whatever its `canmount`, but for `off`. Succeeds if it is mounted.
+    async fn mount(&self, dataset: &DatasetName) -> ZfsResult<()>;
+
+    /// Takes a volume's device away (`volmode=none`) and sees it go: fails `Busy` while anything has it open. Does
+    /// nothing where volumes have no devices.
+    async fn close_volume(&self, dataset: &DatasetName) -> ZfsResult<()>;
+
+    /// Waits until all that was written to the pool is on disk (`zpool sync`); does nothing where the tool cannot, as a
+    /// snapshot waits for its own transaction group anyway.
+    async fn sync(&self, pool: &str) -> ZfsResult<()>;
+
+    /// Destroys a dataset, all below it, and their snapshots (`zfs destroy -r`, never `-R`). Succeeds if there is none.
+    async fn destroy_tree(&self, root: &DatasetName) -> ZfsResult<()>;
 
     /// Makes an empty filesystem with these properties, not mounted. Fails with `Exists` if it is there.
     async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()>;

@@ -169,6 +169,11 @@ impl Client {
         self.streams
     }
 
+    /// Why the session is over; `None` while it lives.
+    pub fn ended(&self) -> Option<Failure> {
+        self.control.closed()
+    }
+
     /// The last round-trip time on the control connection.
     pub fn rtt(&self) -> Option<Duration> {
         self.control.rtt()

@@ -15,6 +15,7 @@ use std::{
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::{
+    cutover::Hosts,
     probe,
     transfer::{Transfer, open_receive, open_send},
 };
@@ -44,6 +45,8 @@ pub struct Engine {
     pub journal: Arc<dyn Journal>,
     /// Datasets that a listing may hold.
     pub max_datasets: usize,
+    /// This host's part in cutovers.
+    pub cutovers: Option<Arc<Hosts>>,
     /// What the jobs of this host need; see [`Engine::set_needs`].
     needs: Mutex<Arc<dyn Needs>>,
     /// See [`Engine::in_one_thread`].
@@ -62,11 +65,17 @@ impl Engine {
             locks,
             journal,
             max_datasets,
+            cutovers: None,
             needs: Mutex::new(Arc::new(NoNeeds)),
             in_one_thread: false,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS_IN_ALL)),
             listings: Semaphore::new(MAX_LISTINGS_AT_A_TIME),
         }
+    }
+
+    /// With a part in cutovers.
+    pub fn with_cutovers(self, hosts: Arc<Hosts>) -> Engine {
+        Engine { cutovers: Some(hosts), ..self }
     }
 
     /// From now on nothing is pruned that these need.
@@ -279,6 +288,7 @@ impl EngineSession {
                 self.shut_down().await;
                 Ok(Reply::Done)
             }
+            Request::Cutover { unit, call } => self.cutover(&unit, &call).await,
             // The registry knows who asks, and what that one is granted.
             Request::About => self.about(Vec::new()).await,
         }
@@ -364,6 +374,13 @@ impl EngineSession {
     pub(super) fn forget(&self, channel: u32) {
         lock(&self.transfers).remove(&channel);
         self.channels.close(channel);
+    }
+
+    async fn cutover(&self, unit: &[DatasetName], call: &str) -> Result<Reply, Failure> {
+        let bad = |e: serde_json::Error| Failure::new(FailureClass::Protocol, format!("not a cutover's call: {e}"));
+        let Some(hosts) = &self.engine.cutovers else { return Err(refused("this side takes no part in cutovers")) };
+        let told = hosts.handle(unit, serde_json::from_str(call).map_err(bad)?, &self.holder).await?;
+        serde_json::to_string(&told).map(Reply::Cutover).map_err(|e| Failure::new(FailureClass::Internal, e))
     }
 
     async fn list(&self, root: &DatasetName, depth: Depth, role: RoleOfDataset) -> Result<Reply, Failure> {

@@ -9,6 +9,8 @@
 mod about;
 pub mod bases;
 pub mod client;
+pub mod crash;
+pub mod cutover;
 mod destructive;
 pub mod engine;
 pub mod handshake;

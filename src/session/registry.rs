@@ -350,7 +350,10 @@ impl Registry {
                 // Waiting for the end of a transfer costs nothing, so it takes no place from those that work.
                 let waits = matches!(
                     call.request,
-                    Request::FinishReceive { .. } | Request::FinishSend { .. } | Request::FinishProbe { .. }
+                    Request::FinishReceive { .. }
+                        | Request::FinishSend { .. }
+                        | Request::FinishProbe { .. }
+                        | Request::Cutover { .. }
                 );
                 // The semaphore is never closed.
                 let _slot = if waits { None } else { slots.acquire().await.ok() };

@@ -180,6 +180,9 @@ pub const JOB: &str = "zmigrate:job";
 pub const HELD: &str = "zmigrate:held";
 /// The user property that fences a dataset: `<cutover id>:<epoch>`.
 pub const FENCE: &str = "zmigrate:fence";
+/// The user property of a dataset that a cutover promoted: `<cutover id>:<epoch>`. Unless it is fenced it is the writable
+/// side, so nothing is received into it any more.
+pub const SERVING: &str = "zmigrate:serving";
 
 /// The properties that a listing reads for each dataset, beside the ones that have fields of their own.
 /// Those of [`MANIFEST_PROPERTIES`] can be carried over to a target.
@@ -187,6 +190,7 @@ pub const LISTED_PROPERTIES: &[&str] = &[
     "readonly",
     "canmount",
     "mountpoint",
+    "mounted",
     "exec",
     "setuid",
     "devices",
@@ -197,6 +201,7 @@ pub const LISTED_PROPERTIES: &[&str] = &[
     JOB,
     HELD,
     FENCE,
+    SERVING,
 ];
 
 /// The allow-list of safety rule 2: what a target may take over from its source.
@@ -229,6 +234,13 @@ pub const MANIFEST_PROPERTIES: &[&str] = &[
 pub struct Listing {
     /// Parents before children.
     pub datasets: Vec<DatasetInfo>,
+}
+
+impl DatasetInfo {
+    /// The leg by which a cutover made this the writable side, if it is that still.
+    pub fn serves_by(&self) -> Option<&str> {
+        self.local(SERVING).filter(|_| self.local(FENCE).is_none())
+    }
 }
 
 impl Listing {

@@ -199,6 +199,13 @@ pub enum Request {
         /// The transfer's channel.
         channel: u32,
     },
+    /// With [`super::hello::features::CUTOVER`]: what a cutover's coordinator says to its host there.
+    Cutover {
+        /// The roots of the unit on that host.
+        unit: Vec<DatasetName>,
+        /// A [`crate::cutover::call::Call`] as JSON, which may have fields that the other side does not know.
+        call: String,
+    },
     /// With [`super::hello::features::PRUNE`]: destroy snapshots of a job on a target, one by one, but for those that
     /// somebody needs.
     Prune(PruneRequest),
@@ -278,6 +285,8 @@ pub enum Reply {
         /// The time of this side.
         times: ReceiverTimes,
     },
+    /// To `Cutover`: a [`crate::cutover::call::Told`] as JSON.
+    Cutover(String),
     /// To `Prune`, in the same order.
     Pruned(Vec<Pruned>),
 }
@@ -379,6 +388,7 @@ impl Request {
                 .chain(superseded.iter().map(base_of))
                 .map(|dataset| (Access::Pull, dataset))
                 .collect(),
+            Request::Cutover { unit, .. } => unit.iter().map(|root| (Access::Cutover, root.clone())).collect(),
             Request::Prune(request) => vec![(Access::Push, request.dataset.clone())],
             // An `About` tells only what concerns the asking identity.
             Request::FinishReceive { .. }
@@ -404,6 +414,9 @@ mod tests {
         let number = |request: Request| encode(&request, Use::Request).unwrap();
         assert_eq!(number(Request::Bye), [14]);
         assert_eq!(number(Request::About), [15]);
+        let cutover = Request::Cutover { unit: vec!["a".parse().unwrap()], call: "{}".into() };
+        assert_eq!(number(cutover), [18, 1, 1, b'a', 2, b'{', b'}']);
+        assert_eq!(encode(&Reply::Cutover("{}".into()), Use::Reply).unwrap(), [8, 2, b'{', b'}']);
         let prune = PruneRequest {
             dataset: "a".parse().unwrap(),
             job: "j".parse().unwrap(),
@@ -411,7 +424,7 @@ mod tests {
             snapshots: vec![("t".parse().unwrap(), Guid(7))],
             dry_run: true,
         };
-        assert_eq!(hex::encode(number(Request::Prune(prune))), "120161016a01700101740701");
+        assert_eq!(hex::encode(number(Request::Prune(prune))), "130161016a01700101740701");
         let about = About {
             version: ZfsVersion { userland: Some("2".into()), kernel: None },
             grants: vec![(Access::Pull, "a".parse().unwrap())],

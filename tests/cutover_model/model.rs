@@ -212,6 +212,7 @@ fn terms(setup: &Setup) -> Terms {
         outage_limit: Millis(LIMIT),
         tries: setup.tries,
         verify: Means::Content,
+        homeward: false,
         returns_from: None,
     }
 }

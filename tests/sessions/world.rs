@@ -232,6 +232,8 @@ impl World {
             upto: None,
             encryption: EncryptionMode::Default,
             rollback: false,
+            enters: None,
+            estimates: true,
             snapshot: None,
             dry_run: false,
             jobs: 2,

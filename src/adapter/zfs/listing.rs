@@ -119,7 +119,7 @@ impl ZfsCommand {
     }
 }
 
-fn dataset_properties() -> Vec<&'static str> {
+pub(super) fn dataset_properties() -> Vec<&'static str> {
     [parse::FIELD_PROPERTIES, LISTED_PROPERTIES, MANIFEST_PROPERTIES].concat()
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! ZfsCommand ─ port.rs (the operations) ─┬─ args.rs      argument lists          (pure)
 //!                                        ├─ run.rs       one command to its end
+//!                                        ├─ mounts.rs    mounts, devices, many datasets at once
 //!                                        ├─ process.rs   a running send or receive
 //!                                        ├─ classify.rs  exit status and stderr  (pure)
 //!                                        ├─ parse.rs     listings                (pure)
@@ -15,6 +16,7 @@
 mod args;
 pub mod classify;
 mod listing;
+mod mounts;
 pub mod parse;
 mod port;
 pub mod probe;

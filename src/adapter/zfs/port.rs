@@ -16,7 +16,7 @@ use crate::{
         ZfsResult,
     },
     types::{
-        BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
+        BookmarkName, DatasetName, Delegation, Guid, PoolStatus, SnapshotName, ZfsVersion,
         listing::{Capabilities, DatasetInfo, Listing, Property},
     },
 };
@@ -34,7 +34,7 @@ fn names(snapshots: &[SnapshotName]) -> Vec<&str> {
 }
 
 impl ZfsCommand {
-    async fn plain(&self, operation: &str, args: &[&str]) -> ZfsResult<()> {
+    pub(super) async fn plain(&self, operation: &str, args: &[&str]) -> ZfsResult<()> {
         self.zfs(operation, args).await?.ok(operation).map(drop)
     }
 
@@ -226,6 +226,46 @@ impl Zfs for ZfsCommand {
         let operation = format!("inherit {property} of {dataset}");
         let property = args::property(property).map_err(|why| error(&operation, Other, why))?;
         self.plain(&operation, &["inherit", property, dataset.as_str()]).await
+    }
+
+    async fn set_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()> {
+        self.set_on_all(datasets, properties).await
+    }
+
+    async fn inherit_all(&self, datasets: &[DatasetName], property: &str, received: bool) -> ZfsResult<()> {
+        self.inherit_on_all(datasets, property, received).await
+    }
+
+    async fn tree(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>> {
+        self.list_below(root).await
+    }
+
+    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
+        self.guids(snapshots).await
+    }
+
+    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
+        self.written_after(snapshots).await
+    }
+
+    async fn unmount(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.unmount_tree(dataset).await
+    }
+
+    async fn mount(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.mount_one(dataset).await
+    }
+
+    async fn close_volume(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.close_device(dataset).await
+    }
+
+    async fn sync(&self, pool: &str) -> ZfsResult<()> {
+        self.sync_pool(pool).await
+    }
+
+    async fn destroy_tree(&self, root: &DatasetName) -> ZfsResult<()> {
+        or_absent(self.plain(&format!("destroy {root} and all below"), &["destroy", "-r", root.as_str()]).await)
     }
 
     async fn create_filesystem(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {

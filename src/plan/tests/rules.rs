@@ -3,7 +3,7 @@
 use super::support::*;
 use crate::{
     plan::{PlaceholderState, Refusal},
-    types::listing::{FENCE, JOB, PropertySource},
+    types::listing::{FENCE, JOB, PropertySource, SERVING},
 };
 
 #[test]
@@ -170,6 +170,25 @@ fn a_fence_stops_a_run_into_it_and_below_it() {
     let mut c = case([ds("tank/db").snaps("a b")], []);
     c.above[0] = ds("backup").set(FENCE, "c1:2");
     assert!(matches!(c.refusal(), Refusal::Fenced { target, .. } if target == name("backup")));
+}
+
+#[test]
+fn the_cutover_that_moves_back_receives_into_its_own_fence_and_no_other_does() {
+    let fenced = ds("backup/db").snaps("a").set(FENCE, "c1:2").set(SERVING, "c0:1");
+    let mut c = case([ds("tank/db").snaps("a b")], [fenced]);
+    c.options.enters = Some("c1:2".into());
+    assert!(c.try_plan().is_ok());
+    c.options.enters = Some("c2:2".into());
+    assert!(matches!(c.refusal(), Refusal::Fenced { .. }));
+}
+
+#[test]
+fn nothing_is_received_into_what_serves_nor_below_it() {
+    let serving = ds("backup/db").snaps("a").set(SERVING, "c1:2");
+    assert!(matches!(case([ds("tank/db").snaps("a b")], [serving]).refusal(), Refusal::Serves { .. }));
+    let mut c = case([ds("tank/db").snaps("a b")], []);
+    c.above[0] = ds("backup").set(SERVING, "c1:2");
+    assert!(matches!(c.refusal(), Refusal::Serves { target, .. } if target == name("backup")));
 }
 
 #[test]

@@ -159,6 +159,7 @@ pub fn case(source: impl IntoIterator<Item = Ds>, target: impl IntoIterator<Item
             encryption: EncryptionMode::Default,
             rollback: false,
             job: "nightly".parse().unwrap(),
+            enters: None,
         },
     }
 }

@@ -1,0 +1,268 @@
+//! What makes a dataset usable or unusable on this host: mounts, devices, and properties of many datasets at once.
+
+use std::{
+    fs::OpenOptions,
+    io::ErrorKind,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    ZfsCommand, args, argument_lists,
+    listing::{dataset_properties, ignoring, is_absent},
+    parse,
+    run::{Tool, error},
+};
+use crate::{
+    port::zfs::{ZfsErrorKind::*, ZfsResult},
+    types::{DatasetName, Guid, SnapshotName, listing::DatasetInfo},
+};
+
+/// How long a volume's node may take to go after `volmode=none`: udev removes it, and may be busy.
+const NODE_GOES_WITHIN: Duration = Duration::from_secs(10);
+/// Where the nodes of volumes are.
+const NODES: &str = "/dev/zvol";
+
+fn strs(datasets: &[DatasetName]) -> Vec<&str> {
+    datasets.iter().map(DatasetName::as_str).collect()
+}
+
+impl ZfsCommand {
+    pub(super) async fn set_on_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()> {
+        for (name, value) in properties {
+            let operation = format!("set {name} of {}", subject(datasets));
+            let assignment = args::assignment(name, value).map_err(|why| error(&operation, Other, why))?;
+            for list in argument_lists(&strs(datasets)) {
+                self.plain(&operation, &[&["set", assignment.as_str()], list].concat()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn inherit_on_all(
+        &self,
+        datasets: &[DatasetName],
+        property: &str,
+        received: bool,
+    ) -> ZfsResult<()> {
+        let operation = format!("inherit {property} of {}", subject(datasets));
+        let property = args::property(property).map_err(|why| error(&operation, Other, why))?;
+        let verb: &[&str] = if received { &["inherit", "-S"] } else { &["inherit"] };
+        for list in argument_lists(&strs(datasets)) {
+            self.plain(&operation, &[verb, &[property], list].concat()).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn list_below(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>> {
+        let operation = format!("look at {root} and below");
+        let unparsable = |e| error(&operation, Unparsable, e);
+        let args: &[&str] = match self.tools().await?.exact_list {
+            true => &["get", "-Hp", "-r", "-t", "filesystem,volume"],
+            // The snapshots, which come along, are dropped again.
+            false => &["get", "-Hp", "-r"],
+        };
+        let out = self.get_known(&operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(&operation);
+        let out = match out {
+            Err(e) if is_absent(&e, root.as_str()) => return Ok(Vec::new()),
+            out => out?,
+        };
+        let mut found = Vec::new();
+        for values in parse::values(&out.stdout).map_err(unparsable)? {
+            if !values.name.contains(['@', '%', '#']) {
+                found.push(parse::dataset(&values).map_err(unparsable)?);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
+        let operation = format!("look at {} snapshots", snapshots.len());
+        let unparsable = |e| error(&operation, Unparsable, e);
+        let names: Vec<&str> = snapshots.iter().map(SnapshotName::as_str).collect();
+        let mut found = std::collections::HashMap::new();
+        for list in argument_lists(&names) {
+            let out = self.get_known(&operation, &["get", "-Hp"], &["guid"], list).await?;
+            let out = ignoring(&[NotFound], out, &operation)?;
+            for values in parse::values(&out.stdout).map_err(unparsable)? {
+                let guid = values.properties.first().and_then(|p| p.value.parse::<Guid>().ok());
+                found.insert(values.name, guid);
+            }
+        }
+        Ok(names.iter().map(|name| found.get(*name).copied().flatten()).collect())
+    }
+
+    pub(super) async fn written_after(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
+        let operation = format!("look at what was written since {}", subject_of(snapshots));
+        let unparsable = |e| error(&operation, Unparsable, e);
+        let has_written = self.tools().await?.knows("written");
+        let mut sum = 0u64;
+        for list in argument_lists(&snapshots.iter().map(SnapshotName::to_string).collect::<Vec<_>>()) {
+            let datasets = list.iter().filter_map(|s| Some(s.split_once('@')?.0));
+            let (names, wanted): (Vec<&str>, &[&str]) = match has_written {
+                true => (datasets.collect(), &["written"]),
+                false => (datasets.chain(list.iter().map(String::as_str)).collect(), &["referenced", "used"]),
+            };
+            let out = self.get_known(&operation, &["get", "-Hp"], wanted, &names).await?.ok(&operation)?;
+            let values = parse::values(&out.stdout).map_err(unparsable)?;
+            let number = |name: &str, property: &str| -> u64 {
+                let of = values.iter().find(|v| v.name == name);
+                let found = of.and_then(|v| v.properties.iter().find(|p| p.name == property));
+                // What has no figure counts as written to: that is the answer which does no harm.
+                found.and_then(|p| p.value.parse().ok()).unwrap_or(1)
+            };
+            for snapshot in list {
+                let Some((dataset, _)) = snapshot.split_once('@') else { continue };
+                sum += match has_written {
+                    true => number(dataset, "written"),
+                    false => {
+                        let grown = number(dataset, "referenced").abs_diff(number(snapshot, "referenced"));
+                        grown + number(snapshot, "used")
+                    }
+                };
+            }
+        }
+        Ok(sum)
+    }
+
+    pub(super) async fn unmount_tree(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let operation = format!("unmount {dataset}");
+        match self.plain(&operation, &["unmount", dataset.as_str()]).await {
+            Err(e) if e.detail.contains("not currently mounted") => Ok(()),
+            Err(e) if e.detail.contains("legacy") => self.unmount_legacy(dataset).await,
+            // The mount command's own words, of which zfs says only that it failed.
+            Err(mut e) if e.detail.contains("busy") => {
+                e.kind = Busy;
+                Err(e)
+            }
+            other => other,
+        }
+    }
+
+    /// A filesystem with `mountpoint=legacy`, which `zfs unmount` leaves to umount(8).
+    async fn unmount_legacy(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let operation = format!("unmount {dataset}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| error(&operation, Other, e))?;
+        // The last mounted goes first.
+        for at in mounts.lines().rev().filter_map(|line| mounted_at(line, dataset.as_str())) {
+            match rustix::mount::unmount(&at, rustix::mount::UnmountFlags::NOFOLLOW) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::BUSY) => {
+                    return Err(error(&operation, Busy, format!("{} is in use", at.display())));
+                }
+                Err(e) => return Err(error(&operation, Other, format!("{}: {e}", at.display()))),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn mount_one(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        match self.plain(&format!("mount {dataset}"), &["mount", dataset.as_str()]).await {
+            Err(e) if e.detail.contains("filesystem already mounted") => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(super) async fn close_device(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let operation = format!("close the device of {dataset}");
+        if !self.tools().await?.capabilities.volmode {
+            return Ok(());
+        }
+        let node = Path::new(NODES).join(dataset.as_str());
+        if let Err(e) = exclusively(&node) {
+            let kind = if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) { Busy } else { Io };
+            return Err(error(&operation, kind, format!("{}: {e}", node.display())));
+        }
+        self.plain(&operation, &["set", "volmode=none", dataset.as_str()]).await?;
+        let since = Instant::now();
+        while node.symlink_metadata().is_ok() {
+            if since.elapsed() > NODE_GOES_WITHIN {
+                return Err(error(&operation, Busy, format!("{} does not go: something has it open", node.display())));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn sync_pool(&self, pool: &str) -> ZfsResult<()> {
+        let operation = format!("sync {pool}");
+        let checked = pool.parse::<DatasetName>().map_err(|e| error(&operation, Other, e))?;
+        // zfs-fuse has no such command.
+        if !self.tools().await?.exact_list {
+            return Ok(());
+        }
+        self.runner.run(&operation, Tool::Zpool, ["sync", checked.pool()]).await?.ok(&operation).map(drop)
+    }
+}
+
+fn subject_of(snapshots: &[SnapshotName]) -> String {
+    match snapshots {
+        [one] => one.to_string(),
+        _ => format!("{} snapshots", snapshots.len()),
+    }
+}
+
+fn subject(datasets: &[DatasetName]) -> String {
+    match datasets {
+        [one] => one.to_string(),
+        _ => format!("{} datasets", datasets.len()),
+    }
+}
+
+/// Opens a block device for nobody else (`open(2)`, `O_EXCL`): fails with EBUSY while it is mounted or claimed.
+fn exclusively(node: &Path) -> std::io::Result<()> {
+    let flags = rustix::fs::OFlags::EXCL.bits() as i32;
+    match OpenOptions::new().read(true).custom_flags(flags).open(node) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Where that dataset is mounted, if this line of mountinfo says so (`proc(5)`).
+fn mounted_at(line: &str, dataset: &str) -> Option<PathBuf> {
+    let (before, after) = line.split_once(" - ")?;
+    let mut source = after.split(' ');
+    let is_zfs = matches!(source.next()?, "zfs" | "fuse.zfs");
+    if !is_zfs || unescape(source.next()?) != dataset.as_bytes() {
+        return None;
+    }
+    use std::os::unix::ffi::OsStringExt;
+    Some(std::ffi::OsString::from_vec(unescape(before.split(' ').nth(4)?)).into())
+}
+
+/// `\040` and the like, as mountinfo writes spaces, tabs, line ends and backslashes.
+fn unescape(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(&b) = bytes.get(i) {
+        let octal = bytes.get(i + 1..i + 4).and_then(|d| std::str::from_utf8(d).ok());
+        match octal.filter(|_| b == b'\\').and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                i += 4;
+            }
+            None => {
+                out.push(b);
+                i += 1;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read_with_its_escapes() {
+        let line = r"36 35 98:0 / /srv/a\040b rw,noatime shared:1 - zfs tank/a\040b rw,xattr";
+        assert_eq!(mounted_at(line, "tank/a b"), Some("/srv/a b".into()));
+        assert_eq!(mounted_at(line, "tank/a"), None);
+        assert_eq!(mounted_at("36 35 98:0 / /x rw - ext4 tank/a rw", "tank/a"), None);
+    }
+}

@@ -1,0 +1,429 @@
+//! Leading a cutover from the command line: what is shown while it runs, what a second command says to it, and its result.
+
+use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{
+        args::Global,
+        output::{Output, note, runtime},
+        replicate::run_context,
+    },
+    config::Config,
+    control,
+    cutover::{
+        coordinator::{Coordinator, Phase},
+        effect::Command,
+        leg::{CutoverId, Millis, Node, Side},
+        terms::Terms,
+    },
+    driver::cutover::{Begun, End, Lead, Notice, PassReport, Story, Survey, break_here, leads, name_of},
+    host,
+    types::{Failure, FailureClass, human_bytes, human_rate},
+};
+
+/// How often a leader is looked for that owns the ledger and has no door yet.
+const DOOR_TRIES: u32 = 20;
+/// How long a second command waits for what it asked for to show in the ledger.
+const FOLLOW: Duration = Duration::from_millis(250);
+
+/// What a cutover came to.
+#[derive(Serialize)]
+pub struct Object {
+    id: CutoverId,
+    result: &'static str,
+    exit_code: u8,
+    phase: &'static str,
+    source: String,
+    target: String,
+    downtime_ms: Option<u64>,
+    predicted_downtime_ms: Option<u64>,
+    passes: usize,
+    pass_reports: Vec<PassReport>,
+    bytes: u64,
+    /// Why it did not go the usual way.
+    why: Option<String>,
+    /// What only a person can answer.
+    needs: Option<String>,
+}
+
+/// The dataset at a side, with the peer's name before it if it is there.
+pub fn place(begun: &Begun, terms: &Terms, side: Side) -> String {
+    let names: Vec<&str> =
+        terms.unit.iter().map(|p| if side == Side::Source { p.source.as_str() } else { p.target.as_str() }).collect();
+    let names = names.join(", ");
+    match terms.at(side) {
+        Node::Here => names,
+        Node::Peer => format!("{}{}{names}", begun.peer, if begun.peer.starts_with("zm://") { '/' } else { ':' }),
+    }
+}
+
+fn object(story: &Story, it: &Coordinator, end: Option<End>) -> Object {
+    let kept = it.progress();
+    let status = story.status(it);
+    let (result, exit_code) = match (&kept.phase, end) {
+        (Phase::Done, _) => ("done", 0),
+        (Phase::Completed, _) => ("completed", 0),
+        (Phase::RolledBack, _) => ("rolled_back", 8),
+        (Phase::Broken, _) => ("broken", 0),
+        (_, Some(End::Stopped)) => ("stopped", FailureClass::Interrupted.exit_code()),
+        (_, Some(_)) => ("needs_operator", 9),
+        (_, None) => ("under_way", 0),
+    };
+    Object {
+        id: story.begun.id,
+        result,
+        exit_code,
+        phase: kept.phase.name(),
+        source: place(&story.begun, &kept.terms, Side::Source),
+        target: place(&story.begun, &kept.terms, Side::Target),
+        downtime_ms: story.downtime().map(|d| d.0),
+        predicted_downtime_ms: story.predicted.map(|d| d.0),
+        passes: story.passes.len(),
+        bytes: story.passes.iter().map(|p| p.bytes).sum(),
+        pass_reports: story.passes.clone(),
+        why: kept.why.clone(),
+        needs: status.needs,
+    }
+}
+
+fn text(object: &Object) -> String {
+    let mut text = String::new();
+    let (id, source, target) = (object.id, &object.source, &object.target);
+    let line = match object.result {
+        "done" => format!("cutover {id}: done. {target} serves; {source} is read-only"),
+        "completed" => format!("cutover {id}: completed. {target} serves; {source} is destroyed"),
+        "rolled_back" => format!("cutover {id}: rolled back. {source} serves; {target} does not"),
+        "broken" => format!("cutover {id}: broken. {source} serves; {target} was given up"),
+        "stopped" => format!("cutover {id}: the command was stopped ({}); {source} serves", object.phase),
+        "under_way" => format!("cutover {id}: {}", object.phase),
+        _ => format!("cutover {id}: {}, waits for you", object.phase),
+    };
+    // Writing into a String does not fail.
+    let _ = writeln!(text, "{line}");
+    if let Some(down) = object.downtime_ms {
+        let predicted =
+            object.predicted_downtime_ms.map_or(String::new(), |p| format!(" ({} were predicted)", seconds(Millis(p))));
+        let _ = writeln!(text, "  downtime {}{predicted}", seconds(Millis(down)));
+    }
+    if object.passes > 0 {
+        let s = if object.passes == 1 { "" } else { "es" };
+        let _ = writeln!(text, "  {} pass{s}, {}", object.passes, human_bytes(object.bytes));
+    }
+    if let Some(why) = object.why.as_ref().filter(|_| object.result != "done") {
+        let _ = writeln!(text, "  because {why}");
+    }
+    if let Some(needs) = &object.needs {
+        let _ = writeln!(text, "  {needs}");
+    }
+    let next = match object.result {
+        "done" => format!(
+            "  `zmigrate cutover back {id}` moves home again; `zmigrate cutover complete {id}` destroys what was left there"
+        ),
+        "stopped" => {
+            format!("  `zmigrate cutover resume {id}` goes on, `zmigrate cutover abort {id}` ends it")
+        }
+        _ => String::new(),
+    };
+    let _ = write!(text, "{next}");
+    text
+}
+
+/// Two digits after the point: tenths of a second matter here.
+pub fn seconds(ms: Millis) -> String {
+    if ms.0 < 10_000 { format!("{:.2} s", ms.0 as f64 / 1000.0) } else { ms.to_string() }
+}
+
+/// Leads until the end, shows what happens, and prints the result.
+pub async fn run(
+    global: &Global,
+    config: &Config,
+    mut lead: Lead,
+    heard: mpsc::UnboundedReceiver<Notice>,
+    first: Option<Command>,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let id = lead.story().begun.id;
+    let (said, mut commands) = mpsc::channel(4);
+    let door = match control::open(host::door(config, id), said.clone()) {
+        Ok(door) => Some(door),
+        Err(e) => {
+            tracing::warn!("other commands cannot speak to this one: {e}");
+            None
+        }
+    };
+    if !global.quiet {
+        let terms = &lead.coordinator().progress().terms;
+        let (source, target) =
+            (place(&lead.story().begun, terms, Side::Source), place(&lead.story().begun, terms, Side::Target));
+        note(format_args!("cutover {id}: {source} → {target}"));
+    }
+    let shown = tokio::spawn(show(id, heard, global.quiet));
+    let stop = lead.stop_token();
+    tokio::spawn(stop_on_signal(id, stop));
+    let began = match first {
+        Some(command) => lead.say(command)?,
+        None => {
+            lead.recover()?;
+            Ok(())
+        }
+    };
+    if let Err(why) = began {
+        drop((door, lead));
+        let _ = shown.await;
+        return Err(declined(id, &why));
+    }
+    let end = lead.run(&mut commands).await;
+    let object = end.map(|end| object(lead.story(), lead.coordinator(), Some(end)));
+    drop((door, lead));
+    let _ = shown.await;
+    let object = object?;
+    output.result(&object, text(&object));
+    Ok(object.exit_code)
+}
+
+fn declined(id: CutoverId, why: &str) -> Failure {
+    Failure::new(FailureClass::Refused, format!("cutover {id}: {why}"))
+        .hint(format!("`zmigrate cutover status {id}` says where it stands"))
+}
+
+async fn show(id: CutoverId, mut heard: mpsc::UnboundedReceiver<Notice>, quiet: bool) {
+    let mut last_trouble = String::new();
+    while let Some(notice) = heard.recv().await {
+        let line = match notice {
+            Notice::Phase { name, why: Some(why) } => format!("{name}: {why}"),
+            Notice::Phase { name, why: None } => name.to_owned(),
+            Notice::Passed(pass) => passed(&pass),
+            Notice::Ready { downtime } => {
+                let predicted = downtime.map_or(String::new(), |d| format!("; predicted downtime {}", seconds(d)));
+                format!("all is ready{predicted}. `zmigrate cutover go {id}`, or `zmigrate cutover abort {id}`")
+            }
+            // Once, however often it is tried.
+            Notice::Trouble(why) if why == last_trouble => continue,
+            Notice::Trouble(why) => {
+                last_trouble.clone_from(&why);
+                why
+            }
+            // The result says it.
+            Notice::Needs(_) => continue,
+            Notice::Hook(line) => format!("hook: {line}"),
+        };
+        if !quiet {
+            note(format_args!("cutover {id}: {line}"));
+        }
+    }
+}
+
+/// One pass in a line.
+pub fn passed(pass: &PassReport) -> String {
+    let rate = human_rate((pass.bytes as f64 / pass.seconds.max(0.001)) as u64);
+    format!(
+        "pass {}: {} in {:.1} s, {rate}; {} written since",
+        pass.number,
+        human_bytes(pass.bytes),
+        pass.seconds,
+        human_bytes(pass.left_bytes)
+    )
+}
+
+async fn stop_on_signal(id: CutoverId, stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    let mut signalled = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    signalled().await;
+    note(format_args!(
+        "cutover {id}: stopping. If the source is down already, it goes on until a side serves; a second signal ends the command at once"
+    ));
+    stop.cancel();
+    signalled().await;
+    std::process::exit(FailureClass::Interrupted.exit_code().into());
+}
+
+/// The ledger's name of a cutover, by the id of any of its legs.
+fn find(
+    ledgers: &dyn crate::port::ledger::Ledgers,
+    id: CutoverId,
+) -> Result<Option<(String, Story, Coordinator)>, Failure> {
+    for (name, told) in leads(ledgers)? {
+        if name == name_of(id) {
+            let (story, it) = told?;
+            return Ok(Some((name, story, it)));
+        }
+        if let Ok((story, it)) = told
+            && it.progress().terms.leg.id == id
+        {
+            return Ok(Some((name, story, it)));
+        }
+    }
+    Ok(None)
+}
+
+fn unknown(id: CutoverId) -> Failure {
+    Failure::new(FailureClass::Usage, format!("no cutover {id} was started on this host"))
+        .hint("`zmigrate cutover status` lists them; use the host where it was started")
+}
+
+/// Says a command to whoever leads the cutover; if nobody does, leads it from there.
+pub fn say(global: &Global, id: CutoverId, command: Command, output: &Output) -> Result<u8, Failure> {
+    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
+    let ledgers = host::ledgers(&config);
+    let (name, story, _) = find(&*ledgers, id)?.ok_or_else(|| unknown(id))?;
+    let id = story.begun.id;
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        let mut tries = 0;
+        loop {
+            if let Some(told) = at_the_door(&host::door(&config, id), command).await? {
+                told.map_err(|why| declined(id, &why))?;
+                return follow(&*ledgers, &name, command, output).await;
+            }
+            match take_over(global, &config, &name, &story, Some(command), output).await {
+                // Its leader has just come, and opens its door, or is just going.
+                Err(failure) if failure.class == FailureClass::Locked && tries < DOOR_TRIES => tries += 1,
+                ended => return ended,
+            }
+            sleep(FOLLOW).await;
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    code
+}
+
+async fn at_the_door(door: &Path, command: Command) -> Result<Option<Result<(), String>>, Failure> {
+    control::say(door, command)
+        .await
+        .map_err(|e| Failure::new(FailureClass::Locked, format!("the process that leads it does not answer: {e}")))
+}
+
+/// Waits until the process that leads a cutover has done what it was told, and says what came of it.
+async fn follow(
+    ledgers: &dyn crate::port::ledger::Ledgers,
+    name: &str,
+    command: Command,
+    output: &Output,
+) -> Result<u8, Failure> {
+    loop {
+        let lines = ledgers.read(name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
+        let (story, it) = crate::driver::cutover::read(&lines, &ledgers.place(name))?;
+        let kept = it.progress();
+        if kept.phase.is_end() || kept.question.is_some() {
+            let mut object = object(&story, &it, Some(End::Question));
+            // What was asked for is what came of it.
+            if command == Command::Abort && object.result == "rolled_back" {
+                object.exit_code = 0;
+            }
+            output.result(&object, text(&object));
+            return Ok(object.exit_code);
+        }
+        sleep(FOLLOW).await;
+    }
+}
+
+async fn take_over(
+    global: &Global,
+    config: &Config,
+    name: &str,
+    story: &Story,
+    command: Option<Command>,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let peer = story.begun.peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
+    let context = Arc::new(run_context(global, &peer, 1)?);
+    let (notices, heard) = mpsc::unbounded_channel();
+    let lead = Lead::take_over(context, &*host::ledgers(config), name, notices)?;
+    let code = run(global, config, lead, heard, command, output).await?;
+    Ok(if command == Some(Command::Abort) && code == 8 { 0 } else { code })
+}
+
+/// Goes on with one cutover, or with all that are not over.
+pub fn resume(global: &Global, id: Option<CutoverId>, output: &Output) -> Result<u8, Failure> {
+    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
+    let ledgers = host::ledgers(&config);
+    if let Some(id) = id {
+        let (_, story, it) = find(&*ledgers, id)?.ok_or_else(|| unknown(id))?;
+        if it.progress().phase.is_end() {
+            let object = object(&story, &it, Some(End::Over));
+            output.result(&object, text(&object));
+            return Ok(object.exit_code);
+        }
+        return say(global, id, Command::Resume, output);
+    }
+    let mut codes = Vec::new();
+    for (_, told) in leads(&*ledgers)? {
+        let (story, it) = told?;
+        if !it.progress().phase.is_end() {
+            codes.push(say(global, story.begun.id, Command::Resume, output)?);
+        }
+    }
+    if codes.is_empty() && !output.is_json() {
+        note("no cutover stands still");
+    }
+    if codes.is_empty() {
+        output.result(&serde_json::json!({ "result": "done", "exit_code": 0, "cutovers": [] }), "");
+    }
+    // The one that a person has to look at first.
+    Ok(codes.into_iter().max().unwrap_or(0))
+}
+
+/// Breaks the fence: by the cutover's leader if this is its host, else on the source's host alone.
+pub fn break_fence(global: &Global, id: CutoverId, output: &Output) -> Result<u8, Failure> {
+    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
+    if find(&*host::ledgers(&config), id)?.is_some() {
+        return say(global, id, Command::Break, output);
+    }
+    let engine = host::engine(&config);
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let hosts = engine.cutovers.clone();
+        let broken = break_here(&engine, id).await?;
+        // The machine goes on by itself; it is waited for, as it ends with this process.
+        for _ in 0..600 {
+            let open = hosts.iter().flat_map(|h| h.units().unwrap_or_default()).any(|(_, host)| {
+                host.kept().part.leg().is_some_and(|leg| leg.id == id) && host.kept().part.summary().2
+            });
+            if !broken || !open {
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok::<bool, Failure>(broken)
+    })?;
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    if !done {
+        return Err(unknown(id).hint("nor does a unit of this host take part in it"));
+    }
+    let object = serde_json::json!({ "id": id, "result": "broken", "exit_code": 0 });
+    output.result(&object, format!("cutover {id}: broken. The source on this host serves; its target was given up"));
+    Ok(0)
+}
+
+/// What would be done.
+pub fn dry_run(terms: &Terms, begun: &Begun, found: &Survey, output: &Output) -> Result<u8, Failure> {
+    let (source, target) = (place(begun, terms, Side::Source), place(begun, terms, Side::Target));
+    let object = serde_json::json!({
+        "result": "dry_run", "exit_code": 0, "source": source, "target": target, "epoch": terms.leg.epoch,
+        "datasets": found.children.len() + terms.unit.len(), "max_downtime_ms": terms.max_downtime,
+    });
+    let mut text = format!("would move {source} → {target}\n");
+    let below = found.children.len();
+    let _ = writeln!(text, "  {} dataset(s), {below} of them below the named ones", below + terms.unit.len());
+    let _ = writeln!(text, "  passes until the predicted downtime is at most {}", seconds(terms.max_downtime));
+    let stop =
+        if terms.hold { "stops there, until `go`" } else { "then stops the source's writers, fences it, and moves" };
+    let _ = writeln!(text, "  {stop}");
+    let _ = writeln!(text, "  rolled back by itself if the outage takes longer than {}", seconds(terms.outage_limit));
+    let _ = write!(text, "dry run: nothing was changed");
+    output.result(&object, text);
+    Ok(0)
+}

@@ -1,0 +1,36 @@
+//! `zmigrate cutover`.
+
+mod lead;
+mod show;
+mod start;
+
+use crate::{
+    cli::{
+        args::{CutoverCommand, Global},
+        output::Output,
+    },
+    cutover::{effect::Command, leg::CutoverId},
+    types::{Failure, FailureClass},
+};
+
+pub fn run(global: &Global, command: CutoverCommand, output: &Output) -> Result<u8, Failure> {
+    match command {
+        CutoverCommand::Start(args) => start::run(global, &args, output),
+        CutoverCommand::Go(args) => lead::say(global, args.id, Command::Go, output),
+        CutoverCommand::Abort(args) => lead::say(global, args.id, Command::Abort, output),
+        CutoverCommand::Back(args) => lead::say(global, args.id, Command::Back { id: new_id()? }, output),
+        CutoverCommand::Complete(args) => lead::say(global, args.id, Command::Complete, output),
+        CutoverCommand::Break { id, .. } => lead::break_fence(global, id.id, output),
+        CutoverCommand::Resume { id } => lead::resume(global, id, output),
+        CutoverCommand::Status { id, watch } => show::run(global, id, watch, output),
+    }
+}
+
+/// An id that no cutover ever had.
+fn new_id() -> Result<CutoverId, Failure> {
+    let mut bytes = [0u8; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Failure::new(FailureClass::Internal, format!("no randomness: {e}")))?;
+    // Short enough to be typed, and one in four thousand million.
+    Ok(CutoverId(u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))))
+}

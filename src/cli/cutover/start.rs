@@ -1,0 +1,191 @@
+//! `zmigrate cutover start`: what is looked at before anything begins, then the beginning.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+use super::{lead, new_id};
+use crate::{
+    cli::{
+        args::{CutoverStart, Global, NotConverging, OnActivateFailure, Place, Verify},
+        output::{Output, runtime},
+        replicate::run_context,
+    },
+    cutover::{
+        call::State,
+        leg::{Leg, Millis, Node, Side},
+        proof::Means,
+        terms::{self, Pair, Terms},
+    },
+    driver::{
+        RunContext,
+        cutover::{Begun, Lead, Survey, leads, survey},
+    },
+    host,
+    types::{DatasetName, Failure, FailureClass, PeerAddress},
+};
+
+fn usage(e: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureClass::Usage, e)
+}
+
+fn refused(e: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureClass::Refused, e)
+}
+
+pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, Failure> {
+    let (peer, source_at, first) = ends(args)?;
+    let mut unit = vec![first];
+    for also in &args.also {
+        unit.push(pair(also)?);
+    }
+    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
+    let ledgers = host::ledgers(&config);
+    not_moving_already(&*ledgers, &unit)?;
+    let context = Arc::new(run_context(global, &peer, args.transport.streams)?);
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        let id = new_id()?;
+        let max_downtime = millis(args.max_downtime);
+        let forced = args.not_converging == NotConverging::Go;
+        let limit = args.outage_limit.map(millis).unwrap_or(max_downtime);
+        let mut terms = Terms {
+            leg: Leg { id, epoch: crate::cutover::leg::Epoch(1) },
+            return_id: new_id()?,
+            unit: unit.into(),
+            source_at,
+            hold: args.hold,
+            on_activate_failure: match args.on_activate_failure {
+                OnActivateFailure::Hold => terms::OnActivateFailure::Hold,
+                OnActivateFailure::Return => terms::OnActivateFailure::Return,
+            },
+            not_converging: match args.not_converging {
+                NotConverging::Wait => terms::NotConverging::Wait,
+                NotConverging::Go => terms::NotConverging::Go,
+                NotConverging::Abort => terms::NotConverging::Abort,
+            },
+            max_downtime,
+            outage_limit: if forced && args.outage_limit.is_none() {
+                Millis(max_downtime.0.saturating_mul(10))
+            } else {
+                limit
+            },
+            tries: args.tries,
+            verify: match args.verify {
+                Verify::Guid => Means::Guid,
+                Verify::Digest => Means::Digest,
+                Verify::Content => Means::Content,
+            },
+            homeward: false,
+            returns_from: None,
+        };
+        let found = survey(&context, &terms).await?;
+        check(&context, &terms, &found, args.recursive)?;
+        terms.leg.epoch = found.source.epoch.max(found.target.epoch).next();
+        let (here, there) = match source_at {
+            Node::Here => (&args.source_hook, &args.target_hook),
+            Node::Peer => (&args.target_hook, &args.source_hook),
+        };
+        let begun = Begun {
+            id,
+            peer: peer.to_string(),
+            hooks_here: [args.hook.as_slice(), here].concat(),
+            hooks_there: [args.hook.as_slice(), there].concat(),
+            kill_busy: args.kill_busy,
+            reverse: args.reverse,
+            jobs: args.jobs.into(),
+            compression: args.transport.compress,
+            bwlimit_bytes_per_s: args.transport.bwlimit.map(|limit| limit.0),
+        };
+        if args.dry_run {
+            return lead::dry_run(&terms, &begun, &found, output);
+        }
+        let (notices, heard) = mpsc::unbounded_channel();
+        let lead = Lead::begin(context, &*ledgers, begun, terms, notices)?;
+        lead::run(global, &config, lead, heard, None, output).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    code
+}
+
+/// The peer, where the source is, and the pair that was named.
+fn ends(args: &CutoverStart) -> Result<(PeerAddress, Node, Pair), Failure> {
+    match (&args.source, &args.target) {
+        (Place::Here(source), Place::There(peer, target)) => {
+            Ok((peer.clone(), Node::Here, Pair { source: source.clone(), target: target.clone() }))
+        }
+        (Place::There(peer, source), Place::Here(target)) => {
+            Ok((peer.clone(), Node::Peer, Pair { source: source.clone(), target: target.clone() }))
+        }
+        (Place::Here(_), Place::Here(_)) => {
+            Err(usage("neither SRC nor DST is at a peer").hint("write the one that is there as PEER:DATASET"))
+        }
+        (Place::There(..), Place::There(..)) => {
+            Err(usage("both SRC and DST are at a peer").hint("start the cutover on one of the two hosts"))
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<Pair, Failure> {
+    let bad = || usage(format!("--also {text}: write SRC=DST, two datasets without a peer"));
+    let (source, target) = text.split_once('=').ok_or_else(bad)?;
+    let name = |s: &str| s.parse::<DatasetName>().map_err(|e| usage(format!("--also {text}: {e}")));
+    Ok(Pair { source: name(source)?, target: name(target)? })
+}
+
+fn millis(d: Duration) -> Millis {
+    Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Two cutovers of one dataset would each wait for the other.
+fn not_moving_already(ledgers: &dyn crate::port::ledger::Ledgers, unit: &[Pair]) -> Result<(), Failure> {
+    let meets = |a: &DatasetName, b: &DatasetName| a.is_at_or_below(b) || b.is_at_or_below(a);
+    for (_, told) in leads(ledgers)? {
+        let (story, it) = told?;
+        let kept = it.progress();
+        let shares = |p: &Pair| unit.iter().any(|q| meets(&p.source, &q.source) || meets(&p.target, &q.target));
+        if !kept.phase.is_end() && kept.terms.unit.iter().any(shares) {
+            let id = story.begun.id;
+            return Err(refused(format!("cutover {id} is moving these datasets already ({})", kept.phase.name()))
+                .hint(format!("`zmigrate cutover status {id}`, then `resume {id}` or `abort {id}`")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the two hosts can take part.
+fn check(context: &RunContext, terms: &Terms, found: &Survey, recursive: bool) -> Result<(), Failure> {
+    if let Some(child) = found.children.first().filter(|_| !recursive) {
+        return Err(refused(format!("{child} is below what moves")).hint("give -r to move it as well"));
+    }
+    let place = |side: Side| match terms.at(side) {
+        Node::Here => "this host".to_owned(),
+        Node::Peer => context.link.to_string(),
+    };
+    let open = |side: Side, state: &State| {
+        let leg = state.leg.filter(|_| state.open)?;
+        let text = format!("{} takes part in cutover {} already ({})", place(side), leg.id, state.stage);
+        Some(refused(text).hint(state.needs.clone().unwrap_or_else(|| "let that one end first".into())))
+    };
+    if let Some(failure) = open(Side::Source, &found.source).or_else(|| open(Side::Target, &found.target)) {
+        return Err(failure);
+    }
+    for (side, state) in [(Side::Source, &found.source), (Side::Target, &found.target)] {
+        if let Some(other) = state.overlaps.first() {
+            return Err(refused(format!("{}: {other} moves, or moved, with other datasets", place(side)))
+                .hint("name the same datasets as that cutover did"));
+        }
+    }
+    let names = |side: Side| terms.unit.iter().map(move |p| if side == Side::Source { &p.source } else { &p.target });
+    if matches!(found.source.stage.as_str(), "released" | "discarded") {
+        let name = names(Side::Source).next().map_or("", |n| n.as_str());
+        return Err(refused(format!("{name} at {} is not the writable side: it was moved away", place(Side::Source)))
+            .hint("start from where it serves, or `zmigrate cutover back ID` where the last one was started"));
+    }
+    if found.target.stage == "active" || (found.target.side == Some(Side::Source) && found.target.stage == "serves") {
+        let name = names(Side::Target).next().map_or("", |n| n.as_str());
+        return Err(refused(format!("{name} at {} is a writable side already", place(Side::Target)))
+            .hint("nothing is moved over what is in use: choose another DST"));
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! What an initiator says to a host about one unit, and what it is told: the questions of [`super::message`], and what the
+//! work between them needs to know. Both travel as JSON, so that either side may know fields that the other does not.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    host::Part,
+    leg::{CutoverId, Epoch, Leg, Side},
+    message::{Answer, Request},
+    record::Saved,
+};
+use crate::types::{DatasetName, Guid, SnapshotTag};
+
+/// See the module. Each may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "snake_case")]
+pub enum Call {
+    /// A question to the machine.
+    Ask {
+        /// This.
+        request: Request,
+        /// With `Arm`: how to take part.
+        setup: Option<Setup>,
+    },
+    /// What stands there now, by the snapshots of this tag?
+    Look {
+        /// This.
+        tag: SnapshotTag,
+    },
+    /// What are the datasets like that the target shall become like?
+    Describe,
+    /// Destroy the snapshots that passes of this cutover made, but for this one.
+    Tidy {
+        /// Of this cutover.
+        id: CutoverId,
+        /// But for this.
+        keep: SnapshotTag,
+    },
+    /// What part does this host play?
+    State,
+    /// A person there, or here, swears that the target of this leg is destroyed.
+    Break {
+        /// This.
+        leg: Leg,
+    },
+}
+
+/// What an initiator is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "told", rename_all = "snake_case")]
+pub enum Told {
+    /// To `Ask`; none if the host is still at it.
+    Answer {
+        /// This.
+        answer: Option<Answer>,
+        /// What the hooks said last, for people.
+        #[serde(default)]
+        notes: Vec<String>,
+    },
+    /// To `Look`.
+    Seen(Seen),
+    /// To `Describe`, by the names of the datasets there.
+    Described {
+        /// Of every dataset.
+        saved: Vec<Saved>,
+    },
+    /// To `Tidy` and `Break`.
+    Done,
+    /// To `State`.
+    State(State),
+}
+
+/// How a host takes part in a leg.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Setup {
+    /// The hooks that stop and start what uses the unit there, by their names in that host's configuration; stopped in this
+    /// order, started in the other.
+    pub hooks: Vec<String>,
+    /// End the processes that keep a mount busy.
+    pub kill_busy: bool,
+    /// The roots at the other host.
+    pub other: Vec<DatasetName>,
+    /// Target: what its datasets shall be like, by their names there.
+    pub manifest: Vec<Saved>,
+}
+
+/// What stands at one side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The fence that all datasets carry.
+    pub fence: Option<Leg>,
+    /// Bytes written since the snapshots.
+    pub written: u64,
+    /// The snapshots' GUIDs by the datasets' places below the roots; `None` where there is none.
+    pub guids: Vec<(String, Option<Guid>)>,
+}
+
+/// A host's part in the moves of a unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The last epoch that is known to have begun.
+    pub epoch: Epoch,
+    /// In which leg.
+    pub leg: Option<Leg>,
+    /// As what.
+    pub side: Option<Side>,
+    /// How far, in a word.
+    pub stage: String,
+    /// True while that leg is under way.
+    pub open: bool,
+    /// The fence that stands there.
+    pub fence: Option<Leg>,
+    /// The one question that only a person can answer.
+    pub needs: Option<String>,
+    /// Other units of that host with datasets of this one, and legs under way.
+    #[serde(default)]
+    pub overlaps: Vec<DatasetName>,
+}
+
+impl Part {
+    /// The side, how far it is in a word, and whether the leg is under way.
+    pub fn summary(&self) -> (Option<Side>, &'static str, bool) {
+        use super::{source::Stage as S, target::Register as R};
+        match self {
+            Part::None => (None, "none", false),
+            Part::UnknownFence(_) => (Some(Side::Source), "unknown fence", true),
+            Part::Source(_, stage) => {
+                let (word, open) = match stage {
+                    S::Armed => ("armed", true),
+                    S::Quiescing { .. } => ("quiescing", true),
+                    S::Fencing => ("fencing", true),
+                    S::Fenced => ("fenced", true),
+                    S::Withdrawing => ("withdrawing", true),
+                    S::Unfencing => ("unfencing", true),
+                    S::Starting => ("starting", true),
+                    S::Closed => ("serves", false),
+                    S::Released => ("released", false),
+                    S::Discarding => ("discarding", true),
+                    S::Discarded => ("discarded", false),
+                };
+                (Some(Side::Source), word, open)
+            }
+            Part::Target(_, register) => {
+                let (word, open) = match register {
+                    R::Undecided { .. } => ("undecided", true),
+                    R::Promoted { .. } => ("promoted", true),
+                    R::Active => ("active", false),
+                    R::Aborted => ("aborted", true),
+                    R::Settled => ("settled", false),
+                };
+                (Some(Side::Target), word, open)
+            }
+        }
+    }
+}
+
+/// The tag of the snapshot of a cutover's pass.
+pub fn pass_tag(id: CutoverId, number: u32) -> String {
+    format!("zmigrate_{id}_pass_{number}")
+}
+
+/// The tag of the snapshot that a question for the final one makes.
+pub fn final_tag(id: CutoverId, number: u32) -> String {
+    format!("zmigrate_{id}_final_{number}")
+}
+
+/// Whether a tag is of a pass of this cutover.
+pub fn is_pass_of(tag: &str, id: CutoverId) -> bool {
+    let number = tag.strip_prefix(&format!("zmigrate_{id}_pass_"));
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pass_of_this_very_cutover_is_one() {
+        let id = CutoverId(0x4f2a);
+        assert!(is_pass_of(&pass_tag(id, 7), id));
+        assert!(!is_pass_of(&final_tag(id, 7), id) && !is_pass_of(&pass_tag(CutoverId(1), 7), id));
+        assert!(!is_pass_of("zmigrate_00004f2a_pass_", id) && !is_pass_of("zmigrate_00004f2a_pass_1x", id));
+    }
+
+    #[test]
+    fn calls_travel_as_json_of_this_shape() {
+        let call = Call::Tidy { id: CutoverId(0x4f2a), keep: "k".parse().unwrap() };
+        let text = serde_json::to_string(&call).unwrap();
+        assert_eq!(text, r#"{"call":"tidy","id":"00004f2a","keep":"k"}"#);
+        assert_eq!(serde_json::from_str::<Call>(&text).unwrap(), call);
+    }
+}

@@ -1,0 +1,127 @@
+//! What zmigrated does for cutovers by itself: a host's part that nobody looks after, and a lead whose process died.
+//!
+//! A fence that is recorded is set again, a promoted target comes up, and writers that were stopped for nothing are started.
+//! A cutover that was led from this host goes on: at the start each that is not over and asks nobody anything; later on only
+//! one whose source may be down, as whoever stopped a command before that wanted it to stop.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Daemon;
+use crate::{
+    config::Config,
+    control,
+    cutover::{coordinator::Phase, leg::CutoverId},
+    driver::{
+        Board, RunContext,
+        cutover::{Lead, Notice, leads},
+    },
+    host,
+    session::engine::Engine,
+    types::{Failure, FailureClass},
+};
+
+/// How often it looks: a small part of any outage limit that a person would choose.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Looks after cutovers until the daemon ends.
+pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config, stop: CancellationToken) {
+    let ledgers = host::ledgers(&config);
+    let mut first = true;
+    let mut told = String::new();
+    while !stop.is_cancelled() {
+        let looked = match &engine.cutovers {
+            Some(hosts) => hosts.look_after(first),
+            None => Ok(()),
+        };
+        let found = looked.and_then(|()| leads(&*ledgers));
+        match found {
+            Ok(all) => {
+                for (name, read) in all {
+                    let Ok((story, it)) = read else { continue };
+                    let kept = it.progress();
+                    let goes_on = !kept.phase.is_end() && kept.question.is_none();
+                    if goes_on && (first || is_down(&kept.phase)) {
+                        let leading = adopt(&daemon, &engine, &config, &name, story.begun.id, &story.begun.peer, &stop);
+                        match leading {
+                            Ok(()) => {}
+                            Err(failure) if failure.class == FailureClass::Locked => {}
+                            Err(failure) => tracing::error!("cutover {}: {failure}", story.begun.id),
+                        }
+                    }
+                }
+                told.clear();
+            }
+            // Once, however often it is looked at.
+            Err(failure) if failure.message == told => {}
+            Err(failure) => {
+                tracing::error!("cutovers cannot be looked after: {failure}");
+                told = failure.message;
+            }
+        }
+        first = false;
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Whether the source may be down, or something has to be undone.
+fn is_down(phase: &Phase) -> bool {
+    !phase.is_end()
+        && !matches!(phase, Phase::Seed | Phase::CatchUp | Phase::Arm { .. } | Phase::Armed { .. } | Phase::Discard)
+}
+
+fn adopt(
+    daemon: &Daemon,
+    engine: &Arc<Engine>,
+    config: &Config,
+    name: &str,
+    id: CutoverId,
+    peer: &str,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let peer = peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
+    let context = Arc::new(RunContext {
+        link: host::link(config, &daemon.store, &peer)?,
+        engine: Arc::clone(engine),
+        client: host::client_options(config, 1),
+        identity: daemon.store.own().name,
+        board: Arc::new(Board::default()),
+        stop: stop.child_token(),
+    });
+    let (notices, mut heard) = mpsc::unbounded_channel();
+    let mut lead = Lead::take_over(context, &*host::ledgers(config), name, notices)?;
+    let (said, mut commands) = mpsc::channel(4);
+    let door = control::open(host::door(config, id), said)
+        .map_err(|e| tracing::warn!("commands cannot speak to the leader of cutover {id}: {e}"));
+    tracing::info!("cutover {id}: nobody leads it any more, so it is led from here ({})", lead.status().phase);
+    tokio::spawn(async move {
+        while let Some(notice) = heard.recv().await {
+            match notice {
+                Notice::Phase { name, why } => {
+                    tracing::info!(why, "cutover {id}: {name}");
+                }
+                Notice::Passed(pass) => tracing::info!(bytes = pass.bytes, "cutover {id}: pass {}", pass.number),
+                Notice::Ready { .. } => tracing::info!("cutover {id}: all is ready, it waits for go"),
+                Notice::Trouble(why) => tracing::warn!("cutover {id}: {why}"),
+                Notice::Needs(needs) => tracing::warn!("cutover {id} waits for a person: {needs}"),
+                Notice::Hook(line) => tracing::info!("cutover {id}: hook: {line}"),
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let ended = match lead.recover() {
+            Ok(()) => lead.run(&mut commands).await.map(drop),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = ended {
+            tracing::error!("cutover {id}: {failure}");
+        }
+        drop((door, lead));
+    });
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! What the ledger of a cutover's leader holds, and what it tells: the machine's records, and what was measured.
+
+use serde::{Deserialize, Serialize};
+
+use super::now;
+use crate::{
+    cutover::{
+        coordinator::{Coordinator, Phase},
+        effect::Command,
+        leg::{CutoverId, Millis},
+        predict::{Meter, Pass},
+        record::Record,
+        status::{Status, status},
+    },
+    port::ledger::{LedgerError, Ledgers},
+    types::{Failure, FailureClass},
+    wire::message::Compression,
+};
+
+/// What was asked for when the cutover began, beside its terms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Which.
+    pub id: CutoverId,
+    /// The peer, as the operator wrote it.
+    pub peer: String,
+    /// Hooks of this host, by name.
+    pub hooks_here: Vec<String>,
+    /// Hooks of the peer, by name.
+    pub hooks_there: Vec<String>,
+    /// End the processes that keep a mount busy.
+    pub kill_busy: bool,
+    /// Go on replicating back, so that the way home is short.
+    pub reverse: bool,
+    /// Datasets in parallel.
+    pub jobs: usize,
+    /// How to compress.
+    pub compression: Compression,
+    /// Wire bytes per second, for all transfers together.
+    pub bwlimit_bytes_per_s: Option<u64>,
+}
+
+/// One pass, as it was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PassReport {
+    /// From 1.
+    pub number: u32,
+    /// Bytes of the streams.
+    pub bytes: u64,
+    /// Payload bytes on the wire.
+    pub wire_bytes: u64,
+    /// For all of it.
+    pub seconds: f64,
+    /// Of that, for the bytes.
+    pub sending_ms: u64,
+    /// What an outage needs beside the bytes.
+    pub fixed_ms: u64,
+    /// Written on the source since the pass' snapshot.
+    pub left_bytes: u64,
+}
+
+/// A line of the ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// When, for people.
+    pub at: String,
+    /// The same, by this host's clock.
+    pub at_ms: Millis,
+    /// By which process.
+    pub pid: u32,
+    /// What.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// See [`Line`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    /// The first line.
+    Begun {
+        /// With this.
+        begun: Begun,
+    },
+    /// A record of the coordinator.
+    Record {
+        /// This.
+        of: Record,
+    },
+    /// A pass begins; its number is never used again.
+    Passing {
+        /// This.
+        number: u32,
+    },
+    /// A pass has ended well.
+    Passed {
+        /// Measured so.
+        pass: PassReport,
+    },
+    /// The source is about to be quiesced.
+    Predicted {
+        /// For as long as this.
+        downtime: Millis,
+    },
+    /// A person said so.
+    Said {
+        /// This.
+        command: Command,
+    },
+    /// What the verification found, for people.
+    Proved {
+        /// Sentences.
+        found: Vec<String>,
+    },
+}
+
+impl Line {
+    /// A line of now and of this process.
+    pub fn new(entry: Entry) -> Line {
+        Line { at: jiff::Timestamp::now().to_string(), at_ms: now(), pid: std::process::id(), entry }
+    }
+}
+
+impl Entry {
+    /// For the names of crash points: of a record its phase.
+    pub fn name(&self) -> String {
+        match self {
+            Entry::Begun { .. } => "begun".into(),
+            Entry::Record { of: Record::Begun { .. } } => "leg".into(),
+            Entry::Record { of: Record::Moved { phase, .. } } => {
+                let value = serde_json::to_value(phase).unwrap_or_default();
+                value["phase"].as_str().unwrap_or("phase").to_owned()
+            }
+            Entry::Record { of: Record::Asked { .. } } => "asked".into(),
+            Entry::Passing { .. } => "passing".into(),
+            Entry::Passed { .. } => "passed".into(),
+            Entry::Predicted { .. } => "predicted".into(),
+            Entry::Said { .. } => "said".into(),
+            Entry::Proved { .. } => "proved".into(),
+        }
+    }
+}
+
+/// What has happened in a cutover: the whole, and the leg under way or the last one.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// How it began.
+    pub begun: Begun,
+    /// Passes that were begun, so many names of snapshots are used.
+    pub passes_begun: u32,
+    /// Passes of this leg that ended well.
+    pub passes: Vec<PassReport>,
+    /// The number of the question that made the newest final snapshot.
+    pub final_number: u32,
+    /// The outage that was predicted when it began.
+    pub predicted: Option<Millis>,
+    /// When the source was asked to quiesce.
+    pub quiesced_at: Option<Millis>,
+    /// When one side served again, so far as is known here.
+    pub served_at: Option<Millis>,
+    /// What the verification found.
+    pub found: Vec<String>,
+    /// When the last line was written.
+    pub last_at: Millis,
+    /// Of records.
+    count: u32,
+}
+
+impl Story {
+    /// Nothing yet.
+    pub fn new(begun: Begun) -> Story {
+        Story {
+            begun,
+            passes_begun: 0,
+            passes: Vec::new(),
+            final_number: 0,
+            predicted: None,
+            quiesced_at: None,
+            served_at: None,
+            found: Vec::new(),
+            last_at: Millis(0),
+            count: 0,
+        }
+    }
+
+    /// Takes a line into account.
+    pub fn hear(&mut self, line: &Line) {
+        self.last_at = line.at_ms;
+        match &line.entry {
+            Entry::Begun { .. } | Entry::Said { .. } => {}
+            Entry::Passing { number } => self.passes_begun = self.passes_begun.max(*number),
+            Entry::Passed { pass } => self.passes.push(pass.clone()),
+            Entry::Predicted { downtime } => self.predicted = Some(*downtime),
+            Entry::Proved { found } => self.found.clone_from(found),
+            Entry::Record { of } => {
+                // As the coordinator numbers its questions.
+                self.count += 1;
+                match of {
+                    Record::Begun { .. } => {
+                        (self.predicted, self.quiesced_at, self.served_at) = (None, None, None);
+                        self.passes.clear();
+                        self.found.clear();
+                    }
+                    Record::Moved { phase: Phase::Final, .. } => self.final_number = self.count,
+                    Record::Moved { phase: Phase::Quiesce, .. } => {
+                        self.quiesced_at = self.quiesced_at.or(Some(line.at_ms));
+                    }
+                    Record::Moved { phase: Phase::Release { back: None }, .. } => {
+                        self.served_at = self.served_at.or(Some(line.at_ms));
+                    }
+                    Record::Moved { phase: Phase::Settle | Phase::RolledBack | Phase::Broken, .. } => {
+                        self.served_at = self.served_at.or(Some(line.at_ms));
+                    }
+                    Record::Moved { phase: Phase::Retract { served: true }, .. } => {
+                        self.served_at = self.served_at.or(Some(line.at_ms));
+                    }
+                    Record::Moved { .. } | Record::Asked { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// The outage if it began now, as this leg's passes measured it.
+    pub fn prediction(&self) -> Option<Millis> {
+        let mut meter = Meter::default();
+        for pass in &self.passes {
+            let (sending, fixed) = (Millis(pass.sending_ms), Millis(pass.fixed_ms));
+            meter.add(Pass { bytes: pass.bytes, sending, fixed, left: pass.left_bytes });
+        }
+        meter.predict().map(|p| p.downtime())
+    }
+
+    /// What a person is told.
+    pub fn status(&self, it: &Coordinator) -> Status {
+        status(it, self.begun.id, self.prediction())
+    }
+
+    /// From the moment when the source was asked to quiesce to the one when a side served again, as far as is known here;
+    /// `None` while there is or was no outage.
+    pub fn downtime(&self) -> Option<Millis> {
+        let (from, to) = (self.quiesced_at?, self.served_at?);
+        Some(Millis(to.0.saturating_sub(from.0)))
+    }
+}
+
+/// The name of a cutover's ledger.
+pub fn name_of(id: CutoverId) -> String {
+    format!("lead-{id}")
+}
+
+/// The story and the machine that a ledger's lines tell.
+///
+/// # Errors
+/// A line that does not read, with its number.
+pub fn read(lines: &[String], place: &str) -> Result<(Story, Coordinator), Failure> {
+    let bad = |line: usize, why: &str| {
+        Failure::new(FailureClass::Usage, format!("{place}: line {line} cannot be read: {why}; nothing was changed"))
+            .hint("restore the file from a backup; the hosts' own ledgers say who may be written to")
+    };
+    let (mut story, mut records) = (None::<Story>, Vec::new());
+    for (i, text) in lines.iter().enumerate() {
+        let line: Line = serde_json::from_str(text).map_err(|e| bad(i + 1, &e.to_string()))?;
+        if let (None, Entry::Begun { begun }) = (&story, &line.entry) {
+            story = Some(Story::new(begun.clone()));
+        }
+        let Some(story) = &mut story else { return Err(bad(i + 1, "it does not begin with a beginning")) };
+        story.hear(&line);
+        if let Entry::Record { of } = line.entry {
+            records.push(of);
+        }
+    }
+    let machine = Coordinator::read_back(&records);
+    match (story, machine) {
+        (Some(story), Some(machine)) => Ok((story, machine)),
+        // The process died between its first two lines: nothing was begun.
+        _ => Err(bad(lines.len().max(1), "the cutover never began")),
+    }
+}
+
+/// All cutovers that were led from this host: their ledgers' names, and what those tell.
+///
+/// # Errors
+/// When the directory cannot be read.
+#[allow(clippy::type_complexity, reason = "a pair for each")]
+pub fn leads(ledgers: &dyn Ledgers) -> Result<Vec<(String, Result<(Story, Coordinator), Failure>)>, Failure> {
+    let usage = |e: LedgerError| Failure::new(FailureClass::Usage, e);
+    let mut all = Vec::new();
+    for name in ledgers.names("lead-").map_err(usage)? {
+        let lines = ledgers.read(&name).map_err(usage)?;
+        // It never began.
+        if lines.len() >= 2 {
+            let told = read(&lines, &ledgers.place(&name));
+            all.push((name, told));
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,349 @@
+//! The work across both hosts: passes, the final sync, and the look at both sides before the promotion.
+//!
+//! A pass takes the same way as the final sync, over a session that stays open, so what it measures is what the outage will
+//! cost; what only the outage has is made up from how long one `zfs` command takes at each side.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Begun, PassReport, talk::Talk};
+use crate::{
+    cutover::{
+        call::{Seen, final_tag, pass_tag},
+        effect::Result as Worked,
+        leg::{Millis, Node, Side},
+        predict::Pass,
+        proof::{Means, Proof},
+        terms::{Pair, Terms},
+    },
+    driver::{DatasetResult, Direction, Report, RunContext, RunOptions, attempt, is_passing},
+    plan::{EncryptionMode, History},
+    session::{client::Client, engine::EngineSession},
+    types::{Failure, FailureClass, Guid, SnapshotTag},
+};
+
+/// How often a pass is tried again that failed of something that passes by itself.
+const PATIENCE: u32 = 60;
+/// The pause between passes while it is held: the target stays this close behind.
+const HELD_PASSES: Duration = Duration::from_secs(10);
+
+/// `zfs` commands of an outage at the source that a pass does not have: read the properties, unmount, set, look, snapshot,
+/// look, verify. Counted in the code of the fence.
+const SOURCE_COMMANDS: u64 = 10;
+/// The same at the target: verify, look, set, mount.
+const TARGET_COMMANDS: u64 = 10;
+/// Questions of an outage that go to the peer, one round trip each.
+const QUESTIONS: u64 = 5;
+
+/// A session for transfers.
+struct Open {
+    client: Arc<Client>,
+    local: Arc<EngineSession>,
+}
+
+/// What was measured of the passes so far.
+#[derive(Default)]
+struct Measured {
+    /// The shortest transfer: what one costs whatever its size.
+    least: Option<Duration>,
+    /// A pass has ended.
+    is_warm: bool,
+    /// When the last pass' snapshot was taken.
+    snapshot_at: Option<Instant>,
+    report: Option<PassReport>,
+    /// The last sync's streams were compared by their digests.
+    digests: bool,
+}
+
+/// See the module.
+pub struct Worker {
+    context: Arc<RunContext>,
+    talk: Arc<Talk>,
+    begun: Begun,
+    open: AsyncMutex<Option<Open>>,
+    measured: Mutex<Measured>,
+    hurry: Notify,
+}
+
+impl Worker {
+    pub fn new(context: Arc<RunContext>, talk: Arc<Talk>, begun: Begun) -> Worker {
+        Worker { context, talk, begun, open: AsyncMutex::new(None), measured: Mutex::default(), hurry: Notify::new() }
+    }
+
+    fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last pass' report, once.
+    pub fn take_report(&self) -> Option<PassReport> {
+        self.measured().report.take()
+    }
+
+    /// Cuts the pause before the next pass short.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Snapshot, and send what is new; `held` passes keep a distance.
+    pub async fn pass(&self, terms: &Terms, number: u32, held: bool, stop: &CancellationToken) -> Worked {
+        let since = self.measured().snapshot_at;
+        if let Some(since) = since.filter(|_| held) {
+            let pause = HELD_PASSES.saturating_sub(since.elapsed());
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.hurry.notified() => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        match self.try_pass(terms, number, stop).await {
+            Ok(pass) => Worked::Passed(pass),
+            Err(failure) => Worked::Failed(said(&failure)),
+        }
+    }
+
+    async fn try_pass(&self, terms: &Terms, number: u32, stop: &CancellationToken) -> Result<Pass, Failure> {
+        let tag: SnapshotTag = pass_tag(self.begun.id, number).parse().map_err(internal)?;
+        let began = Instant::now();
+        let moved = self.transfer(terms, Some(&tag), stop).await?;
+        let took = began.elapsed();
+        let previous = std::mem::replace(&mut self.measured().snapshot_at, Some(began));
+        let looked = Instant::now();
+        let source = self.talk.look(terms, Side::Source, &tag).await?;
+        let source_command = looked.elapsed() / 2;
+        let looked = Instant::now();
+        self.talk.look(terms, Side::Target, &tag).await?;
+        let target_command = looked.elapsed() / 2;
+        self.talk.tidy(terms, &self.begun, &tag).await;
+        let round_trip = self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default();
+        let report = {
+            let mut measured = self.measured();
+            // The first pass measures the rate, and says nothing of what a transfer costs whatever its size.
+            let first = !std::mem::replace(&mut measured.is_warm, true);
+            let sending = if first {
+                moved.transfers
+            } else {
+                let least = measured.least.map_or(moved.transfers, |least| least.min(moved.transfers));
+                measured.least = Some(least);
+                moved.transfers.saturating_sub(least)
+            };
+            let fixed = took.saturating_sub(sending).saturating_sub(moved.connecting)
+                + source_command * SOURCE_COMMANDS as u32
+                + target_command * TARGET_COMMANDS as u32
+                + round_trip * QUESTIONS as u32;
+            // What was written since shows late, when it reaches the disk; so the rate of the last interval counts as well.
+            let interval = previous.map(|p| began.duration_since(p)).filter(|i| !i.is_zero());
+            let rate = interval.map_or(0.0, |i| moved.bytes as f64 / i.as_secs_f64());
+            let expected = (rate * began.elapsed().as_secs_f64()) as u64;
+            PassReport {
+                number,
+                bytes: moved.bytes,
+                wire_bytes: moved.wire_bytes,
+                seconds: took.as_secs_f64(),
+                sending_ms: millis(sending),
+                fixed_ms: millis(fixed),
+                left_bytes: source.written.max(expected),
+            }
+        };
+        let pass = Pass {
+            bytes: report.bytes,
+            sending: Millis(report.sending_ms),
+            fixed: Millis(report.fixed_ms),
+            left: report.left_bytes,
+        };
+        self.measured().report = Some(report);
+        Ok(pass)
+    }
+
+    /// Sends up to the final snapshot, which is the newest there is.
+    pub async fn sync(&self, terms: &Terms, stop: &CancellationToken) -> Worked {
+        match self.transfer(terms, None, stop).await {
+            Ok(moved) => {
+                self.measured().digests = moved.compared;
+                Worked::Synced
+            }
+            Err(failure) => Worked::Failed(said(&failure)),
+        }
+    }
+
+    /// Looks at both sides by the final snapshot.
+    pub async fn verify(&self, terms: &Terms, final_number: u32) -> Worked {
+        match self.try_verify(terms, final_number).await {
+            Ok(proof) => Worked::Verified(proof),
+            Err(failure) => Worked::Failed(said(&failure)),
+        }
+    }
+
+    async fn try_verify(&self, terms: &Terms, final_number: u32) -> Result<Proof, Failure> {
+        let tag: SnapshotTag = final_tag(terms.leg.id, final_number).parse().map_err(internal)?;
+        let (source, target) =
+            tokio::try_join!(self.talk.look(terms, Side::Source, &tag), self.talk.look(terms, Side::Target, &tag))?;
+        let means = if self.measured().digests { Means::Digest } else { Means::Guid };
+        let (fence, written) = (source.fence, source.written);
+        let (source, target) = side_by_side(&source, &target);
+        Ok(Proof { fence, written, source: source.into(), target: target.into(), means, equal: true })
+    }
+
+    /// Moves what is new of every pair. Goes on after whatever passes by itself.
+    async fn transfer(
+        &self,
+        terms: &Terms,
+        snapshot: Option<&SnapshotTag>,
+        stop: &CancellationToken,
+    ) -> Result<Moved, Failure> {
+        let mut tries = 0;
+        let mut moved = Moved { compared: true, ..Moved::default() };
+        let options: Vec<RunOptions> = terms.unit.iter().map(|pair| self.options(terms, pair, snapshot)).collect();
+        let peer = self.context.link.to_string();
+        let mut reports: Vec<Report> = options.iter().map(|o| Report::new(o, &peer)).collect();
+        let mut done = vec![false; reports.len()];
+        loop {
+            let mut trouble = None;
+            for at in 0..reports.len() {
+                if done[at] {
+                    continue;
+                }
+                match self.one(&options[at], &mut reports[at], &mut moved, terms, stop).await {
+                    Ok(()) => done[at] = true,
+                    Err(failure) => {
+                        trouble = Some(failure);
+                        break;
+                    }
+                }
+            }
+            let Some(failure) = trouble else { break };
+            tries += 1;
+            let passes = is_passing(&failure) || failure.class == FailureClass::Unreachable || failure.transient;
+            if stop.is_cancelled() || !passes || tries >= PATIENCE {
+                return Err(failure);
+            }
+            tracing::info!("{failure}; trying again");
+            let pause = Duration::from_millis(250) * tries.min(16);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.cancelled() => return Err(failure),
+            }
+        }
+        for report in &reports {
+            for dataset in &report.datasets {
+                moved.bytes += dataset.steps.iter().map(|s| s.raw_bytes).sum::<u64>();
+                moved.wire_bytes += dataset.steps.iter().map(|s| s.wire_bytes).sum::<u64>();
+                moved.transfers += Duration::from_secs_f64(dataset.steps.iter().map(|s| s.seconds).sum());
+                // Without a step the target had it already, and no digest was compared by us.
+                moved.compared &= !dataset.steps.is_empty();
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn one(
+        &self,
+        options: &RunOptions,
+        report: &mut Report,
+        moved: &mut Moved,
+        terms: &Terms,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let mut kept = self.open.lock().await;
+        if kept.as_ref().is_none_or(|open| open.client.ended().is_some()) {
+            if let Some(old) = kept.take() {
+                old.local.shut_down().await;
+            }
+            let client = Client::connect(Arc::clone(&self.context.link), &self.context.client).await?;
+            let holder = format!("cutover {} on this host (pid {})", self.begun.id, std::process::id());
+            let engine = Arc::clone(&self.context.engine);
+            let local = Arc::new(EngineSession::new(engine, holder, Arc::clone(&client) as _));
+            *kept = Some(Open { client, local });
+            moved.connecting += began.elapsed();
+        }
+        let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
+        let mut options = options.clone();
+        let state = self.talk.state(terms, Side::Target).await?;
+        options.enters = state.fence.map(|leg| leg.to_string());
+        let outcome = tokio::select! {
+            biased;
+            outcome = attempt::with_session(&self.context, &options, report, &open.client, &open.local) => outcome,
+            () = stop.cancelled() => Err(Failure::new(FailureClass::Interrupted, "it was stopped")),
+        };
+        let failed = outcome.and_then(|()| match report.failures().next() {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(()),
+        });
+        if let Err(failure) = failed {
+            // Whatever it left is ended before anything else begins.
+            if let Some(open) = kept.take() {
+                open.local.shut_down().await;
+                open.client.bye().await;
+            }
+            return Err(failure);
+        }
+        let all = |d: &crate::driver::DatasetReport| matches!(d.result, DatasetResult::Done | DatasetResult::UpToDate);
+        if report.datasets.iter().all(all) { Ok(()) } else { Err(internal("a dataset has no result")) }
+    }
+
+    fn options(&self, terms: &Terms, pair: &Pair, snapshot: Option<&SnapshotTag>) -> RunOptions {
+        RunOptions {
+            direction: if terms.source_at == Node::Here { Direction::Push } else { Direction::Pull },
+            source: pair.source.clone(),
+            target: pair.target.clone(),
+            recursive: true,
+            exclude: Vec::new(),
+            history: History::All,
+            upto: None,
+            encryption: EncryptionMode::Default,
+            rollback: false,
+            enters: None,
+            estimates: false,
+            snapshot: snapshot.cloned(),
+            dry_run: false,
+            jobs: self.begun.jobs,
+            compression: self.begun.compression,
+            bwlimit_bytes_per_s: self.begun.bwlimit_bytes_per_s,
+        }
+    }
+}
+
+/// What a transfer of the whole unit came to.
+#[derive(Default)]
+struct Moved {
+    bytes: u64,
+    wire_bytes: u64,
+    transfers: Duration,
+    connecting: Duration,
+    compared: bool,
+}
+
+/// The GUIDs of both sides in the order of the source; where one is missing, something that equals nothing on the other.
+fn side_by_side(source: &Seen, target: &Seen) -> (Vec<Guid>, Vec<Guid>) {
+    let of = |seen: &Seen, place: &str, none: u64| {
+        let found = seen.guids.iter().find(|(at, _)| at == place);
+        found.and_then(|(_, guid)| *guid).unwrap_or(Guid(none))
+    };
+    let mut places: Vec<&str> = source.guids.iter().map(|(place, _)| place.as_str()).collect();
+    places.extend(target.guids.iter().map(|(p, _)| p.as_str()).filter(|p| !source.guids.iter().any(|(q, _)| q == p)));
+    (places.iter().map(|p| of(source, p, 0)).collect(), places.iter().map(|p| of(target, p, u64::MAX)).collect())
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn internal(e: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureClass::Internal, e)
+}
+
+/// The failure in one line, with what to do about it.
+fn said(failure: &Failure) -> String {
+    match &failure.hint {
+        Some(hint) => format!("{failure} ({hint})"),
+        None => failure.to_string(),
+    }
+}

@@ -1,0 +1,107 @@
+//! The operations of the port that make a dataset usable or unusable.
+
+use super::{
+    model::{Host, fail},
+    port::{busy, checked_name, set},
+    records::space_since,
+};
+use crate::{
+    port::zfs::{ZfsErrorKind::*, ZfsResult},
+    types::{
+        DatasetName, SnapshotName,
+        listing::{DatasetInfo, DatasetKind, PropertySource},
+    },
+};
+
+pub fn set_all(host: &mut Host, what: &str, all: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()> {
+    all.iter().try_for_each(|name| set(host, what, name, properties))
+}
+
+pub fn inherit_all(host: &mut Host, what: &str, all: &[DatasetName], property: &str, received: bool) -> ZfsResult<()> {
+    checked_name(what, property)?;
+    for name in all {
+        let d = host.need(what, name)?;
+        match d.received.get(property).filter(|_| received) {
+            Some(value) => {
+                let value = (value.clone(), PropertySource::Received);
+                d.properties.insert(property.to_owned(), value);
+            }
+            None => drop(d.properties.remove(property)),
+        }
+    }
+    Ok(())
+}
+
+pub fn tree(host: &Host, root: &DatasetName) -> Vec<DatasetInfo> {
+    host.datasets.keys().filter(|n| n.is_at_or_below(root)).filter_map(|n| host.info(n)).collect()
+}
+
+pub fn written_since(host: &mut Host, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
+    let mut sum = 0;
+    for name in snapshots {
+        let before = host.need_snap("look at what was written", name)?.objects.clone();
+        let live = host.need("look at what was written", &name.dataset())?.live.clone();
+        if before != live {
+            sum += space_since(&before, &live).max(512);
+        }
+    }
+    Ok(sum)
+}
+
+/// As `zfs unmount`: what is mounted below goes as well, or nothing does.
+pub fn unmount(host: &mut Host, what: &str, name: &DatasetName) -> ZfsResult<()> {
+    if !host.need(what, name)?.mounted {
+        return Ok(());
+    }
+    let below: Vec<_> = host.datasets.keys().filter(|n| n.is_at_or_below(name)).cloned().collect();
+    if below.iter().any(|n| host.busy_mounts.contains(n)) {
+        return busy(what, &format!("cannot unmount '{name}': target is busy"));
+    }
+    for name in below {
+        host.need(what, &name)?.mounted = false;
+    }
+    Ok(())
+}
+
+pub fn mount(host: &mut Host, what: &str, name: &DatasetName) -> ZfsResult<()> {
+    let canmount = host.property(name, "canmount").map(|p| p.value);
+    let d = host.need(what, name)?;
+    if d.kind != DatasetKind::Filesystem {
+        return Err(fail(what, Other, format!("cannot open '{name}': operation not applicable to volumes")));
+    }
+    if canmount.as_deref() == Some("off") {
+        return Err(fail(what, Other, format!("cannot mount '{name}': 'canmount' property is set to 'off'")));
+    }
+    if d.encryption.as_ref().is_some_and(|e| !e.key_loaded) {
+        return Err(fail(what, Crypto, format!("cannot mount '{name}': encryption key not loaded")));
+    }
+    d.mounted = true;
+    Ok(())
+}
+
+pub fn close_volume(host: &mut Host, what: &str, name: &DatasetName) -> ZfsResult<()> {
+    if !host.can.volmode {
+        return Ok(());
+    }
+    if host.busy_mounts.contains(name) {
+        return busy(what, "the device is open");
+    }
+    set(host, what, name, &[("volmode".to_owned(), "none".to_owned())])
+}
+
+pub fn destroy_tree(host: &mut Host, what: &str, root: &DatasetName) -> ZfsResult<()> {
+    let below: Vec<_> = host.datasets.keys().filter(|n| n.is_at_or_below(root)).cloned().collect();
+    let held = |n: &DatasetName| host.dataset(n).is_some_and(|d| d.snaps.iter().any(|s| !s.holds.is_empty()));
+    if below.iter().any(held) {
+        return busy(what, &format!("cannot destroy '{root}': dataset is busy"));
+    }
+    let outside = |d: &DatasetName| !d.is_at_or_below(root);
+    let origin_in = |d: &DatasetName| {
+        host.dataset(d).and_then(|d| d.origin.as_ref()).is_some_and(|o| o.dataset().is_at_or_below(root))
+    };
+    if host.datasets.keys().any(|d| outside(d) && origin_in(d)) {
+        return Err(fail(what, Exists, format!("cannot destroy '{root}': filesystem has dependent clones")));
+    }
+    host.datasets.retain(|n, _| outside(n));
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! The actions of a host's machine, on ZFS and hooks.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    Tools, activate,
+    fence::{self, is_fenced},
+    look::{datasets, former, leg_in, snapshots_of},
+    unit::Unit,
+};
+use crate::{
+    cutover::{
+        call::{Setup, final_tag},
+        effect::{Action, Outcome},
+        leg::{Leg, Side},
+        record::{Former, Saved},
+    },
+    port::{
+        hook::{HookCall, HookName, HookVerb},
+        journal::{Entry, Phase},
+        zfs::{Depth, SnapshotRequest, ZfsErrorKind},
+    },
+    types::{Failure, FailureClass, Guid, SnapshotName, SnapshotTag, listing::FENCE},
+};
+
+/// Lines of hooks that are kept for people.
+const MAX_NOTES: usize = 20;
+
+fn word(side: Side) -> &'static str {
+    match side {
+        Side::Source => "source",
+        Side::Target => "target",
+    }
+}
+
+/// What an action needs to know beside itself.
+pub(super) struct Doer {
+    pub tools: Arc<Tools>,
+    pub unit: Unit,
+    pub setup: Setup,
+    /// The leg that is taken part in.
+    pub leg: Leg,
+    /// As what.
+    pub side: Side,
+    /// What hooks say, for people.
+    pub notes: Arc<Mutex<VecDeque<String>>>,
+    /// What the fence that is set here, or being set, changed.
+    pub former: Option<Former>,
+}
+
+impl Doer {
+    /// Carries out `action`.
+    pub async fn act(&self, action: &Action) -> Outcome {
+        let done = |result: Result<(), Failure>| match result {
+            Ok(()) => Outcome::Done,
+            Err(failure) => failed(&failure),
+        };
+        let zfs = &*self.tools.zfs;
+        match action {
+            Action::Prepare(side) => done(self.prepare(*side).await),
+            Action::Quiesce => done(self.stop().await),
+            Action::ReadFormer => match datasets(zfs, &self.unit).await {
+                Ok(all) => Outcome::Former(former(&all).into()),
+                Err(failure) => failed(&failure),
+            },
+            Action::Fence(leg) => done(self.fence(*leg).await),
+            Action::Final(leg, number) => match self.take_final(*leg, *number).await {
+                Ok(guids) => Outcome::Final(guids.into()),
+                Err(failure) => failed(&failure),
+            },
+            Action::Unfence(former) => done(fence::unfence(zfs, &self.unit, former).await),
+            Action::Unquiesce => done(self.start().await),
+            Action::Settle => Outcome::Done,
+            Action::Activate(former) => done(self.activate(former.as_ref()).await),
+            Action::Destroy(leg) => done(self.destroy(*leg).await),
+        }
+    }
+
+    async fn prepare(&self, side: Side) -> Result<(), Failure> {
+        self.try_hooks().await?;
+        match side {
+            Side::Source => {
+                let all = datasets(&*self.tools.zfs, &self.unit).await?;
+                if let Some(info) = all.iter().find(|d| d.inconsistent) {
+                    let text = format!("{} holds an interrupted receive", info.name);
+                    return Err(Failure::new(FailureClass::Refused, text));
+                }
+                Ok(())
+            }
+            Side::Target => {
+                let wanted = self.former.as_deref().unwrap_or(&self.setup.manifest);
+                activate::prepare(&*self.tools.zfs, &self.unit, wanted, &self.setup).await
+            }
+        }
+    }
+
+    async fn try_hooks(&self) -> Result<(), Failure> {
+        for name in &self.setup.hooks {
+            self.hook(name, HookVerb::Prepare).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops the writers, in the order in which the hooks were named.
+    async fn stop(&self) -> Result<(), Failure> {
+        for name in &self.setup.hooks {
+            self.hook(name, HookVerb::Stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the writers, in the other order, and waits until they are well.
+    async fn start(&self) -> Result<(), Failure> {
+        for verb in [HookVerb::Start, HookVerb::Check] {
+            for name in self.setup.hooks.iter().rev() {
+                self.hook(name, verb).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A peer names hooks, and this host's own configuration says what they are.
+    async fn hook(&self, name: &str, verb: HookVerb) -> Result<(), Failure> {
+        let usage = |e: String| Failure::new(FailureClass::Usage, e);
+        let name: HookName = name.parse().map_err(|e| usage(format!("{e}")))?;
+        if !self.tools.hooks.declared(&name) {
+            let text = format!("the configuration of this host declares no hook {name}");
+            return Err(usage(text).hint(format!("add [hook.{name}] to it, on the host of the {}", word(self.side))));
+        }
+        let datasets = self.unit.roots().to_vec();
+        let call = HookCall { name: name.clone(), verb, leg: self.leg, side: self.side, datasets };
+        let (lines, result) = match self.tools.hooks.call(&call).await {
+            Ok(output) => (output.lines, Ok(())),
+            Err(e) => (e.output.lines.clone(), Err(Failure::new(FailureClass::Zfs, e))),
+        };
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in lines {
+            if notes.len() >= MAX_NOTES {
+                notes.pop_front();
+            }
+            notes.push_back(format!("{name} ({verb}): {line}"));
+        }
+        result
+    }
+
+    async fn fence(&self, leg: Leg) -> Result<(), Failure> {
+        let former: &[Saved] = self.former.as_deref().unwrap_or_default();
+        fence::fence(&self.tools, &self.unit, leg, former, self.setup.kill_busy).await
+    }
+
+    /// The final snapshots, one of each dataset; those that an earlier try made for the same question count.
+    async fn take_final(&self, leg: Leg, number: u32) -> Result<Vec<Guid>, Failure> {
+        let zfs = &*self.tools.zfs;
+        let tag: SnapshotTag =
+            final_tag(leg.id, number).parse().map_err(|e| Failure::new(FailureClass::Internal, e))?;
+        let mut pools: Vec<&str> = self.unit.roots().iter().map(|root| root.pool()).collect();
+        pools.dedup();
+        for pool in pools {
+            zfs.sync(pool).await?;
+        }
+        for root in self.unit.roots() {
+            let request = SnapshotRequest { root: root.clone(), tag: tag.clone(), recursive: true, except: Vec::new() };
+            match zfs.snapshot(&request).await {
+                Ok(()) => {}
+                Err(e) if e.kind == ZfsErrorKind::Exists => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let all = datasets(zfs, &self.unit).await?;
+        if !is_fenced(&all, leg) {
+            let text = format!("{} is not fenced any more: somebody changed it by hand", self.unit);
+            return Err(Failure::new(FailureClass::Zfs, text));
+        }
+        let snapshots = snapshots_of(&all, &tag)?;
+        let guids = zfs.snapshot_guids(&snapshots).await?;
+        let missing = |at: usize| format!("{} was not made", snapshots[at]);
+        let guids: Result<Vec<Guid>, Failure> = guids
+            .iter()
+            .enumerate()
+            .map(|(at, guid)| guid.ok_or_else(|| Failure::new(FailureClass::Zfs, missing(at))))
+            .collect();
+        guids
+    }
+
+    async fn activate(&self, former: Option<&Former>) -> Result<(), Failure> {
+        let wanted: &[Saved] = former.map_or(&self.setup.manifest, |f| f);
+        activate::activate(&*self.tools.zfs, &self.unit, self.leg, wanted).await?;
+        self.start().await
+    }
+
+    /// Destroys what was released, with its snapshots; only what carries the fence of this leg.
+    async fn destroy(&self, leg: Leg) -> Result<(), Failure> {
+        let zfs = &*self.tools.zfs;
+        for root in self.unit.roots() {
+            let tree = zfs.list(root, Depth::Tree).await?.datasets;
+            if tree.is_empty() {
+                continue;
+            }
+            if let Some(other) = tree.iter().find(|d| leg_in(d, FENCE) != Some(leg)) {
+                let text =
+                    format!("{} does not carry the fence of {leg}, so nothing below {root} is destroyed", other.name);
+                return Err(Failure::new(FailureClass::Refused, text));
+            }
+            let entry = Entry::DestroyReleased { dataset: root.clone(), leg: leg.to_string() };
+            let write = |phase: Phase| {
+                self.tools
+                    .journal
+                    .append("cutover complete", &phase, &entry)
+                    .map_err(|e| Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}")))
+            };
+            write(Phase::Intent)?;
+            let snapshots: Vec<SnapshotName> =
+                tree.iter().flat_map(|d| d.snapshots.iter().filter_map(|s| d.snapshot_name(s).ok())).collect();
+            if zfs.capabilities(root.pool()).await?.holds {
+                self.release_own(&snapshots).await?;
+            }
+            let result = zfs.destroy_tree(root).await;
+            let phase = match &result {
+                Ok(()) => Phase::Done,
+                Err(e) => Phase::Failed { cause: e.to_string() },
+            };
+            if let Err(failure) = write(phase) {
+                tracing::error!("{failure}");
+            }
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Takes zmigrate's own holds away; what others hold keeps the dataset.
+    async fn release_own(&self, snapshots: &[SnapshotName]) -> Result<(), Failure> {
+        let zfs = &*self.tools.zfs;
+        let held = match zfs.holds(snapshots).await {
+            Ok(held) => held,
+            // Some have holds and cannot list them; then the destruction says what is held.
+            Err(e) if e.kind == ZfsErrorKind::Unsupported => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        for (snapshot, tag) in held.iter().filter(|(_, tag)| tag.starts_with("zmigrate:")) {
+            zfs.release(tag, std::slice::from_ref(snapshot)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(failure: &Failure) -> Outcome {
+    Outcome::Failed(match &failure.hint {
+        Some(hint) => format!("{failure} ({hint})"),
+        None => failure.to_string(),
+    })
+}

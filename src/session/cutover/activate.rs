@@ -1,0 +1,109 @@
+//! The target: what is tried before it may be promoted, and what makes it the writable side.
+
+use super::{
+    fence::{mount, restore, take_away},
+    look::{MOUNTED, datasets},
+    unit::Unit,
+};
+use crate::{
+    cutover::{call::Setup, leg::Leg, record::Saved},
+    port::zfs::Zfs,
+    types::{
+        DatasetName, Failure, FailureClass, human_bytes,
+        listing::{DatasetInfo, FENCE, SERVING},
+    },
+};
+
+/// What has to be free in the target's pool before the source is stopped: some transaction groups' worth.
+const MIN_ROOM: u64 = 32 << 20;
+
+fn refused(text: String) -> Failure {
+    Failure::new(FailureClass::Refused, text)
+}
+
+/// Tries what can fail when the target comes up.
+///
+/// # Errors
+/// What would fail, and what to do about it.
+pub(super) async fn prepare(zfs: &dyn Zfs, unit: &Unit, wanted: &[Saved], setup: &Setup) -> Result<(), Failure> {
+    let all = datasets(zfs, unit).await?;
+    for info in &all {
+        if info.inconsistent || info.resume_token.is_some() {
+            return Err(refused(format!("{} holds an interrupted receive", info.name)));
+        }
+        if info.available < MIN_ROOM {
+            let text = format!("only {} are free for {}", human_bytes(info.available), info.name);
+            return Err(refused(text).hint("free space in its pool, or raise its quota"));
+        }
+        let is_mounted_then = noted(wanted, &info.name, MOUNTED) == Some("yes");
+        let locked = info.encryption.as_ref().filter(|e| !e.key_loaded);
+        if let Some(encryption) = locked.filter(|_| is_mounted_then) {
+            let root = encryption.root.as_ref().unwrap_or(&info.name);
+            return Err(refused(format!("the key of {} is not loaded there", info.name))
+                .hint(format!("`zfs load-key {root}` on that host")));
+        }
+        if is_mounted_then && let Some(path) = mountpoint_then(info, wanted) {
+            is_free(&path, &info.name, setup)?;
+        }
+    }
+    Ok(())
+}
+
+fn noted<'a>(wanted: &'a [Saved], dataset: &DatasetName, property: &str) -> Option<&'a str> {
+    wanted.iter().find(|s| s.dataset == *dataset && s.property == property)?.local.as_deref()
+}
+
+/// Where it will be mounted: where it says now, unless a place of the source's own comes along.
+fn mountpoint_then(info: &DatasetInfo, wanted: &[Saved]) -> Option<String> {
+    let now = info.property("mountpoint").map(|p| p.value.clone());
+    let path = info.local("mountpoint").map(str::to_owned);
+    path.or_else(|| noted(wanted, &info.name, "mountpoint").map(str::to_owned)).or(now).filter(|p| p.starts_with('/'))
+}
+
+/// Whether a filesystem can be mounted at this directory: nothing in it, and nothing mounted there but the source that is
+/// about to leave.
+fn is_free(path: &str, dataset: &DatasetName, setup: &Setup) -> Result<(), Failure> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let there = mounts.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let at = before.split(' ').nth(4)?.replace("\\040", " ");
+        let source = after.split(' ').nth(1)?.replace("\\040", " ");
+        (at == path).then_some(source)
+    });
+    if let Some(source) = there.last() {
+        let leaves = source
+            .parse::<DatasetName>()
+            .is_ok_and(|name| name == *dataset || setup.other.iter().any(|root| name.is_at_or_below(root)));
+        if leaves {
+            return Ok(());
+        }
+        return Err(refused(format!("{source} is mounted at {path}, where {dataset} has to be"))
+            .hint(format!("unmount it, or `zfs set mountpoint=… {dataset}` on that host")));
+    }
+    match std::fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => Err(refused(format!("{path}, where {dataset} has to be mounted, is not empty"))
+            .hint(format!("move away what is in it, or `zfs set mountpoint=… {dataset}` on that host"))),
+        // Absent: zfs makes it.
+        _ => Ok(()),
+    }
+}
+
+/// Makes the unit the writable side: the properties as wanted, the marks, the mounts. May be repeated.
+///
+/// # Errors
+/// When ZFS fails.
+pub(super) async fn activate(zfs: &dyn Zfs, unit: &Unit, leg: Leg, wanted: &[Saved]) -> Result<(), Failure> {
+    let all = datasets(zfs, unit).await?;
+    let own = |s: &&Saved| {
+        // A place that the operator gave the target stays; the source's own place comes along, an inherited one does not.
+        let keeps_place = || all.iter().any(|d| d.name == s.dataset && d.local("mountpoint").is_some());
+        s.property != "mountpoint" || (s.local.is_some() && !keeps_place())
+    };
+    let wanted: Vec<Saved> = wanted.iter().filter(own).cloned().collect();
+    let names: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
+    // Before anything becomes writable, so that nothing is received into it any more.
+    zfs.set_all(&names, &[(SERVING.to_owned(), leg.to_string())]).await?;
+    take_away(zfs, &all, FENCE).await?;
+    restore(zfs, &wanted).await?;
+    mount(zfs, &all, &wanted).await
+}

@@ -1,0 +1,145 @@
+//! What a host tells about a unit without its machine: what stands there, what it is like, and tidying up after passes.
+
+use super::unit::Unit;
+use crate::{
+    cutover::{
+        call::{Seen, is_pass_of},
+        leg::{CutoverId, Leg},
+        record::Saved,
+    },
+    port::zfs::{Depth, Zfs, ZfsErrorKind},
+    types::{
+        DatasetName, Failure, FailureClass, SnapshotName, SnapshotTag,
+        listing::{DatasetInfo, DatasetKind, FENCE, Property, PropertySource},
+    },
+};
+
+/// What a fence changes of a filesystem, or a receive into it.
+const OF_FILESYSTEMS: &[&str] = &["readonly", "canmount", "setuid", "exec", "devices"];
+/// What a fence changes of a volume, or a receive into it.
+const OF_VOLUMES: &[&str] = &["readonly", "volmode", "snapdev"];
+/// Not a property that can be set, but noted as one: whether it was mounted.
+pub(super) const MOUNTED: &str = "mounted";
+
+/// All datasets of a unit, in order.
+///
+/// # Errors
+/// When a root is not there.
+pub(super) async fn datasets(zfs: &dyn Zfs, unit: &Unit) -> Result<Vec<DatasetInfo>, Failure> {
+    let mut all = Vec::new();
+    for root in unit.roots() {
+        let tree = zfs.tree(root).await?;
+        if tree.is_empty() {
+            return Err(Failure::new(FailureClass::Refused, format!("{root} does not exist"))
+                .hint("was it renamed or destroyed, or is its pool not imported?"));
+        }
+        all.extend(tree);
+    }
+    Ok(all)
+}
+
+/// The value of a property of a dataset, wherever it comes from.
+pub(super) fn value<'a>(info: &'a DatasetInfo, name: &str) -> Option<&'a str> {
+    info.property(name).map(|p| p.value.as_str())
+}
+
+pub(super) fn is_mounted(info: &DatasetInfo) -> bool {
+    info.kind == DatasetKind::Filesystem && value(info, MOUNTED) == Some("yes")
+}
+
+/// The leg in a property that was set on the dataset itself.
+pub(super) fn leg_in(info: &DatasetInfo, property: &str) -> Option<Leg> {
+    info.local(property).and_then(|text| text.parse().ok())
+}
+
+/// What stands there by the snapshots of this tag.
+///
+/// # Errors
+/// When ZFS fails.
+pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
+    let all = datasets(zfs, unit).await?;
+    let snapshots = snapshots_of(&all, tag)?;
+    let guids = zfs.snapshot_guids(&snapshots).await?;
+    let there: Vec<SnapshotName> =
+        snapshots.iter().zip(&guids).filter(|(_, guid)| guid.is_some()).map(|(s, _)| s.clone()).collect();
+    // What has no such snapshot is different anyway.
+    let written = match all.iter().map(|d| d.written).sum::<Option<u64>>() {
+        Some(written) => written,
+        None if there.is_empty() => 0,
+        None => zfs.written_since(&there).await?,
+    };
+    let fences: Vec<Option<Leg>> = all.iter().map(|d| leg_in(d, FENCE)).collect();
+    let fence = fences.first().copied().flatten().filter(|first| fences.iter().all(|f| *f == Some(*first)));
+    let places = all.iter().map(|d| unit.place(&d.name).unwrap_or_default());
+    Ok(Seen { fence, written, guids: places.zip(guids).collect() })
+}
+
+pub(super) fn snapshots_of(all: &[DatasetInfo], tag: &SnapshotTag) -> Result<Vec<SnapshotName>, Failure> {
+    let names = all.iter().map(|d| d.name.snapshot(tag));
+    names.collect::<Result<_, _>>().map_err(|e| Failure::new(FailureClass::Usage, e))
+}
+
+/// What a fence would change, as it is now.
+///
+/// # Errors
+/// When ZFS fails.
+pub(super) fn former(all: &[DatasetInfo]) -> Vec<Saved> {
+    all.iter().flat_map(|info| of(info, &[])).collect()
+}
+
+/// What a target has to become like: that, and where it is mounted.
+///
+/// # Errors
+/// When ZFS fails.
+pub(super) async fn describe(zfs: &dyn Zfs, unit: &Unit) -> Result<Vec<Saved>, Failure> {
+    let all = datasets(zfs, unit).await?;
+    Ok(all.iter().flat_map(|info| of(info, &["mountpoint"])).collect())
+}
+
+fn of(info: &DatasetInfo, more: &[&str]) -> Vec<Saved> {
+    let names = match info.kind {
+        DatasetKind::Filesystem => [OF_FILESYSTEMS, more].concat(),
+        DatasetKind::Volume => OF_VOLUMES.to_vec(),
+    };
+    let saved = |p: &Property| Saved {
+        dataset: info.name.clone(),
+        property: p.name.clone(),
+        local: (p.source == PropertySource::Local).then(|| p.value.clone()),
+        received: p.source == PropertySource::Received,
+    };
+    let mut all: Vec<Saved> = names.iter().filter_map(|name| info.property(name)).map(saved).collect();
+    if info.kind == DatasetKind::Filesystem {
+        let local = Some(if is_mounted(info) { "yes" } else { "no" }.to_owned());
+        all.push(Saved { dataset: info.name.clone(), property: MOUNTED.into(), local, received: false });
+    }
+    all
+}
+
+/// Destroys the snapshots that passes of this cutover made, but for one. What is held, or a base, stays.
+///
+/// # Errors
+/// When ZFS fails.
+pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, id: CutoverId, keep: &SnapshotTag) -> Result<(), Failure> {
+    for root in unit.roots() {
+        for info in zfs.list(root, Depth::Tree).await?.datasets {
+            for snapshot in &info.snapshots {
+                if !is_pass_of(snapshot.tag.as_str(), id) || snapshot.tag == *keep {
+                    continue;
+                }
+                let name = info.snapshot_name(snapshot).map_err(|e| Failure::new(FailureClass::Usage, e))?;
+                match zfs.destroy_snapshot(&name).await {
+                    Ok(()) => {}
+                    // Somebody uses it: a hold, a clone, a send. It is small, and its name says what it is.
+                    Err(e) if matches!(e.kind, ZfsErrorKind::Busy | ZfsErrorKind::Exists) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those of the datasets that are of this kind.
+pub(super) fn names_of(all: &[DatasetInfo], kind: DatasetKind) -> Vec<DatasetName> {
+    all.iter().filter(|d| d.kind == kind).map(|d| d.name.clone()).collect()
+}

@@ -1,0 +1,215 @@
+//! The hosts of cutovers: one machine for each unit on this host, with its ledger, at the service of whoever leads.
+//!
+//! ```text
+//! Call ─ Hosts ─┬─ Ask, Break ──▶ actor (one for each unit, owns the ledger) ─ actions on ZFS and hooks
+//!               └─ Look, Describe, Tidy, State: answered at once
+//! ```
+//!
+//! Invariants: a record is on disk before what follows from it is done; one process at a time is a unit's host; a unit
+//! shares no dataset with another one whose leg is under way.
+
+mod actions;
+mod activate;
+mod actor;
+mod fence;
+mod look;
+mod unit;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+use self::actor::Message;
+pub use self::unit::Unit;
+use crate::{
+    cutover::{
+        call::{Call, Setup, State, Told},
+        host::{Host, Part},
+        leg::Leg,
+        message::{Ask, Request},
+    },
+    limits::ANSWER_WITHIN,
+    port::{busy::Busy, hook::Hooks, journal::Journal, ledger::Ledgers, zfs::Zfs},
+    types::{DatasetName, Failure, FailureClass},
+};
+
+/// Calls that are answered at once, at a time.
+const MAX_LOOKS: usize = 4;
+
+/// What the hosts of all units work with.
+pub struct Tools {
+    /// This host's ZFS.
+    pub zfs: Arc<dyn Zfs>,
+    /// The ledgers.
+    pub ledgers: Arc<dyn Ledgers>,
+    /// What was destroyed, and on whose behalf.
+    pub journal: Arc<dyn Journal>,
+    /// What stops and starts the programs that use the datasets.
+    pub hooks: Arc<dyn Hooks>,
+    /// Who keeps a mount busy.
+    pub busy: Arc<dyn Busy>,
+}
+
+/// See the module.
+pub struct Hosts {
+    tools: Arc<Tools>,
+    actors: Mutex<HashMap<String, mpsc::Sender<Message>>>,
+    /// What is answered at once starts processes of its own.
+    looks: Semaphore,
+}
+
+impl Hosts {
+    /// Hosts without any unit loaded.
+    pub fn new(tools: Tools) -> Arc<Hosts> {
+        Arc::new(Hosts { tools: Arc::new(tools), actors: Mutex::default(), looks: Semaphore::new(MAX_LOOKS) })
+    }
+
+    /// Does what `who` says about the unit of these roots. Whoever calls has checked that it is granted.
+    ///
+    /// # Errors
+    /// What went wrong. A machine's refusal is no error but an answer.
+    pub async fn handle(&self, roots: &[DatasetName], call: Call, who: &str) -> Result<Told, Failure> {
+        let unit = Unit::new(roots)?;
+        // The semaphore is never closed.
+        let _one_of_few = match call {
+            Call::Look { .. } | Call::Describe | Call::Tidy { .. } | Call::State => self.looks.acquire().await.ok(),
+            Call::Ask { .. } | Call::Break { .. } => None,
+        };
+        match call {
+            Call::Ask { request, setup } => self.ask(unit, request, setup, who).await,
+            Call::Look { tag } => look::look(&*self.tools.zfs, &unit, &tag).await.map(Told::Seen),
+            Call::Describe => look::describe(&*self.tools.zfs, &unit).await.map(|saved| Told::Described { saved }),
+            Call::Tidy { id, keep } => {
+                look::tidy(&*self.tools.zfs, &unit, id, &keep).await?;
+                Ok(Told::Done)
+            }
+            Call::State => self.state(&unit).map(Told::State),
+            Call::Break { leg } => {
+                tracing::warn!(unit = %unit, by = who, "a person swears that the target of {leg} is destroyed");
+                let (tell, told) = oneshot::channel();
+                self.send(&unit, Message::Break { leg, tell }).await?;
+                told.await.unwrap_or_else(|_| Err(gone()))?;
+                Ok(Told::Done)
+            }
+        }
+    }
+
+    async fn ask(&self, unit: Unit, request: Request, setup: Option<Setup>, who: &str) -> Result<Told, Failure> {
+        if let Ask::Arm { datasets, .. } = &request.ask {
+            if **datasets != *unit.roots() {
+                return Err(Failure::new(FailureClass::Protocol, "the question names other datasets than the call"));
+            }
+            let overlaps = self.overlaps(&unit)?;
+            if let Some((other, leg)) = overlaps.first() {
+                return Err(Failure::new(
+                    FailureClass::Refused,
+                    format!("{unit} shares datasets with {other}, which cutover {} moves or moved away", leg.id),
+                )
+                .hint("let that one end first, or name the same datasets as it does"));
+            }
+        }
+        tracing::debug!(unit = %unit, by = who, leg = %request.leg, number = request.number, "asked: {:?}", request.ask);
+        let (tell, told) = oneshot::channel();
+        self.send(&unit, Message::Ask { request, setup, tell }).await?;
+        match timeout(ANSWER_WITHIN, told).await {
+            Ok(Ok(answered)) => answered.map(|(answer, notes)| Told::Answer { answer, notes }),
+            // It is still at it, or it ended: whoever asked asks again.
+            Ok(Err(_)) | Err(_) => Ok(Told::Answer { answer: None, notes: Vec::new() }),
+        }
+    }
+
+    async fn send(&self, unit: &Unit, message: Message) -> Result<(), Failure> {
+        let mut message = message;
+        // The actor may just be ending; the next one takes it.
+        for _ in 0..3 {
+            let sender = self.actor(unit, false);
+            match sender.send(message).await {
+                Ok(()) => return Ok(()),
+                Err(back) => message = back.0,
+            }
+        }
+        Err(gone())
+    }
+
+    fn actor(&self, unit: &Unit, stays: bool) -> mpsc::Sender<Message> {
+        let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = actors.get(&unit.ledger()).filter(|sender| !sender.is_closed()) {
+            return sender.clone();
+        }
+        let sender = actor::start(Arc::clone(&self.tools), unit.clone(), stays);
+        actors.insert(unit.ledger(), sender.clone());
+        sender
+    }
+
+    /// The units of this host that have a ledger, with the machines as the ledgers tell.
+    ///
+    /// # Errors
+    /// When a ledger cannot be read or understood.
+    pub fn units(&self) -> Result<Vec<(Unit, Host)>, Failure> {
+        let names = self.tools.ledgers.names("host-").map_err(|e| Failure::new(FailureClass::Usage, e))?;
+        let mut all = Vec::new();
+        for name in names {
+            let lines = self.tools.ledgers.read(&name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
+            if let Some(told) = actor::read(&lines, &self.tools.ledgers.place(&name))? {
+                all.push((told.unit, told.host));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Other units with a leg under way, or fenced for good, that share datasets with this one.
+    fn overlaps(&self, unit: &Unit) -> Result<Vec<(Unit, Leg)>, Failure> {
+        let units = self.units()?.into_iter().filter(|(other, _)| *other != *unit && other.overlaps(unit));
+        Ok(units
+            .filter_map(|(other, host)| {
+                let (_, stage, open) = host.kept().part.summary();
+                let leg = host.kept().part.leg()?;
+                (open || stage == "released").then_some((other, leg))
+            })
+            .collect())
+    }
+
+    fn state(&self, unit: &Unit) -> Result<State, Failure> {
+        let host = self.units()?.into_iter().find(|(other, _)| other == unit).map(|(_, host)| host);
+        let host = host.unwrap_or_default();
+        let (side, stage, open) = host.kept().part.summary();
+        let overlaps = self.overlaps(unit)?.into_iter().flat_map(|(other, _)| other.roots().to_vec()).collect();
+        Ok(State {
+            epoch: host.kept().epoch,
+            leg: host.kept().part.leg(),
+            side,
+            stage: stage.to_owned(),
+            open,
+            fence: host.kept().fence,
+            needs: crate::cutover::status::host_needs(&host),
+            overlaps,
+        })
+    }
+
+    /// Looks after the units that nobody looks after: what is recorded is made true, a promoted target comes up, and writers
+    /// that were stopped for nothing are started. With `all`, as at a start, also those whose record asks for nothing, so
+    /// that a fence is set again.
+    ///
+    /// # Errors
+    /// When a ledger cannot be read or understood.
+    pub fn look_after(&self, all: bool) -> Result<(), Failure> {
+        for (unit, host) in self.units()? {
+            let part = &host.kept().part;
+            let fenced = matches!(part.summary(), (_, "fenced" | "released" | "fencing", _));
+            if actor::needs_ticks(&host) || (all && (fenced || matches!(part, Part::UnknownFence(_)))) {
+                drop(self.actor(&unit, true));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn gone() -> Failure {
+    Failure::new(FailureClass::Internal, "the unit's host ended unexpectedly")
+}
