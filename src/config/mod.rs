@@ -14,6 +14,8 @@ mod check;
 mod document;
 mod error;
 mod grants;
+#[cfg(test)]
+mod job_tests;
 mod jobs;
 mod limits;
 mod load;
