@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         a_source_that_was_renamed_or_made_again,
         what_a_peer_prunes_is_granted_and_its_own,
         lag_is_told_to_monitoring,
+        kills_at_any_moment_cost_no_base,
     ]
 }
 
@@ -416,4 +417,55 @@ fn lag_is_told_to_monitoring() {
     check(&["db"], 1, "ZMIGRATE WARNING - job db: ");
     let status = site.start(&["status"]).wait(20).must(0).stdout;
     assert!(status.contains("failed") && status.lines().all(|line| line.chars().count() <= 80), "{status}");
+}
+
+/// Two jobs that prune by strict rules, killed at random, also while they prune: afterwards both targets converge, and what
+/// was not theirs to prune is there.
+fn kills_at_any_moment_cost_no_base() {
+    let rules = "prefix = \"db\"\nkeep = \"last 1\"\nkeep_peer = \"last 1\"";
+    let far = "prefix = \"db\"\nsnapshot = false\nkeep_peer = \"last 2\"";
+    let site = site(&format!("{}{}", job("near", "near", rules), job("far", "far", far)));
+    let db = site.source("db", 200_000);
+    let seed = std::process::id();
+    eprintln!("seed {seed}");
+    let mut state = u64::from(seed);
+    let mut draw = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let (mut killed, mut foreign) = (0, vec!["s1".to_owned()]);
+    for round in 0..20u64 {
+        populate(&db, round, 20_000);
+        if round % 5 == 0 {
+            let tag = format!("db_by-hand-{round}");
+            snapshot(&db, &tag);
+            foreign.push(tag);
+        }
+        sleep(Duration::from_millis(1100));
+        let name = if draw(3) == 0 { "far" } else { "near" };
+        let mut run = site.start(&["job", "run", name, "--cron"]);
+        sleep(Duration::from_millis(draw(2500)));
+        killed += u32::from(!run.has_ended());
+        // Dropped, it is killed if it still runs.
+        drop(run);
+        assert!(foreign.iter().all(|tag| tags(&db).contains(tag)), "round {round}: {:?}", tags(&db));
+    }
+    assert!(killed > 3, "only {killed} of 20 runs were killed");
+    for name in ["near", "far", "near", "far"] {
+        // The peer notices within seconds that an initiator is gone.
+        wait_for("the lock of a run that was killed", 30, || {
+            site.start(&["job", "run", name, "--cron"]).wait(60).code == Some(0)
+        });
+        sleep(Duration::from_millis(1100));
+    }
+    let (near, far) = (site.w("in/near"), site.w("in/far"));
+    assert_eq!((tags(&near).last(), tags(&far).last()), (tags(&db).last(), tags(&db).last()));
+    for dataset in [&db, &near, &far] {
+        assert!(foreign.iter().all(|tag| tags(dataset).contains(tag)), "{dataset}: {:?}", tags(dataset));
+    }
+    let newest = tags(&db).last().unwrap().clone();
+    site.assert_same_files(&format!("{db}@{newest}"), &format!("{far}@{newest}"));
+    assert!(own(&near).len() <= 2 && own(&far).len() <= 3, "{:?} {:?}", own(&near), own(&far));
+    let text = site.start(&["history", "--limit", "100"]).wait(20).must(0).stdout;
+    assert!(text.contains("interrupted") && !text.contains("running"), "{text}");
 }
