@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use zmigrate::{
     driver::{Direction, RunOptions, UpkeepOptions, upkeep},
     fake::{FakeZfs, Op},
+    jobs::lag::Lag,
     plan::History,
     port::zfs::{SnapshotRequest, Zfs},
 };
@@ -83,11 +84,11 @@ async fn kept_up(datasets: usize, with_news: usize) -> [BTreeMap<Op, u64>; 2] {
         dry_run: false,
     };
     let before = [counts(&world.source.zfs), counts(&world.target.zfs)];
-    let done = upkeep(&world.context(), &options, &|lags| {
+    let record = |lags: &[Lag]| {
         assert!(lags.len() == datasets && lags.iter().all(|lag| lag.common.is_some() && lag.unsent_snapshots == 0));
         Ok(())
-    });
-    let done = done.await.unwrap();
+    };
+    let done = upkeep(&world.context(), &options, &record).await.unwrap();
     // Of three snapshots on each side, the newest stays.
     assert_eq!(done.destroyed(), with_news * 4, "{:?}", done.pruned);
     let after = [counts(&world.source.zfs), counts(&world.target.zfs)];
