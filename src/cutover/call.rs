@@ -29,10 +29,10 @@ pub enum Call {
     },
     /// What are the datasets like that the target shall become like?
     Describe,
-    /// Destroy the snapshots that passes of this cutover made, but for this one.
+    /// Destroy the snapshots that this cutover made, but for this one.
     Tidy {
-        /// Of this cutover.
-        id: CutoverId,
+        /// The ids of its legs.
+        legs: Vec<CutoverId>,
         /// But for this.
         keep: SnapshotTag,
     },
@@ -165,10 +165,11 @@ pub fn final_tag(id: CutoverId, number: u32) -> String {
     format!("zmigrate_{id}_final_{number}")
 }
 
-/// Whether a tag is of a pass of this cutover.
-pub fn is_pass_of(tag: &str, id: CutoverId) -> bool {
-    let number = tag.strip_prefix(&format!("zmigrate_{id}_pass_"));
-    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+/// Whether a tag is of a snapshot that one of these legs made.
+pub fn is_made_by(tag: &str, legs: &[CutoverId]) -> bool {
+    let digits = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+    let made = |id: &CutoverId, what: &str| tag.strip_prefix(&format!("zmigrate_{id}_{what}_")).is_some_and(digits);
+    legs.iter().any(|id| made(id, "pass") || made(id, "final"))
 }
 
 #[cfg(test)]
@@ -176,18 +177,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_pass_of_this_very_cutover_is_one() {
-        let id = CutoverId(0x4f2a);
-        assert!(is_pass_of(&pass_tag(id, 7), id));
-        assert!(!is_pass_of(&final_tag(id, 7), id) && !is_pass_of(&pass_tag(CutoverId(1), 7), id));
-        assert!(!is_pass_of("zmigrate_00004f2a_pass_", id) && !is_pass_of("zmigrate_00004f2a_pass_1x", id));
+    fn only_what_this_very_cutover_made_is_its_own() {
+        let (id, legs) = (CutoverId(0x4f2a), [CutoverId(2), CutoverId(0x4f2a)]);
+        assert!(is_made_by(&pass_tag(id, 7), &legs) && is_made_by(&final_tag(id, 7), &legs));
+        assert!(!is_made_by(&pass_tag(CutoverId(1), 7), &legs) && !is_made_by(&pass_tag(id, 7), &[]));
+        for other in ["zmigrate_00004f2a_pass_", "zmigrate_00004f2a_pass_1x", "zmigrate_00004f2a_copy_1", "daily"] {
+            assert!(!is_made_by(other, &legs), "{other}");
+        }
     }
 
     #[test]
     fn calls_travel_as_json_of_this_shape() {
-        let call = Call::Tidy { id: CutoverId(0x4f2a), keep: "k".parse().unwrap() };
+        let call = Call::Tidy { legs: vec![CutoverId(0x4f2a)], keep: "k".parse().unwrap() };
         let text = serde_json::to_string(&call).unwrap();
-        assert_eq!(text, r#"{"call":"tidy","id":"00004f2a","keep":"k"}"#);
+        assert_eq!(text, r#"{"call":"tidy","legs":["00004f2a"],"keep":"k"}"#);
         assert_eq!(serde_json::from_str::<Call>(&text).unwrap(), call);
     }
 }

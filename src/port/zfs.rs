@@ -165,7 +165,7 @@ pub trait Zfs: Send + Sync {
     /// Goes back to the inherited value of a property (`zfs inherit`).
     async fn inherit(&self, dataset: &DatasetName, property: &str) -> ZfsResult<()>;
 
-    /// Sets properties, in order, on all of the datasets, with as few commands as this ZFS permits.
+    /// Sets properties on all of the datasets, in any order, with as few commands as this ZFS permits.
     async fn set_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()>;
 
     /// Goes back to the inherited value of a property on all of the datasets; with `received`, to the value that came in

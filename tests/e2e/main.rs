@@ -14,6 +14,7 @@ mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
+mod cutover;
 mod damage;
 mod enrol;
 mod impostors;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         damage::cases(),
         impostors::cases(),
         chaos::cases(),
+        cutover::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();

@@ -45,11 +45,12 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(program: &Path, args: &[&str], to: &Path) -> Running {
+    pub fn start(program: &Path, args: &[&str], to: &Path, environment: &[(&str, &str)]) -> Running {
         let (out, err) = (to.with_extension("out"), to.with_extension("err"));
         let child = Command::new(program)
             .args(args)
             .env_remove("RUST_LOG")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(fs::File::create(&out).unwrap())
             .stderr(fs::File::create(&err).unwrap())

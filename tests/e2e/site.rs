@@ -37,6 +37,8 @@ pub struct Site {
     /// More of east's configuration, and of west's.
     pub more: String,
     pub west_more: String,
+    /// More of the environment of west's daemon.
+    pub daemon_environment: Vec<(String, String)>,
     daemon: Option<Child>,
     runs: AtomicU32,
 }
@@ -96,6 +98,7 @@ impl Site {
             limits: "window_bytes = 4194304".into(),
             more: String::new(),
             west_more: String::new(),
+            daemon_environment: Vec::new(),
             daemon: None,
             runs: AtomicU32::new(0),
         };
@@ -152,6 +155,7 @@ impl Site {
         let child = Command::new(program("zmigrated"))
             .args(["--config", &self.dir.join("west.toml").to_string_lossy()])
             .env("RUST_LOG", std::env::var("ZMIGRATE_TEST_LOG").unwrap_or("info".into()))
+            .envs(self.daemon_environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out)
@@ -199,6 +203,19 @@ impl Site {
         }
     }
 
+    /// True while west's daemon has not ended.
+    pub fn daemon_lives(&mut self) -> bool {
+        self.daemon.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Forgets a daemon that has ended.
+    pub fn bury_daemon(&mut self) {
+        if let Some(mut child) = self.daemon.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// All that `zmigrated` has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("west.log")).unwrap_or_default()
@@ -225,12 +242,17 @@ impl Site {
 
     /// Starts `zmigrate` on east.
     pub fn start(&self, args: &[&str]) -> Running {
+        self.start_with(args, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Running {
         let config = self.dir.join("east.toml");
         let config = config.to_string_lossy();
         let mut all = vec!["--config", &config];
         all.extend(args);
         let n = self.runs.fetch_add(1, Ordering::Relaxed);
-        Running::start(&program("zmigrate"), &all, &self.dir.join(format!("run-{n}")))
+        Running::start(&program("zmigrate"), &all, &self.dir.join(format!("run-{n}")), environment)
     }
 
     /// `zmigrate push EAST/from WEST/to options…`.

@@ -32,11 +32,19 @@ fn strs(datasets: &[DatasetName]) -> Vec<&str> {
 
 impl ZfsCommand {
     pub(super) async fn set_on_all(&self, datasets: &[DatasetName], properties: &[(String, String)]) -> ZfsResult<()> {
-        for (name, value) in properties {
-            let operation = format!("set {name} of {}", subject(datasets));
-            let assignment = args::assignment(name, value).map_err(|why| error(&operation, Other, why))?;
+        // Each command waits for the disk. One for all properties where the tool takes several: none of those that are set
+        // together depends on another.
+        let several = self.tools().await?.exact_list;
+        let groups: Vec<&[(String, String)]> = if several { vec![properties] } else { properties.chunks(1).collect() };
+        for group in groups {
+            let names: Vec<&str> = group.iter().map(|(name, _)| name.as_str()).collect();
+            let operation = format!("set {} of {}", names.join(", "), subject(datasets));
+            let assignments = group.iter().map(|(name, value)| args::assignment(name, value));
+            let assignments: Vec<String> =
+                assignments.collect::<Result<_, _>>().map_err(|why| error(&operation, Other, why))?;
+            let assignments: Vec<&str> = assignments.iter().map(String::as_str).collect();
             for list in argument_lists(&strs(datasets)) {
-                self.plain(&operation, &[&["set", assignment.as_str()], list].concat()).await?;
+                self.plain(&operation, &[&["set"], assignments.as_slice(), list].concat()).await?;
             }
         }
         Ok(())

@@ -162,6 +162,8 @@ pub struct Story {
     pub found: Vec<String>,
     /// When the last line was written.
     pub last_at: Millis,
+    /// The ids of its legs.
+    pub legs: Vec<CutoverId>,
     /// Of records.
     count: u32,
 }
@@ -179,6 +181,7 @@ impl Story {
             served_at: None,
             found: Vec::new(),
             last_at: Millis(0),
+            legs: Vec::new(),
             count: 0,
         }
     }
@@ -196,7 +199,8 @@ impl Story {
                 // As the coordinator numbers its questions.
                 self.count += 1;
                 match of {
-                    Record::Begun { .. } => {
+                    Record::Begun { terms, .. } => {
+                        self.legs.push(terms.leg.id);
                         (self.predicted, self.quiesced_at, self.served_at) = (None, None, None);
                         self.passes.clear();
                         self.found.clear();

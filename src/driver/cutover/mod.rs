@@ -31,7 +31,7 @@ use self::{talk::Talk, work::Worker};
 use super::RunContext;
 use crate::{
     cutover::{
-        call::{Call, State},
+        call::{Call, State, final_tag},
         coordinator::{Coordinator, Phase},
         effect::{Command, Effect, Event, Work},
         leg::{CutoverId, Millis, Side},
@@ -235,21 +235,13 @@ impl Lead {
         let stop = self.context.stop.clone();
         loop {
             if let Some(end) = self.end() {
-                self.cancel_work();
-                if let Some(ending) = self.ending.take() {
-                    let _ = ending.await;
-                }
-                self.talk.bye().await;
+                self.leave().await;
                 return Ok(end);
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !self.it.progress().phase.is_outage() => {
-                    self.cancel_work();
-                    if let Some(ending) = self.ending.take() {
-                        let _ = ending.await;
-                    }
-                    self.talk.bye().await;
+                    self.leave().await;
                     return Ok(End::Stopped);
                 }
                 event = self.events.1.recv() => if let Some(event) = event {
@@ -268,6 +260,21 @@ impl Lead {
                 _ = ticks.tick() => drop(self.step(Event::Tick)?),
             }
         }
+    }
+
+    /// Ends what runs, and tidies up if all is well: the final snapshot stays, from which the way home starts.
+    async fn leave(&mut self) {
+        self.cancel_work();
+        if let Some(ending) = self.ending.take() {
+            let _ = ending.await;
+        }
+        let kept = self.it.progress();
+        let keep = final_tag(kept.terms.leg.id, self.story.final_number).parse();
+        if let (Phase::Done, Ok(keep)) = (&kept.phase, keep) {
+            self.talk.tidy(&kept.terms, &self.story.legs, &keep).await;
+        }
+        self.worker.leave().await;
+        self.talk.bye().await;
     }
 
     fn end(&self) -> Option<End> {

@@ -9,7 +9,7 @@ use super::{Begun, answer_of};
 use crate::{
     cutover::{
         call::{Call, Seen, Setup, State, Told},
-        leg::{Node, Side},
+        leg::{CutoverId, Node, Side},
         message::{Answer, Ask, Request as Question},
         record::Saved,
         terms::Terms,
@@ -155,10 +155,10 @@ impl Talk {
         Ok(all)
     }
 
-    /// Destroys what passes left, at both sides, but for `keep`. A failure is no reason to stop.
-    pub async fn tidy(&self, terms: &Terms, begun: &Begun, keep: &SnapshotTag) {
+    /// Destroys the snapshots that these legs made, at both sides, but for `keep`. A failure is no reason to stop.
+    pub async fn tidy(&self, terms: &Terms, legs: &[CutoverId], keep: &SnapshotTag) {
         for side in [Side::Source, Side::Target] {
-            let call = Call::Tidy { id: begun.id, keep: keep.clone() };
+            let call = Call::Tidy { legs: legs.to_vec(), keep: keep.clone() };
             if let Err(failure) = self.look_at(terms, side, call).await {
                 tracing::debug!("snapshots of passes stay: {failure}");
             }

@@ -87,6 +87,14 @@ impl Worker {
         self.measured().report.take()
     }
 
+    /// Ends the session for transfers.
+    pub async fn leave(&self) {
+        if let Some(open) = self.open.lock().await.take() {
+            open.local.shut_down().await;
+            open.client.bye().await;
+        }
+    }
+
     /// Cuts the pause before the next pass short.
     pub fn hurry(&self) {
         self.hurry.notify_one();
@@ -121,7 +129,7 @@ impl Worker {
         let looked = Instant::now();
         self.talk.look(terms, Side::Target, &tag).await?;
         let target_command = looked.elapsed() / 2;
-        self.talk.tidy(terms, &self.begun, &tag).await;
+        self.talk.tidy(terms, &[self.begun.id], &tag).await;
         let round_trip = self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default();
         let report = {
             let mut measured = self.measured();

@@ -91,8 +91,8 @@ impl Doer {
                 Ok(())
             }
             Side::Target => {
-                let wanted = self.former.as_deref().unwrap_or(&self.setup.manifest);
-                activate::prepare(&*self.tools.zfs, &self.unit, wanted, &self.setup).await
+                let wanted = self.wanted(self.former.as_ref());
+                activate::prepare(&*self.tools.zfs, &self.unit, &wanted, &self.setup).await
             }
         }
     }
@@ -186,9 +186,15 @@ impl Doer {
     }
 
     async fn activate(&self, former: Option<&Former>) -> Result<(), Failure> {
-        let wanted: &[Saved] = former.map_or(&self.setup.manifest, |f| f);
-        activate::activate(&*self.tools.zfs, &self.unit, self.leg, wanted).await?;
+        activate::activate(&*self.tools.zfs, &self.unit, self.leg, &self.wanted(former)).await?;
         self.start().await
+    }
+
+    /// What a target's datasets shall be like: as they were here before, or, what was never here, as it is at the source.
+    fn wanted(&self, former: Option<&Former>) -> Vec<Saved> {
+        let former = former.map_or(&[][..], |f| f);
+        let new = self.setup.manifest.iter().filter(|s| !former.iter().any(|f| f.dataset == s.dataset));
+        former.iter().chain(new).cloned().collect()
     }
 
     /// Destroys what was released, with its snapshots; only what carries the fence of this leg.

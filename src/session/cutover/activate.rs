@@ -28,6 +28,11 @@ fn refused(text: String) -> Failure {
 pub(super) async fn prepare(zfs: &dyn Zfs, unit: &Unit, wanted: &[Saved], setup: &Setup) -> Result<(), Failure> {
     let all = datasets(zfs, unit).await?;
     for info in &all {
+        if !setup.manifest.iter().any(|s| s.dataset == info.name) {
+            return Err(refused(format!("the source has no dataset for {}", info.name)).hint(
+                "destroy it or move it away there, or it would come up with what it held when the source lost it",
+            ));
+        }
         if info.inconsistent || info.resume_token.is_some() {
             return Err(refused(format!("{} holds an interrupted receive", info.name)));
         }

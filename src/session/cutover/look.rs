@@ -3,7 +3,7 @@
 use super::unit::Unit;
 use crate::{
     cutover::{
-        call::{Seen, is_pass_of},
+        call::{Seen, is_made_by},
         leg::{CutoverId, Leg},
         record::Saved,
     },
@@ -115,15 +115,15 @@ fn of(info: &DatasetInfo, more: &[&str]) -> Vec<Saved> {
     all
 }
 
-/// Destroys the snapshots that passes of this cutover made, but for one. What is held, or a base, stays.
+/// Destroys the snapshots that these legs made, but for one. What is held stays.
 ///
 /// # Errors
 /// When ZFS fails.
-pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, id: CutoverId, keep: &SnapshotTag) -> Result<(), Failure> {
+pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &SnapshotTag) -> Result<(), Failure> {
     for root in unit.roots() {
         for info in zfs.list(root, Depth::Tree).await?.datasets {
             for snapshot in &info.snapshots {
-                if !is_pass_of(snapshot.tag.as_str(), id) || snapshot.tag == *keep {
+                if !is_made_by(snapshot.tag.as_str(), legs) || snapshot.tag == *keep {
                     continue;
                 }
                 let name = info.snapshot_name(snapshot).map_err(|e| Failure::new(FailureClass::Usage, e))?;

@@ -85,8 +85,8 @@ impl Hosts {
             Call::Ask { request, setup } => self.ask(unit, request, setup, who).await,
             Call::Look { tag } => look::look(&*self.tools.zfs, &unit, &tag).await.map(Told::Seen),
             Call::Describe => look::describe(&*self.tools.zfs, &unit).await.map(|saved| Told::Described { saved }),
-            Call::Tidy { id, keep } => {
-                look::tidy(&*self.tools.zfs, &unit, id, &keep).await?;
+            Call::Tidy { legs, keep } => {
+                look::tidy(&*self.tools.zfs, &unit, &legs, &keep).await?;
                 Ok(Told::Done)
             }
             Call::State => self.state(&unit).map(Told::State),

@@ -1,0 +1,217 @@
+//! What goes wrong in a cutover: the source serves again, or one question is asked.
+
+use std::{fs, time::Duration};
+
+use super::bench::{Bench, is_writable, json};
+use crate::{
+    Case, cases,
+    process::wait_for,
+    site::Site,
+    zfs::{create, get, populate},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        a_quiesce_hook_that_fails,
+        a_quiesce_hook_that_hangs,
+        an_undeclared_hook_stops_it_before_anything,
+        a_busy_mount_is_reported_and_the_source_serves,
+        a_busy_mount_is_freed_when_asked,
+        a_target_that_does_not_come_up_is_held,
+        a_target_that_does_not_come_up_is_left_again,
+        a_full_target_gives_the_source_back,
+        two_cutovers_of_one_dataset,
+        a_peer_without_the_grant,
+        an_outage_that_lasts_too_long_is_rolled_back,
+        an_unreadable_ledger_stops_everything,
+    ]
+}
+
+/// Replaces a hook's script on one side.
+fn break_hook(bench: &Bench, name: &str, text: &str) {
+    fs::write(bench.site.dir.join(name), format!("#!/bin/bash\n{text}\n")).unwrap();
+}
+
+#[track_caller]
+fn rolled_back(bench: &Bench, more: &[&str], why: &str) {
+    let result = json(&bench.start(more).wait(120).must(8));
+    assert_eq!(result["result"], "rolled_back");
+    assert!(result["why"].as_str().unwrap().contains(why), "{result}");
+    assert!(is_writable(&bench.east()) && !is_writable(&bench.west()));
+}
+
+fn a_quiesce_hook_that_fails() {
+    let bench = Bench::new();
+    bench.write();
+    let stop = fs::read_to_string(bench.site.dir.join("stop.sh")).unwrap();
+    break_hook(&bench, "stop.sh", "echo out of luck; exit 3");
+    rolled_back(&bench, &["--tries", "1"], "out of luck");
+    fs::write(bench.site.dir.join("stop.sh"), stop).unwrap();
+    assert!(bench.writer_runs());
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all());
+}
+
+fn a_quiesce_hook_that_hangs() {
+    let bench = Bench::with(Site::quiet(), "app", "");
+    // A second hook with a short limit.
+    let script = bench.site.dir.join("hang.sh");
+    fs::write(&script, "#!/bin/bash\nsleep 1000\n").unwrap();
+    std::os::unix::fs::symlink(&script, bench.site.dir.join("hang")).unwrap();
+    let config = bench.site.dir.join("east.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let hook = format!("[hook.hang]\nstop = [\"/bin/sleep\", \"1000\"]\ntimeout_s = 2\n{text}");
+    // Tables may stand in any order, but what comes before the first table may not move.
+    let (top, tables) = text.split_once("[identity]").unwrap();
+    let _ = hook;
+    fs::write(
+        &config,
+        format!("{top}[hook.hang]\nstop = [\"/bin/sleep\", \"1000\"]\ntimeout_s = 2\n[identity]{tables}"),
+    )
+    .unwrap();
+    bench.write();
+    rolled_back(&bench, &["--tries", "1", "--source-hook", "hang"], "hang");
+    wait_for("the writer to run again", 20, || bench.writer_runs());
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all());
+}
+
+fn an_undeclared_hook_stops_it_before_anything() {
+    let bench = Bench::new();
+    bench.write();
+    let result = json(&bench.start(&["--tries", "1", "--target-hook", "nowhere"]).wait(120).must(9));
+    assert_eq!(result["result"], "needs_operator");
+    assert!(result["needs"].as_str().unwrap().contains("declares no hook nowhere"), "{result}");
+    assert!(bench.writer_runs() && is_writable(&bench.east()));
+    let id = result["id"].as_str().unwrap();
+    assert_eq!(json(&bench.cutover(&["abort", id]).must(0))["result"], "rolled_back");
+}
+
+fn a_busy_mount_is_reported_and_the_source_serves() {
+    let bench = Bench::new();
+    bench.write();
+    let at = get(&bench.east(), "mountpoint").0;
+    let mut holder = std::process::Command::new("sleep").arg("300").current_dir(&at).spawn().unwrap();
+    let pid = holder.id().to_string();
+    rolled_back(&bench, &["--tries", "1"], &pid);
+    let _ = holder.kill();
+    let _ = holder.wait();
+    wait_for("the writer to run again", 20, || bench.writer_runs());
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all());
+}
+
+fn a_busy_mount_is_freed_when_asked() {
+    let bench = Bench::new();
+    bench.write();
+    let at = get(&bench.east(), "mountpoint").0;
+    let mut holder = std::process::Command::new("sleep").arg("300").current_dir(&at).spawn().unwrap();
+    json(&bench.start(&["--kill-busy"]).wait(120).must(0));
+    assert!(!holder.wait().unwrap().success());
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+fn a_target_that_does_not_come_up_is_held() {
+    let bench = Bench::new();
+    bench.write();
+    let start = fs::read_to_string(bench.site.dir.join("start-west.sh")).unwrap();
+    break_hook(&bench, "start-west.sh", "echo will not; exit 1");
+    let result = json(&bench.start(&["--tries", "2"]).wait(120).must(9));
+    let needs = result["needs"].as_str().unwrap();
+    assert!(needs.contains("promoted and does not come up") && needs.contains("will not"), "{needs}");
+    bench.assert_not_two_sides();
+    assert!(!is_writable(&bench.east()), "the decision is made");
+    let id = result["id"].as_str().unwrap();
+    bench.cutover(&["abort", id]).must(3).says(&["the target is promoted"]);
+    fs::write(bench.site.dir.join("start-west.sh"), start).unwrap();
+    assert_eq!(json(&bench.cutover(&["resume", id]).must(0))["result"], "done");
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+fn a_target_that_does_not_come_up_is_left_again() {
+    let bench = Bench::new();
+    bench.write();
+    break_hook(&bench, "start-west.sh", "exit 1");
+    let result = json(&bench.start(&["--tries", "1", "--on-activate-failure", "return"]).wait(120).must(0));
+    assert_eq!(result["result"], "done");
+    wait_for("the writer to run at home", 20, || bench.writer_runs());
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all(), "east serves again");
+}
+
+fn a_full_target_gives_the_source_back() {
+    let bench = Bench::new();
+    populate(&bench.east(), 1, 1_000_000);
+    let running = bench.start(&["--hold", "--tries", "1"]);
+    wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
+    // So much is written that the last delta does not fit any more.
+    crate::zfs::zfs(&["set", "quota=24M", &bench.site.w("in")]);
+    fs::write(std::path::Path::new(&get(&bench.east(), "mountpoint").0).join("big"), crate::common::noise(60 << 20, 9))
+        .unwrap();
+    let id = bench.status()["id"].as_str().unwrap().to_owned();
+    bench.cutover(&["go", &id]).must(8);
+    let result = json(&running.wait(60).must(8));
+    assert_eq!(result["result"], "rolled_back");
+    assert!(is_writable(&bench.east()) && !is_writable(&bench.west()));
+}
+
+fn two_cutovers_of_one_dataset() {
+    let bench = Bench::new();
+    let running = bench.start(&["--hold"]);
+    wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
+    let id = bench.status()["id"].as_str().unwrap().to_owned();
+    bench.start(&[]).wait(60).must(3).says(&["is moving these datasets already"]);
+    create(&bench.site.e("other"));
+    let other = format!("west:{}", bench.west());
+    bench.site.start(&["cutover", "start", &bench.site.e("other"), &other]).wait(60).must(3);
+    bench.cutover(&["abort", &id]).must(0);
+    running.wait(60).must(8);
+}
+
+fn a_peer_without_the_grant() {
+    let mut site = Site::quiet();
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let app = site.source("app", 1000);
+    let target = format!("west:{}", site.w("in/app"));
+    site.start(&["cutover", "start", &app, &target]).wait(60).must(4).says(&["cutover"]);
+    assert!(is_writable(&app));
+}
+
+fn an_outage_that_lasts_too_long_is_rolled_back() {
+    let bench = Bench::new();
+    bench.write();
+    let stop = fs::read_to_string(bench.site.dir.join("stop.sh")).unwrap();
+    fs::write(bench.site.dir.join("stop.sh"), stop.replace("#!/bin/bash\n", "#!/bin/bash\nsleep 4\n")).unwrap();
+    rolled_back(&bench, &["--outage-limit", "2s"], "the outage took longer than");
+    fs::write(bench.site.dir.join("stop.sh"), stop).unwrap();
+    wait_for("the writer to run again", 20, || bench.writer_runs());
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all());
+}
+
+fn an_unreadable_ledger_stops_everything() {
+    let bench = Bench::new();
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    let dir = bench.site.dir.join("east.state/cutover");
+    let host = fs::read_dir(&dir).unwrap().flatten().map(|e| e.path());
+    let host = host.into_iter().find(|p| p.file_name().unwrap().to_string_lossy().starts_with("host-")).unwrap();
+    let text = fs::read_to_string(&host).unwrap();
+    // A torn last line is no harm; a line in the middle is.
+    fs::write(&host, format!("{text}{{\"at\":\"20")).unwrap();
+    bench.cutover(&["status"]).must(0);
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[1] = "{nonsense";
+    fs::write(&host, lines.join("\n") + "\n").unwrap();
+    let east = fs::read_to_string(&host).unwrap();
+    bench.cutover(&["back", &id]).must(9);
+    bench.cutover(&["status"]).must(2).says(&["line 2 cannot be read", "nothing was changed"]);
+    assert_eq!(fs::read_to_string(&host).unwrap(), east);
+    std::thread::sleep(Duration::from_millis(10));
+    assert!(!is_writable(&bench.east()) && is_writable(&bench.west()));
+}

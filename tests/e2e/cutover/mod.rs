@@ -1,0 +1,211 @@
+//! Cutovers under a program that writes all the time: not one acknowledged record may be missing or doubled, and never may
+//! two sides be writable.
+
+mod faults;
+mod matrix;
+mod story;
+
+use crate::Case;
+
+pub fn cases() -> Vec<Case> {
+    [story::cases(), faults::cases(), matrix::cases()].concat()
+}
+
+mod bench {
+    //! A unit that moves between east and west, and its writer.
+
+    use std::{
+        fs,
+        os::unix::fs::PermissionsExt,
+        path::{Path, PathBuf},
+        thread::sleep,
+        time::Duration,
+    };
+
+    use serde_json::Value;
+
+    use crate::{
+        process::{Done, Running, is_alive, wait_for},
+        site::Site,
+        zfs::{create, exists, get},
+    };
+
+    /// The writer: numbered records, each on disk before it is acknowledged outside of the dataset.
+    const WRITER: &str = r#"#!/bin/bash
+# writer.sh FILE ACKNOWLEDGED
+n=$(tail -n 1 "$1" 2>/dev/null || true)
+n=${n:-0}
+trap 'exit 0' TERM
+while :; do
+  n=$((n + 1))
+  echo "$n" >>"$1" && sync "$1" && echo "$n" >>"$2" || exit 1
+done
+"#;
+
+    pub struct Bench {
+        pub site: Site,
+        /// The dataset's name in both pools: `app` here, `in/app` there.
+        pub name: String,
+    }
+
+    impl Bench {
+        /// East's `app` with a writer that hooks stop and start on either side.
+        pub fn new() -> Bench {
+            Bench::with(Site::quiet(), "app", "")
+        }
+
+        pub fn with(mut site: Site, name: &str, more: &str) -> Bench {
+            let dir = site.dir.clone();
+            let script = |name: &str, text: &str| {
+                let path = dir.join(name);
+                fs::write(&path, text).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+                path.display().to_string()
+            };
+            let writer = script("writer.sh", WRITER);
+            let (acknowledged, pid) = (dir.join("acknowledged"), dir.join("writer.pid"));
+            let (acknowledged, pid) = (acknowledged.display(), pid.display());
+            let stop = script(
+                "stop.sh",
+                &format!(
+                    "#!/bin/bash\np=$(cat {pid} 2>/dev/null) || exit 0\nkill \"$p\" 2>/dev/null\n\
+                     while kill -0 \"$p\" 2>/dev/null; do sleep 0.01; done\nrm -f {pid}\necho stopped\n"
+                ),
+            );
+            let start = |side: &str, pool: &str| {
+                script(
+                    &format!("start-{side}.sh"),
+                    &format!(
+                        "#!/bin/bash\np=$(cat {pid} 2>/dev/null) && kill -0 \"$p\" 2>/dev/null && exit 0\n\
+                         at=$(zfs get -H -o value mountpoint \"${{ZMIGRATE_DATASETS%% *}}\")\n\
+                         setsid {writer} \"$at/records\" {acknowledged} </dev/null >/dev/null 2>&1 &\n\
+                         echo $! >{pid}\necho started on {side} in {pool}\n"
+                    ),
+                )
+            };
+            let hook = |start: String| {
+                format!("[hook.writer]\nstop = [\"{stop}\"]\nstart = [\"{start}\"]\ntimeout_s = 20\n{more}")
+            };
+            site.more = hook(start("east", &site.east));
+            site.west_more = hook(start("west", &site.west));
+            let grants = format!("{}cutover = [\"{}/in\"]\n", site.default_grant(), site.west);
+            site.write_configs(&grants, None);
+            site.start_daemon();
+            create(&site.e(name));
+            create(&site.w("in"));
+            Bench { site, name: name.to_owned() }
+        }
+
+        pub fn east(&self) -> String {
+            self.site.e(&self.name)
+        }
+
+        pub fn west(&self) -> String {
+            self.site.w(&format!("in/{}", self.name))
+        }
+
+        /// Starts the writer on east, as the start hook would.
+        pub fn write(&self) {
+            let status = std::process::Command::new(self.site.dir.join("start-east.sh"))
+                .env("ZMIGRATE_DATASETS", self.east())
+                .status()
+                .unwrap();
+            assert!(status.success());
+            self.wait_for_records(20);
+        }
+
+        /// Starts it unless it runs, on whichever side serves.
+        pub fn stop_writing(&self) {
+            let status = std::process::Command::new(self.site.dir.join("stop.sh")).status().unwrap();
+            assert!(status.success());
+        }
+
+        pub fn acknowledged(&self) -> u64 {
+            last_number(&self.site.dir.join("acknowledged"))
+        }
+
+        /// Waits until that many more records are acknowledged.
+        #[track_caller]
+        pub fn wait_for_records(&self, more: u64) {
+            let from = self.acknowledged();
+            wait_for("the writer", 30, || self.acknowledged() >= from + more);
+        }
+
+        pub fn writer_runs(&self) -> bool {
+            let pid = fs::read_to_string(self.site.dir.join("writer.pid")).ok().and_then(|p| p.trim().parse().ok());
+            pid.is_some_and(is_alive)
+        }
+
+        /// `zmigrate cutover start app west:in/app …`.
+        pub fn start(&self, more: &[&str]) -> Running {
+            self.start_with(more, &[])
+        }
+
+        pub fn start_with(&self, more: &[&str], environment: &[(&str, &str)]) -> Running {
+            let (east, west) = (self.east(), format!("west:{}", self.west()));
+            let args =
+                ["cutover", "start", &east, &west, "--hook", "writer", "--max-downtime", "60s", "--output", "json"];
+            self.site.start_with(&[&args[..], more].concat(), environment)
+        }
+
+        pub fn cutover(&self, args: &[&str]) -> Done {
+            self.site.start(&[&["cutover"], args, &["--output", "json"]].concat()).wait(120)
+        }
+
+        /// The newest cutover that `status` shows.
+        pub fn status(&self) -> Value {
+            let done = self.cutover(&["status"]).must(0);
+            let value: Value = serde_json::from_str(&done.stdout).unwrap();
+            value["cutovers"].as_array().unwrap().last().cloned().unwrap_or_default()
+        }
+
+        /// Exactly one side is writable, and it holds each acknowledged record once. Returns true if that is west.
+        #[track_caller]
+        pub fn assert_one_side_has_it_all(&self) -> bool {
+            let (east, west) = (is_writable(&self.east()), is_writable(&self.west()));
+            assert!(east != west, "east writable: {east}, west writable: {west}");
+            let serving = if west { self.west() } else { self.east() };
+            let at = get(&serving, "mountpoint").0;
+            let text = fs::read_to_string(Path::new(&at).join("records")).unwrap_or_default();
+            let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+            let expected: Vec<u64> = (1..=numbers.len() as u64).collect();
+            assert_eq!(numbers, expected, "a record is missing or doubled");
+            assert!(numbers.len() as u64 >= self.acknowledged(), "acknowledged records are missing");
+            west
+        }
+
+        /// At no moment both.
+        #[track_caller]
+        pub fn assert_not_two_sides(&self) {
+            assert!(!(is_writable(&self.east()) && is_writable(&self.west())), "two sides are writable");
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new(self.site.dir.join("stop.sh")).status();
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn last_number(path: &PathBuf) -> u64 {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
+        whole.lines().next_back().and_then(|line| line.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether a program could write to it now: it is mounted, and not read-only.
+    pub fn is_writable(dataset: &str) -> bool {
+        if !exists(dataset) || get(dataset, "mounted").0 != "yes" {
+            return false;
+        }
+        let probe = Path::new(&get(dataset, "mountpoint").0).join(".probe");
+        let written = fs::write(&probe, "x").is_ok();
+        let _ = fs::remove_file(&probe);
+        written
+    }
+
+    pub fn json(done: &Done) -> Value {
+        serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}\n{}", done.stdout, done.stderr))
+    }
+}

@@ -1,0 +1,169 @@
+//! The way there, and back, under a writer.
+
+use super::bench::{Bench, is_writable, json};
+use crate::{
+    Case, cases,
+    process::wait_for,
+    site::Site,
+    zfs::{create, exists, get, populate, state},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        a_writer_goes_on_at_the_target,
+        there_and_back_ten_times,
+        a_tree_moves_from_the_peer_to_here,
+        held_until_go,
+        an_abort_gives_all_back,
+        completed_means_destroyed,
+        without_hooks_it_is_fenced_alone,
+    ]
+}
+
+fn a_writer_goes_on_at_the_target() {
+    let bench = Bench::new();
+    populate(&bench.east(), 1, 3_000_000);
+    bench.write();
+    let done = bench.start(&[]).wait(120).must(0);
+    let result = json(&done);
+    assert_eq!(result["result"], "done");
+    let id = result["id"].as_str().unwrap().to_owned();
+    assert!(result["downtime_ms"].as_u64().unwrap() > 0 && result["predicted_downtime_ms"].as_u64().unwrap() > 0);
+    assert!(result["passes"].as_u64().unwrap() >= 2);
+    bench.wait_for_records(20);
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all(), "west serves");
+    assert_eq!(get(&bench.east(), "readonly"), ("on".into(), "local".into()));
+    assert_eq!(get(&bench.east(), "zmigrate:fence").0, format!("{id}:1"));
+    assert_eq!(get(&bench.west(), "zmigrate:serving").0, format!("{id}:1"));
+    let status = bench.status();
+    assert_eq!((&status["phase"], &status["id"]), (&"done".into(), &result["id"]));
+    assert_eq!(status["needs"], serde_json::Value::Null);
+    assert_eq!((&status["proof"]["means"], &status["proof"]["written"]), (&"digest".into(), &0.into()));
+    // What replicated here before does not any more: neither into what serves, nor into what is fenced.
+    let (east, west) = (bench.east(), format!("west:{}", bench.west()));
+    bench.site.start(&["push", &east, &west]).wait(60).must(3).says(&["is the writable side since cutover"]);
+    bench.site.start(&["pull", &west, &east]).wait(60).must(3).says(&["is fenced by cutover"]);
+}
+
+fn there_and_back_ten_times() {
+    let bench = Bench::new();
+    let before: Vec<String> = own_state(&bench.east());
+    bench.write();
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    for round in 1..=10 {
+        bench.wait_for_records(3);
+        let result = json(&bench.cutover(&["back", &id]).must(0));
+        assert_eq!(result["result"], "done", "round {round}");
+        bench.wait_for_records(3);
+        assert_eq!(bench.assert_one_side_has_it_all(), round % 2 == 0, "round {round}");
+    }
+    bench.stop_writing();
+    assert_eq!(bench.assert_one_side_has_it_all(), true);
+    json(&bench.cutover(&["back", &id]).must(0));
+    assert_eq!(own_state(&bench.east()), before, "home again with its own properties");
+}
+
+/// The properties that were set on a dataset, less zmigrate's own.
+fn own_state(dataset: &str) -> Vec<String> {
+    let keep = |l: &String| {
+        let words: Vec<&str> = l.split('\t').collect();
+        words.len() == 4
+            && words[0] == dataset
+            && ["readonly", "canmount", "setuid", "exec", "devices", "mountpoint", "mounted"].contains(&words[1])
+    };
+    state(dataset).into_iter().filter(keep).collect()
+}
+
+fn a_tree_moves_from_the_peer_to_here() {
+    let bench = Bench::new();
+    let (from, to) = (bench.site.w("in/db"), bench.site.e("db"));
+    for name in ["", "/data", "/data/deep", "/wal"] {
+        create(&format!("{from}{name}"));
+        populate(&format!("{from}{name}"), 3, 200_000);
+    }
+    crate::zfs::zfs(&["set", "canmount=off", &format!("{from}/wal")]);
+    let place = bench.site.dir.join("elsewhere");
+    crate::zfs::zfs(&["set", &format!("mountpoint={}", place.display()), &format!("{from}/data")]);
+    let args = ["cutover", "start", &format!("west:{from}"), &to, "--max-downtime", "60s", "--output", "json"];
+    bench.site.start(&args).wait(60).must(3).says(&["is below what moves", "-r"]);
+    let result = json(&bench.site.start(&[&args[..], &["-r"]].concat()).wait(120).must(0));
+    assert_eq!(result["result"], "done");
+    for name in ["", "/data", "/data/deep"] {
+        assert!(is_writable(&format!("{to}{name}")), "{to}{name}");
+        assert!(!is_writable(&format!("{from}{name}")), "{from}{name}");
+    }
+    assert_eq!(get(&format!("{to}/wal"), "canmount"), ("off".into(), "local".into()));
+    assert_eq!(get(&format!("{to}/data"), "mountpoint").0, place.display().to_string());
+    assert!(place.join("deep/text").exists() || place.join("text").exists());
+    let tag = crate::zfs::tags(&to).into_iter().next_back().unwrap();
+    for name in ["", "/data", "/data/deep", "/wal"] {
+        bench.site.assert_same_files(&format!("{from}{name}@{tag}"), &format!("{to}{name}@{tag}"));
+    }
+}
+
+fn held_until_go() {
+    let bench = Bench::new();
+    bench.write();
+    let running = bench.start(&["--hold"]);
+    wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
+    let status = bench.status();
+    assert_eq!(status["phase"], "armed");
+    assert!(status["needs"].as_str().unwrap().contains("cutover go"), "{status}");
+    let id = status["id"].as_str().unwrap().to_owned();
+    assert!(bench.writer_runs() && is_writable(&bench.east()));
+    bench.cutover(&["complete", &id]).must(3).says(&["the only copy that counts"]);
+    let said = bench.cutover(&["go", &id]).must(0);
+    assert_eq!(json(&said)["result"], "done");
+    assert_eq!(json(&running.wait(60).must(0))["result"], "done");
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+fn an_abort_gives_all_back() {
+    let bench = Bench::new();
+    let before = own_state(&bench.east());
+    bench.write();
+    let running = bench.start(&["--hold"]);
+    wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
+    let id = bench.status()["id"].as_str().unwrap().to_owned();
+    let aborted = json(&bench.cutover(&["abort", &id]).must(0));
+    assert_eq!(aborted["result"], "rolled_back");
+    assert_eq!(json(&running.wait(60).must(8))["result"], "rolled_back");
+    assert!(bench.writer_runs(), "the source's writer was not stopped");
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all(), "east serves");
+    assert_eq!(own_state(&bench.east()), before);
+    // And it can be begun again.
+    bench.write();
+    json(&bench.start(&[]).wait(120).must(0));
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+fn completed_means_destroyed() {
+    let bench = Bench::new();
+    bench.write();
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    bench.stop_writing();
+    assert!(exists(&bench.east()));
+    assert_eq!(json(&bench.cutover(&["complete", &id]).must(0))["result"], "completed");
+    assert!(!exists(&bench.east()) && is_writable(&bench.west()));
+    bench.cutover(&["back", &id]).must(3).says(&["the source is destroyed"]);
+    let journal = std::fs::read_to_string(bench.site.dir.join("east.state/journal.jsonl")).unwrap();
+    assert!(journal.contains("destroy_released"), "{journal}");
+}
+
+fn without_hooks_it_is_fenced_alone() {
+    let mut site = Site::quiet();
+    let grants = format!("{}cutover = [\"{}/in\"]\n", site.default_grant(), site.west);
+    site.write_configs(&grants, None);
+    site.start_daemon();
+    let app = site.source("app", 100_000);
+    let target = format!("west:{}", site.w("in/app"));
+    let text = site.start(&["cutover", "start", &app, &target, "--max-downtime", "60s"]).wait(60).must(0);
+    assert!(text.stdout.contains(": done. west:") && text.stdout.contains("is read-only"), "{}", text.stdout);
+    assert!(!is_writable(&app) && is_writable(&site.w("in/app")));
+    site.assert_same_files(&format!("{app}@s1"), &site.w("in/app@s1"));
+}
