@@ -290,6 +290,8 @@ impl Run<'_> {
                 upto: None,
                 encryption: EncryptionMode::Default,
                 rollback: false,
+                enters: None,
+                estimates: true,
                 snapshot: tag.clone(),
                 dry_run: false,
                 jobs: 1,
