@@ -35,8 +35,10 @@ use crate::{
         journal::Journal,
         ledger::Ledgers,
         link::{Connection, Link},
+        needs::Needs,
         zfs::Zfs,
     },
+    runner::files::{JobFiles, JobNeeds},
     session::{
         client::ClientOptions,
         cutover::{Hosts, Tools},
@@ -72,7 +74,14 @@ pub fn engine(config: &Config) -> Arc<Engine> {
         busy: busy(),
     });
     let locks = Arc::new(FileLocks::new(&config.state_dir));
-    Arc::new(Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts))
+    let engine = Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts);
+    engine.set_needs(needs(config));
+    Arc::new(engine)
+}
+
+/// What the jobs of this host need.
+pub fn needs(config: &Config) -> Arc<dyn Needs> {
+    Arc::new(JobNeeds::new(config.jobs.clone(), JobFiles::new(&config.state_dir)))
 }
 
 /// Where other commands on this host speak to the process that leads a cutover.

@@ -31,6 +31,7 @@
 //! | [`inventory`], [`releases`] | what zmigrate left in ZFS, and what may go; the known bugs of ZFS releases |
 //! | [`cutover`] | the machines that move the writable side: events in, states and effects out |
 //! | [`hook`] | how writers are stopped, started and looked at: what a hook is, and what is run |
+//! | [`jobs`] | when a job runs, what its snapshots are called, which of them stay |
 //! | [`identity`], [`config`] | certificates and TLS; the TOML file and its grants |
 //! | [`port`] | traits: what the engine needs of ZFS, of the network, of hooks, of locks and of the journal |
 //! | [`channel`] | frames in order, exactly once, over connections that come and go |
@@ -38,6 +39,7 @@
 //! | [`session`] | who talks to whom; requests become ZFS operations in [`session::engine`] |
 //! | [`driver`] | one run: lock, look, plan, carry out, report |
 //! | [`doctor`] | what is wrong with this host, and on the way to a peer |
+//! | [`runner`] | jobs at work: their locks, states, history and programs |
 //! | [`daemon`], [`cli`] | the two programs |
 //! | [`adapter`], [`fake`] | the ports on the real world, wired up in [`host`] alone; a ZFS in memory, for tests |
 //!
@@ -58,11 +60,13 @@ pub mod hook;
 pub mod host;
 pub mod identity;
 pub mod inventory;
+pub mod jobs;
 pub mod limits;
 pub mod pipe;
 pub mod plan;
 pub mod port;
 pub mod releases;
+pub mod runner;
 pub mod session;
 pub mod stream;
 pub mod types;

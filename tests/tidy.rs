@@ -27,26 +27,47 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("hook", &["types", "limits", "cutover"]),
     ("inventory", &["types", "limits", "stream"]),
     ("releases", &["types", "limits"]),
-    ("config", &["types", "limits", "hook", "identity"]),
+    ("jobs", &["types", "limits", "plan"]),
+    ("config", &["types", "limits", "hook", "jobs", "plan", "identity"]),
     ("identity", &["types", "limits"]),
-    ("port", &["types", "limits", "stream", "wire", "plan", "cutover", "hook"]),
+    ("port", &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "jobs"]),
     ("channel", &["types", "limits", "wire", "port"]),
     ("pipe", &["types", "limits", "stream", "wire", "port", "channel"]),
     (
         "session",
-        &["types", "limits", "stream", "wire", "plan", "cutover", "inventory", "port", "identity", "channel", "pipe"],
+        &[
+            "types",
+            "limits",
+            "stream",
+            "wire",
+            "plan",
+            "cutover",
+            "inventory",
+            "jobs",
+            "port",
+            "identity",
+            "channel",
+            "pipe",
+        ],
     ),
     (
         "driver",
-        &["types", "limits", "stream", "wire", "plan", "cutover", "port", "identity", "channel", "pipe", "session"],
+        &[
+            "types", "limits", "stream", "wire", "plan", "cutover", "jobs", "port", "identity", "channel", "pipe",
+            "session",
+        ],
     ),
     ("doctor", &["types", "limits", "wire", "port", "releases", "config", "identity", "channel", "session"]),
+    ("runner", BELOW_DRIVER),
     ("daemon", BELOW_DRIVER),
     ("cli", BELOW_DRIVER),
     ("control", BELOW_DRIVER),
     ("web", BELOW_DRIVER),
     ("plugin", BELOW_DRIVER),
-    ("adapter", &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "port", "config", "identity"]),
+    (
+        "adapter",
+        &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "jobs", "port", "config", "identity"],
+    ),
     ("fake", &["types", "limits", "stream", "wire", "plan", "cutover", "port"]),
 ];
 
@@ -67,6 +88,8 @@ const BELOW_DRIVER: &[&str] = &[
     "session",
     "driver",
     "host",
+    "jobs",
+    "runner",
     "daemon",
     "cli",
     "control",
@@ -78,7 +101,8 @@ const BELOW_DRIVER: &[&str] = &[
 ];
 
 /// Layers that decide, and therefore own no runtime, clock, file, socket or process.
-const PURE: &[&str] = &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "inventory", "releases"];
+const PURE: &[&str] =
+    &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "inventory", "releases", "jobs"];
 
 /// What the pure layers must not name.
 const EFFECTS: &[&str] = &[

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::job_args::{CheckArgs, HistoryArgs, JobCommand, Prune, StatusArgs};
 use crate::{
     plan::ExcludePattern,
     types::{ByteSize, DatasetName, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
@@ -100,6 +101,18 @@ pub enum Command {
     /// See what zmigrate left in the ZFS of this host, and let go of it
     #[command(subcommand)]
     State(StateCommand),
+    /// Run, pause and list the jobs of the configuration
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Destroy the snapshots that a job's rules no longer keep, here and at the peer; -n explains
+    Prune(Prune),
+    /// Show the runs of jobs
+    History(HistoryArgs),
+    /// Show how far each job is, and how it went
+    Status(StatusArgs),
+    /// Check the lag of jobs, for a monitoring system
+    #[command(after_help = "Exit codes: 0 OK · 1 WARNING · 2 CRITICAL · 3 UNKNOWN, as monitoring plugins use them")]
+    Check(CheckArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell

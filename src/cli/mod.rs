@@ -4,15 +4,21 @@
 
 mod args;
 mod ca;
+mod check;
 mod config;
 mod cutover;
 mod doctor;
+mod history;
+mod job;
+mod job_args;
 mod join;
 pub mod output;
 mod probe;
 mod progress;
+mod prune;
 mod replicate;
 mod state;
+mod status;
 mod stream;
 
 use std::{process::ExitCode, time::Duration};
@@ -20,6 +26,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Command, Daemon};
+use self::job_args::JobCommand;
 use self::output::Output;
 use crate::{
     daemon::{self, Sources},
@@ -30,7 +37,9 @@ use crate::{
 pub fn zmigrate() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.output, cli.global.quiet);
-    output::log_to_stderr(cli.global.verbose, cli.global.quiet, false);
+    // From cron, what went wrong and then well is no reason for a mail.
+    let cron = matches!(&cli.command, Command::Job(JobCommand::Run { cron: true, .. })) && cli.global.verbose == 0;
+    output::log_to_stderr(cli.global.verbose, cli.global.quiet || cron, false);
     let result = match cli.command {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),
@@ -42,6 +51,11 @@ pub fn zmigrate() -> ExitCode {
         Command::Config(command) => config::run(&cli.global, command, &output),
         Command::Doctor { peer } => doctor::run(&cli.global, peer, &output),
         Command::State(command) => state::run(&cli.global, command, &output),
+        Command::Job(command) => job::run(&cli.global, command, &output),
+        Command::Prune(args) => prune::run(&cli.global, &args, &output),
+        Command::History(args) => history::run(&cli.global, &args, &output),
+        Command::Status(args) => status::run(&cli.global, &args, &output),
+        Command::Check(args) => check::run(&cli.global, &args, &output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "zmigrate", &mut std::io::stdout());
             Ok(0)

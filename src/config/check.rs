@@ -17,7 +17,8 @@ use super::{
 use crate::{
     hook::HookKind,
     identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When, ca::CA_KEY_FILE},
-    types::PeerName,
+    jobs::{Direction, Job},
+    types::{DatasetName, PeerAddress, PeerName},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -44,7 +45,7 @@ pub enum Topic {
     Files,
     /// Certificates, key and revocations.
     Identity,
-    /// `[peer]` and `[grant]`.
+    /// `[peer]`, `[grant]` and `[job]`.
     Names,
     /// The `zfs` command.
     Zfs,
@@ -89,6 +90,7 @@ pub fn check(config: &Config, now: When) -> Vec<Finding> {
     findings.1 = Topic::Names;
     findings.peers(config, own.as_ref());
     findings.grants(config, own.as_ref());
+    findings.jobs(config);
     findings.1 = Topic::Zfs;
     findings.zfs(config);
     findings.1 = Topic::Hooks;
@@ -275,6 +277,42 @@ impl Findings {
                     );
                 }
             }
+        }
+    }
+
+    fn jobs(&mut self, config: &Config) {
+        for (at, job) in config.jobs.values().enumerate() {
+            if let PeerAddress::Name(name) = &job.peer
+                && !config.peers.contains_key(name)
+            {
+                let message = format!("job {}: there is no [peer.{name}], so {name} is taken for a host", job.name);
+                self.add(Severity::Note, message, None);
+            }
+            for other in config.jobs.values().skip(at + 1) {
+                self.two_jobs(job, other);
+            }
+        }
+    }
+
+    fn two_jobs(&mut self, one: &Job, other: &Job) {
+        let meet = |a: &DatasetName, b: &DatasetName| a.is_at_or_below(b) || b.is_at_or_below(a);
+        let same_host =
+            one.direction == other.direction && (one.direction == Direction::Pull || one.peer == other.peer);
+        if same_host && meet(&one.target, &other.target) {
+            self.add(
+                Severity::Warning,
+                format!("jobs {} and {} write into each other's target", one.name, other.name),
+                "give each its own target; a run of one keeps the other away with exit code 75".to_owned(),
+            );
+        }
+        let both_prune = one.keep.is_some() && other.keep.is_some() && one.keep != other.keep;
+        let both_push = one.direction == Direction::Push && other.direction == Direction::Push;
+        if both_push && both_prune && one.prefix == other.prefix && meet(&one.dataset, &other.dataset) {
+            self.add(
+                Severity::Warning,
+                format!("jobs {} and {} prune the same snapshots here by different rules", one.name, other.name),
+                "leave keep in one of them".to_owned(),
+            );
         }
     }
 

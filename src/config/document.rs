@@ -26,10 +26,11 @@ impl fmt::Display for Place {
 }
 
 /// A value, so far as the configuration uses them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Value {
     Text(String),
     Integer(i128),
+    Boolean(bool),
     List(Vec<(Value, Place)>),
     /// Anything else, by what it is called.
     Other(&'static str),
@@ -40,6 +41,7 @@ impl Value {
         match self {
             Value::Text(_) => "a string",
             Value::Integer(_) => "an integer",
+            Value::Boolean(_) => "a boolean",
             Value::List(_) => "a list",
             Value::Other(kind) => kind,
         }
@@ -47,7 +49,7 @@ impl Value {
 }
 
 /// A key that is set, and to what.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub key_at: Place,
     pub value: Value,
@@ -119,7 +121,7 @@ fn plain(value: DeValue<'_>, places: &Places<'_>) -> Value {
             Err(_) => Value::Other("a huge integer"),
         },
         DeValue::Float(_) => Value::Other("a float"),
-        DeValue::Boolean(_) => Value::Other("a boolean"),
+        DeValue::Boolean(is) => Value::Boolean(is),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Table(_) => Value::Other("a table"),
         DeValue::Array(items) => Value::List(

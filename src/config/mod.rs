@@ -14,6 +14,9 @@ mod check;
 mod document;
 mod error;
 mod grants;
+#[cfg(test)]
+mod job_tests;
+mod jobs;
 mod limits;
 mod load;
 mod schema;
@@ -37,7 +40,8 @@ pub use schema::KEYS;
 pub use crate::types::DEFAULT_PORT;
 use crate::{
     hook::{Hook, HookName},
-    types::{Endpoint, PeerName},
+    jobs::Job,
+    types::{Endpoint, JobName, PeerName},
 };
 
 /// The file that is read when no `--config` is given.
@@ -79,6 +83,10 @@ pub struct Config {
     pub hooks: BTreeMap<HookName, Hook>,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[job.NAME]`.
+    pub jobs: BTreeMap<JobName, Job>,
+    /// `metrics.listen`: where `zmigrated` answers Prometheus.
+    pub metrics_listen: Option<SocketAddr>,
     /// `zfs.command`: the `zfs` binary; a bare name is looked up in `PATH`.
     pub zfs_command: PathBuf,
     /// The files that were read, in order. Empty when the defaults are used, or for text that is no file.
@@ -106,6 +114,8 @@ impl Default for Config {
             grants: Grants::default(),
             hooks: BTreeMap::new(),
             limits: Limits::default(),
+            jobs: BTreeMap::new(),
+            metrics_listen: None,
             zfs_command: "zfs".into(),
             files: Vec::new(),
         }

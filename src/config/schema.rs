@@ -13,6 +13,7 @@ use super::{
     Access, Config, ConfigError, DEFAULT_PORT, Grant, LIMITS, LimitSpec, LimitUnit, Peer, Place, Problem,
     document::{Entry, Merged, Value},
     grants::table_header,
+    jobs::JobTables,
 };
 use crate::{
     hook::HookName,
@@ -41,6 +42,31 @@ pub const KEYS: &[&str] = &[
     "hook.NAME.check",
     "hook.NAME.check_timeout_s",
     "zfs.command",
+    "metrics.listen",
+    "job.NAME.direction",
+    "job.NAME.dataset",
+    "job.NAME.recursive",
+    "job.NAME.exclude",
+    "job.NAME.exclude_property",
+    "job.NAME.peer",
+    "job.NAME.target",
+    "job.NAME.cron",
+    "job.NAME.every",
+    "job.NAME.jitter",
+    "job.NAME.time_zone",
+    "job.NAME.hours",
+    "job.NAME.bwlimit",
+    "job.NAME.bwlimit_hours",
+    "job.NAME.retries",
+    "job.NAME.retry_wait",
+    "job.NAME.snapshot",
+    "job.NAME.prefix",
+    "job.NAME.keep",
+    "job.NAME.keep_peer",
+    "job.NAME.before",
+    "job.NAME.after",
+    "job.NAME.hook_timeout",
+    "job.NAME.max_lag",
 ];
 
 pub(super) fn interpret(merged: Merged) -> Result<Config, ConfigError> {
@@ -66,6 +92,7 @@ struct Reader {
     peers: BTreeMap<PeerName, (Place, PeerDraft)>,
     grants: BTreeMap<PeerName, Grant>,
     hooks: BTreeMap<HookName, HookDraft>,
+    jobs: JobTables,
     /// Grants with a bad list, which are not called empty on top of that.
     bad_grants: BTreeSet<PeerName>,
     /// Unknown prefixes that have been reported: what is below them is not reported again.
@@ -82,7 +109,13 @@ impl Reader {
         for (path, at) in &merged.tables {
             let parts: Vec<&str> = path.iter().map(String::as_str).collect();
             match parts.as_slice() {
-                ["identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs"] => {}
+                ["identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs" | "job" | "metrics"] => {}
+                ["job", name] => {
+                    if let Err(e) = self.jobs.table(name, at) {
+                        self.problem(at, e.to_string());
+                        self.reported.insert(path.clone());
+                    }
+                }
                 ["hook", name] => {
                     if !self.hook_table(name, at) {
                         self.reported.insert(path.clone());
@@ -114,6 +147,7 @@ impl Reader {
             ["identity", "dir"] => self.dir(entry, "identity.dir", |c| &mut c.identity_dir),
             ["ca", "dir"] => self.ca_dir(entry),
             ["zfs", "command"] => self.zfs_command(entry),
+            ["metrics", "listen"] => self.metrics_listen(entry),
             ["limits", key] => match LIMITS.iter().find(|spec| spec.key == *key) {
                 Some(spec) => self.limit(spec, entry),
                 None => self.unknown(path, &entry.key_at, false),
@@ -123,15 +157,18 @@ impl Reader {
                 Some(access) => self.grant(name, access, entry),
                 None => self.unknown(path, &entry.key_at, false),
             },
+            ["job", name, key] if KEYS.contains(&format!("job.NAME.{key}").as_str()) => {
+                self.jobs.entry(name, key, entry)
+            }
             ["hook", name, key] => {
                 if !self.hook(name, key, entry) {
                     self.unknown(path, &entry.key_at, false);
                 }
             }
-            [table @ ("identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs")] => {
+            [table @ ("identity" | "ca" | "peer" | "grant" | "hook" | "limits" | "zfs" | "job" | "metrics")] => {
                 self.problem(&entry.value_at, format!("{table} must be a table, not {}", entry.value.kind()));
             }
-            ["peer" | "grant" | "hook", _] => {
+            ["peer" | "grant" | "hook" | "job", _] => {
                 self.problem(
                     &entry.value_at,
                     format!("{} must be a table, not {}", path.join("."), entry.value.kind()),
@@ -181,6 +218,17 @@ impl Reader {
             return;
         }
         self.config.zfs_command = text.into();
+    }
+
+    fn metrics_listen(&mut self, entry: &Entry) {
+        let Some(text) = self.text(entry, "metrics.listen") else { return };
+        match text.parse::<SocketAddr>() {
+            Ok(address) => self.config.metrics_listen = Some(address),
+            Err(_) => self.problems.push(
+                Problem::new(&entry.value_at, format!("metrics.listen: {text:?} is not an IP address with a port"))
+                    .hint("write \"127.0.0.1:9851\""),
+            ),
+        }
     }
 
     fn listen(&mut self, entry: &Entry) {
@@ -353,6 +401,8 @@ impl Reader {
             self.config.grants.by_identity.insert(name, grant);
         }
         self.finish_hooks();
+        let reported = std::mem::take(&mut self.reported);
+        self.config.jobs = std::mem::take(&mut self.jobs).finish(&reported, &mut self.problems);
         let limits = &self.config.limits;
         if self.problems.is_empty() && limits.link_lost_after_s < limits.idle_timeout_s {
             // No place: either of the two may be the default.

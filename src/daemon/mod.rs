@@ -5,13 +5,16 @@
 //!                                                      └ asks to join  ─ Enrolment::serve, and nothing else
 //! SIGHUP  → configuration, certificates, grants and revocations are read again; what does not load changes nothing
 //! changed files of the identity → the same, without the configuration
-//! SIGTERM → no new sessions; running ones may finish; then their receives save their state, and the end
+//! SIGTERM → no new sessions or runs of jobs; those at work may finish; then receives save their state, and the end
+//! each second → a job that is due is begun (jobs.rs)
 //! ```
 
 mod authority;
 mod cutovers;
 pub mod enrol;
+mod jobs;
 mod live;
+pub mod metrics;
 mod watch;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -27,7 +30,7 @@ use tokio::{
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
-use self::{authority::GrantAuthority, enrol::Enrolment, live::LiveConnections};
+use self::{authority::GrantAuthority, enrol::Enrolment, jobs::Jobs, live::LiveConnections};
 use crate::{
     host,
     identity::{IdentityStore, Serial, ca::EnrolDirs},
@@ -75,6 +78,7 @@ struct Daemon {
     store: Arc<IdentityStore>,
     authority: Arc<GrantAuthority>,
     registry: Arc<Registry>,
+    jobs: Arc<Jobs>,
     live: Arc<LiveConnections>,
     /// Where this host has the authority's directory.
     enrolment: Option<Arc<Enrolment>>,
@@ -96,6 +100,7 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
     };
     let engine = host::engine(&config);
+    let jobs = Jobs::new(&config, &store, &engine);
     let registry = Registry::new(Arc::clone(&engine), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);
     let enrolment = config.ca_dir.as_ref().map(|ca| {
@@ -103,7 +108,7 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         Enrolment::new(EnrolDirs { ca: ca.clone(), beside: Some(config.identity_dir.clone()) })
     });
     let live = Arc::default();
-    let daemon = Arc::new(Daemon { sources, store, authority, registry, live, enrolment, handshake_timeout });
+    let daemon = Arc::new(Daemon { sources, store, authority, registry, jobs, live, enrolment, handshake_timeout });
     let mut listeners = Vec::new();
     for address in &config.listen {
         listeners.push(listen(*address).await?);
@@ -114,6 +119,10 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         accepting.spawn(Arc::clone(&daemon).accept(listener, Arc::clone(&connections)));
     }
     accepting.spawn(watch::watch(Arc::clone(&daemon)));
+    if let Some(address) = config.metrics_listen {
+        accepting.spawn(metrics::serve(Arc::clone(&daemon), address).await?);
+    }
+    accepting.spawn(Arc::clone(&daemon.jobs).watch());
     let leading = CancellationToken::new();
     let cutovers = tokio::spawn(cutovers::look_after(Arc::clone(&daemon), engine, config, leading.clone()));
     tracing::info!(identity = %daemon.store.own().name, "zmigrated {} is ready", env!("CARGO_PKG_VERSION"));
@@ -134,13 +143,17 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    listen_on(address, "listening on").await
+}
+
+async fn listen_on(address: SocketAddr, words: &str) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
         Failure::new(FailureClass::Usage, format!("cannot listen on {address}: {e}"))
             .hint("another zmigrated may run already; or set `listen` in the configuration")
     })?;
     // Also tells a script that chose port 0 which one it is.
     let bound = listener.local_addr().unwrap_or(address);
-    tracing::info!("listening on {bound}");
+    tracing::info!("{words} {bound}");
     Ok(listener)
 }
 
@@ -217,12 +230,15 @@ impl Daemon {
                 _ = interrupt.recv() => break,
             }
         }
-        let open = self.registry.open_sessions();
+        let (open, at_work) = (self.registry.open_sessions(), self.jobs.running());
         self.registry.drain();
-        if open > 0 {
-            tracing::info!("draining: {open} sessions may go on for {} s; a second signal ends them", DRAIN.as_secs());
+        self.jobs.drain();
+        if open + at_work > 0 {
+            let (drain, jobs) =
+                (DRAIN.as_secs(), if at_work > 0 { format!(" and {at_work} jobs") } else { String::new() });
+            tracing::info!("draining: {open} sessions{jobs} may go on for {drain} s; a second signal ends them");
             let drained = async {
-                while self.registry.open_sessions() > 0 {
+                while self.registry.open_sessions() + self.jobs.running() > 0 {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             };
@@ -232,7 +248,7 @@ impl Daemon {
                 _ = interrupt.recv() => {}
             }
         }
-        self.registry.end_all(SAVE).await;
+        tokio::join!(self.registry.end_all(SAVE), self.jobs.end_all(SAVE));
         Ok(())
     }
 
@@ -241,8 +257,9 @@ impl Daemon {
         notify(&[sd_notify::NotifyState::Reloading]);
         match host::config(self.sources.config.as_deref(), self.sources.identity_dir.as_deref()) {
             Ok(config) => {
-                self.authority.replace(config.grants);
-                tracing::info!("the grants were read again; other settings take effect at the next start");
+                self.authority.replace(config.grants.clone());
+                self.jobs.reload(config);
+                tracing::info!("the grants and jobs were read again; other settings take effect at the next start");
             }
             Err(failure) => tracing::error!("the configuration does not load, so it stays as it was: {failure}"),
         }

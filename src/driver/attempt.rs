@@ -15,7 +15,7 @@ use crate::{
     plan::{Decision, Plan, PlanInput, PlanOptions, Step, plan},
     session::{client::Client, engine::EngineSession, told::told},
     types::{
-        Failure, FailureClass, Guid, JobId, PeerName, SnapshotName,
+        DatasetName, Failure, FailureClass, Guid, JobId, PeerName, SnapshotName,
         listing::{DatasetInfo, JOB, Listing},
         transfer::{Depth, SnapshotRequest},
     },
@@ -64,7 +64,7 @@ pub(super) async fn with_session(
         Direction::Pull => (there, here, context.identity.clone()),
     };
     if !options.dry_run {
-        lock(&target, options).await?;
+        lock(&target, &options.target).await?;
         if let Some(tag) = options.snapshot.as_ref().filter(|_| report.snapshot.is_none()) {
             let asked_before = std::mem::replace(&mut report.snapshot_asked, true);
             match take_snapshot(&source, options, tag).await {
@@ -130,10 +130,10 @@ pub(super) async fn with_session(
     carry_out(work, plan, source_has, target_has, sizes, report).await
 }
 
-async fn lock(target: &Side, options: &RunOptions) -> Result<(), Failure> {
+pub(super) async fn lock(target: &Side, dataset: &DatasetName) -> Result<(), Failure> {
     let since = tokio::time::Instant::now();
     loop {
-        match target.tell(Request::Lock { target: options.target.clone() }).await {
+        match target.tell(Request::Lock { target: dataset.clone() }).await {
             Ok(_) => return Ok(()),
             Err(failure) => {
                 let patience = if failure.transient { LOCK_PATIENCE } else { LOCK_GRACE };

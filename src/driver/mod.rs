@@ -16,6 +16,7 @@ mod probe;
 mod report;
 mod side;
 mod step;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
 pub use probe::{ProbeOptions, ProbeReport, ReceiverSeconds, probe};
 pub use report::{DatasetReport, DatasetResult, Report, StepReport};
+pub use upkeep::{PruneReport, SnapshotReport, Upkeep, UpkeepOptions, upkeep};
 
 use crate::{
     plan::{EncryptionMode, ExcludePattern, History},

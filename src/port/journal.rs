@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::types::{DatasetName, JobId, SnapshotName};
+use crate::types::{DatasetName, Guid, JobId, SnapshotName};
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +31,13 @@ pub enum Entry {
         dataset: DatasetName,
         /// The leg by which it was left.
         leg: String,
+    },
+    /// A snapshot that its job's rules no longer keep is destroyed.
+    Prune {
+        /// This one.
+        snapshot: SnapshotName,
+        /// Its GUID.
+        guid: Guid,
     },
     /// The operator lets go of something that zmigrate left in ZFS.
     ReleaseState {

@@ -6,4 +6,5 @@ pub mod journal;
 pub mod ledger;
 pub mod link;
 pub mod locks;
+pub mod needs;
 pub mod zfs;

@@ -222,6 +222,16 @@ pub trait Zfs: Send + Sync {
     /// Starts `zfs receive`.
     async fn receive(&self, spec: &ReceiveSpec) -> ZfsResult<Receiving>;
 
+    /// A user property of `root` and all below it, where it has a value, set or inherited. One command where that can be.
+    async fn user_property(&self, root: &DatasetName, name: &str) -> ZfsResult<Vec<(DatasetName, String)>> {
+        let mut found = Vec::new();
+        for dataset in self.list(root, Depth::Tree).await?.datasets {
+            let got = self.get(dataset.name.as_str(), &[name]).await?;
+            found.extend(got.into_iter().map(|property| (dataset.name.clone(), property.value)));
+        }
+        Ok(found)
+    }
+
     /// The version of the tools and of the kernel module. Nothing of it where this ZFS has no version to tell.
     async fn version(&self) -> ZfsResult<ZfsVersion>;
 

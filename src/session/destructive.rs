@@ -111,7 +111,11 @@ impl EngineSession {
     }
 
     /// Writes the intent, acts, writes the outcome.
-    async fn journalled(&self, entry: Entry, act: impl Future<Output = ZfsResult<()>>) -> Result<(), Failure> {
+    pub(super) async fn journalled(
+        &self,
+        entry: Entry,
+        act: impl Future<Output = ZfsResult<()>>,
+    ) -> Result<(), Failure> {
         let write = |phase: Phase| {
             self.engine.journal.append(&self.holder, &phase, &entry).map_err(|e| {
                 Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}"))

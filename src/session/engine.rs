@@ -1,8 +1,8 @@
 //! What a side does when asked: the one place where requests become ZFS operations, for the local side of a run and
 //! for a peer alike.
 //!
-//! Invariants: nothing is destroyed but by [`Request::Rollback`], [`Request::AbortPartial`] and
-//! [`Request::RemovePlaceholder`] (destructive.rs); a target is only touched under its lock.
+//! Invariants: nothing is destroyed but by [`Request::Rollback`], [`Request::AbortPartial`],
+//! [`Request::RemovePlaceholder`] (destructive.rs) and [`Request::Prune`] (prune.rs); a target is only touched under its lock.
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +25,7 @@ use crate::{
     port::{
         journal::Journal,
         locks::{LockError, LockGuard, Locks},
+        needs::{Needs, NoNeeds},
         zfs::{Depth, SendSpec, Zfs, ZfsError, ZfsErrorKind},
     },
     types::{
@@ -46,6 +47,8 @@ pub struct Engine {
     pub max_datasets: usize,
     /// This host's part in cutovers.
     pub cutovers: Option<Arc<Hosts>>,
+    /// What the jobs of this host need; see [`Engine::set_needs`].
+    needs: Mutex<Arc<dyn Needs>>,
     /// See [`Engine::in_one_thread`].
     pub(super) in_one_thread: bool,
     /// Transfers of all sessions together: each takes memory, threads and a process.
@@ -63,6 +66,7 @@ impl Engine {
             journal,
             max_datasets,
             cutovers: None,
+            needs: Mutex::new(Arc::new(NoNeeds)),
             in_one_thread: false,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS_IN_ALL)),
             listings: Semaphore::new(MAX_LISTINGS_AT_A_TIME),
@@ -72,6 +76,16 @@ impl Engine {
     /// With a part in cutovers.
     pub fn with_cutovers(self, hosts: Arc<Hosts>) -> Engine {
         Engine { cutovers: Some(hosts), ..self }
+    }
+
+    /// From now on nothing is pruned that these need.
+    pub fn set_needs(&self, needs: Arc<dyn Needs>) {
+        *lock(&self.needs) = needs;
+    }
+
+    /// What the jobs of this host need.
+    pub fn needs(&self) -> Arc<dyn Needs> {
+        Arc::clone(&lock(&self.needs))
     }
 
     /// From now on transfers start no threads, so that in a runtime of one thread the same always happens in the same
@@ -269,6 +283,7 @@ impl EngineSession {
             Request::Acknowledge { snapshot, guid, job, superseded } => {
                 self.acknowledge(&snapshot, guid, &job, &superseded).await
             }
+            Request::Prune(request) => self.prune_target(request).await,
             Request::Bye => {
                 self.shut_down().await;
                 Ok(Reply::Done)

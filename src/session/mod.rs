@@ -18,6 +18,7 @@ pub mod join;
 mod keeper;
 pub mod patience;
 pub mod probe;
+pub mod prune;
 pub mod registry;
 pub mod state;
 pub mod told;

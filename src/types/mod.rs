@@ -14,7 +14,7 @@ pub mod transfer;
 pub use failure::{Failure, FailureClass};
 pub use guid::{CreateTxg, Guid};
 pub use name::{BookmarkName, DatasetName, MAX_NAME_BYTES, NameError, SnapshotName, SnapshotTag};
-pub use peer::{Access, DEFAULT_PORT, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset};
+pub use peer::{Access, DEFAULT_PORT, Endpoint, JobId, JobName, PeerAddress, PeerName, RemoteDataset};
 pub use pool::{Delegate, Delegation, PoolStatus, ZfsVersion};
 pub use size::{ByteSize, human_bytes, human_rate};
 pub use text::paragraph;

@@ -78,6 +78,10 @@ short_name!(
     /// A stable id under which state is left in ZFS: `#zmigrate:<job>:<guid>`, hold tag `zmigrate:<job>`.
     JobId, "job id", 32, b"-_"
 );
+short_name!(
+    /// The NAME of a `[job.NAME]` table. It names files in the state directory, too.
+    JobName, "job name", 40, b"-_"
+);
 
 impl JobId {
     /// The id of a new job that writes `target` on the node `owner`, from a dataset of that GUID. It begins with

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    Access, DatasetName, Failure, Guid, JobId, PoolStatus, SnapshotName, ZfsVersion,
+    Access, DatasetName, Failure, Guid, JobId, PoolStatus, SnapshotName, SnapshotTag, ZfsVersion,
     listing::{Capabilities, DatasetInfo, DatasetKind, Listing},
     transfer::{Base, Depth, SendFlags, SendSpec, SnapshotRequest},
 };
@@ -206,6 +206,33 @@ pub enum Request {
         /// A [`crate::cutover::call::Call`] as JSON, which may have fields that the other side does not know.
         call: String,
     },
+    /// With [`super::hello::features::PRUNE`]: destroy snapshots of a job on a target, one by one, but for those that
+    /// somebody needs.
+    Prune(PruneRequest),
+}
+
+/// Snapshots that a job no longer keeps on its target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneRequest {
+    /// The target, or a dataset below it. It must be under a lock of the session, and bear `zmigrate:job` of this job.
+    pub dataset: DatasetName,
+    /// The job.
+    pub job: JobId,
+    /// What the names of the job's snapshots begin with; others are refused.
+    pub prefix: String,
+    /// The snapshots, oldest first, at most [`crate::limits::MAX_PRUNED`]: name and GUID.
+    pub snapshots: Vec<(SnapshotTag, Guid)>,
+    /// Only say what would be spared.
+    pub dry_run: bool,
+}
+
+/// What became of one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// The snapshot.
+    pub tag: SnapshotTag,
+    /// Why it stays; `None` if it is gone, or would be.
+    pub spared: Option<String>,
 }
 
 /// What the gate lets through in a probe.
@@ -260,6 +287,8 @@ pub enum Reply {
     },
     /// To `Cutover`: a [`crate::cutover::call::Told`] as JSON.
     Cutover(String),
+    /// To `Prune`, in the same order.
+    Pruned(Vec<Pruned>),
 }
 
 /// What is at a side, and what it can do.
@@ -360,6 +389,7 @@ impl Request {
                 .map(|dataset| (Access::Pull, dataset))
                 .collect(),
             Request::Cutover { unit, .. } => unit.iter().map(|root| (Access::Cutover, root.clone())).collect(),
+            Request::Prune(request) => vec![(Access::Push, request.dataset.clone())],
             // An `About` tells only what concerns the asking identity.
             Request::FinishReceive { .. }
             | Request::FinishSend { .. }
@@ -387,6 +417,14 @@ mod tests {
         let cutover = Request::Cutover { unit: vec!["a".parse().unwrap()], call: "{}".into() };
         assert_eq!(number(cutover), [18, 1, 1, b'a', 2, b'{', b'}']);
         assert_eq!(encode(&Reply::Cutover("{}".into()), Use::Reply).unwrap(), [8, 2, b'{', b'}']);
+        let prune = PruneRequest {
+            dataset: "a".parse().unwrap(),
+            job: "j".parse().unwrap(),
+            prefix: "p".into(),
+            snapshots: vec![("t".parse().unwrap(), Guid(7))],
+            dry_run: true,
+        };
+        assert_eq!(hex::encode(number(Request::Prune(prune))), "130161016a01700101740701");
         let about = About {
             version: ZfsVersion { userland: Some("2".into()), kernel: None },
             grants: vec![(Access::Pull, "a".parse().unwrap())],

@@ -19,14 +19,17 @@ mod cutover;
 mod damage;
 mod enrol;
 mod impostors;
+mod jobs;
 mod links;
 mod people;
 mod probes;
 mod process;
+mod prometheus;
 mod proxy;
 mod reload;
 mod replicate;
 mod safety;
+mod scheduler;
 mod site;
 mod strangers;
 mod tls;
@@ -82,6 +85,8 @@ fn main() -> ExitCode {
         crashes::cases(),
         links::cases(),
         reload::cases(),
+        jobs::cases(),
+        scheduler::cases(),
         enrol::cases(),
         authority::cases(),
         people::cases(),
@@ -115,12 +120,24 @@ fn main() -> ExitCode {
             trials.push(Trial::test(format!("{backend}::{case}"), trial).with_ignored_flag(ignored));
         }
     }
-    for case in tools::cases() {
+    for case in [tools::cases(), prometheus::cases()].concat() {
         let trial = move || {
             (case.run)();
             Ok(())
         };
         trials.push(Trial::test(case.to_string(), trial));
+    }
+    let (absent, must_be) = (prometheus::absent(), required.contains(&"promtool"));
+    if let (Some(why), false) = (&absent, args.list) {
+        eprintln!("e2e: NO promtool HERE, its trial does not run: {why}");
+    }
+    for case in prometheus::promtool_cases() {
+        let ignored = absent.is_some() && !must_be;
+        let trial = move || {
+            (case.run)();
+            Ok(())
+        };
+        trials.push(Trial::test(case.to_string(), trial).with_ignored_flag(ignored));
     }
     let trials =
         trials.into_iter().enumerate().filter(|(n, _)| common::is_of_this_part(*n)).map(|(_, trial)| trial).collect();

@@ -344,6 +344,21 @@ impl Zfs for ZfsCommand {
         process::receive(operation, self.runner.command(Tool::Zfs, args))
     }
 
+    async fn user_property(&self, root: &DatasetName, name: &str) -> ZfsResult<Vec<(DatasetName, String)>> {
+        let operation = format!("read {name} below {root}");
+        let columns = format!("name,{name}");
+        let list = ["list", "-H", "-r", "-t", "filesystem,volume", "-o", &columns, root.as_str()];
+        let out = self.zfs(&operation, list).await?.ok(&operation)?;
+        let mut found = Vec::new();
+        for line in out.stdout.lines().filter(|line| !line.contains('%')) {
+            let (dataset, value) = line.split_once('\t').unwrap_or((line, "-"));
+            if value != "-" {
+                found.push((dataset.parse().map_err(|e| error(&operation, Unparsable, e))?, value.to_owned()));
+            }
+        }
+        Ok(found)
+    }
+
     async fn version(&self) -> ZfsResult<ZfsVersion> {
         self.ask_version().await
     }

@@ -1,0 +1,148 @@
+//! `zmigrate check`: one word for a monitoring system, and the reasons.
+//!
+//! The form is that of the Monitoring Plugins' guidelines: the first line says all, figures stand behind a `|`, further
+//! lines are details; the exit code is 0, 1, 2 or 3.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{args::Global, job_args::CheckArgs, output::Output};
+use crate::{
+    host,
+    jobs::span::human_seconds,
+    runner::overview::{JobStatus, overview},
+    types::{Failure, JobName},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Level {
+    Ok,
+    Warning,
+    Critical,
+    Unknown,
+}
+
+impl Level {
+    fn word(self) -> &'static str {
+        match self {
+            Level::Ok => "OK",
+            Level::Warning => "WARNING",
+            Level::Critical => "CRITICAL",
+            Level::Unknown => "UNKNOWN",
+        }
+    }
+
+    fn exit_code(self) -> u8 {
+        match self {
+            Level::Ok => 0,
+            Level::Warning => 1,
+            Level::Critical => 2,
+            Level::Unknown => 3,
+        }
+    }
+
+    /// Of several, the one that counts: what is known to be bad comes before what is not known.
+    fn rank(self) -> u8 {
+        match self {
+            Level::Ok => 0,
+            Level::Warning => 1,
+            Level::Unknown => 2,
+            Level::Critical => 3,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Judged {
+    job: JobName,
+    level: Level,
+    lag_s: Option<u64>,
+    max_lag_s: Option<u64>,
+    why: String,
+}
+
+#[derive(Serialize)]
+struct CheckObject {
+    level: Level,
+    exit_code: u8,
+    jobs: Vec<Judged>,
+}
+
+pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
+    let now = Timestamp::now();
+    let looked = host::config(global.config.as_deref(), global.identity_dir.as_deref())
+        .and_then(|config| overview(&config, args.name.as_ref(), now));
+    let statuses = match looked {
+        Ok(statuses) => statuses,
+        Err(failure) => {
+            let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new() };
+            output.must_say(&object, format!("ZMIGRATE UNKNOWN - {}", failure.to_string().replace(['\n', '|'], " ")));
+            return Ok(3);
+        }
+    };
+    // A job that only people start is late by nobody's fault, unless it is asked for.
+    let watched = statuses.iter().filter(|status| args.name.is_some() || status.schedule.is_some());
+    let jobs: Vec<Judged> = watched.map(|status| judge(status, args)).collect();
+    let level = jobs.iter().map(|job| job.level).max_by_key(|level| level.rank()).unwrap_or(Level::Unknown);
+    let text = text(level, &jobs, args);
+    output.must_say(&CheckObject { level, exit_code: level.exit_code(), jobs }, text);
+    Ok(level.exit_code())
+}
+
+fn judge(status: &JobStatus, args: &CheckArgs) -> Judged {
+    let max_lag_s = args.max_lag.map(|span| span.as_s()).or(status.max_lag_s);
+    let warn_lag_s = args.warn_lag.map(|span| span.as_s());
+    let lacking = status.datasets.iter().find(|d| d.common.is_none());
+    let worst = status.datasets.iter().max_by_key(|d| d.lag_s);
+    let behind = |lag: u64| {
+        let dataset = worst.map_or(status.source.as_str(), |d| d.source.as_str());
+        format!("{dataset} is {} behind", human_seconds(lag))
+    };
+    let failed = status.last.as_ref().filter(|last| last.ended.is_some() && last.exit_code != 0);
+    let (level, why) = match (status.lag_s, max_lag_s) {
+        _ if lacking.is_some() => {
+            let dataset = lacking.map_or(status.source.as_str(), |d| d.source.as_str());
+            (Level::Critical, format!("{dataset} and its target have no snapshot in common"))
+        }
+        (None, _) => (Level::Critical, "nothing has been replicated yet".to_owned()),
+        (Some(lag), Some(max)) if lag > max => {
+            (Level::Critical, format!("{}, more than {}", behind(lag), human_seconds(max)))
+        }
+        (Some(lag), _) if warn_lag_s.is_some_and(|warn| lag > warn) => (Level::Warning, behind(lag)),
+        (Some(lag), _) if failed.is_some() => {
+            let why = failed.and_then(|last| last.error.clone()).unwrap_or_default();
+            (Level::Warning, format!("{}; the last run failed: {why}", behind(lag)))
+        }
+        (Some(lag), _) if status.state == "paused" => (Level::Warning, format!("{}; it is paused", behind(lag))),
+        (Some(_), None) if warn_lag_s.is_none() => {
+            (Level::Unknown, "no limit: give --max-lag, or set max_lag in the job".to_owned())
+        }
+        (Some(lag), _) => (Level::Ok, behind(lag)),
+    };
+    Judged { job: status.job.clone(), level, lag_s: status.lag_s, max_lag_s, why: why.replace(['\n', '|'], " ") }
+}
+
+fn text(level: Level, jobs: &[Judged], args: &CheckArgs) -> String {
+    let worst: Vec<&Judged> = jobs.iter().filter(|job| job.level == level).collect();
+    let summary = match worst.as_slice() {
+        [] => "no job has a schedule".to_owned(),
+        [one] => format!("job {}: {}", one.job, one.why),
+        many if level == Level::Ok => format!("{} jobs are up to date", many.len()),
+        [first, rest @ ..] => format!("job {}: {} (and {} more)", first.job, first.why, rest.len()),
+    };
+    let warn = args.warn_lag.map_or(String::new(), |span| span.as_s().to_string());
+    let figure = |job: &Judged| {
+        let max = job.max_lag_s.map_or(String::new(), |max| max.to_string());
+        job.lag_s.map(|lag| format!("'{}'={lag}s;{warn};{max};0", job.job))
+    };
+    let figures: Vec<String> = jobs.iter().filter_map(figure).collect();
+    let mut text = format!("ZMIGRATE {} - {summary}", level.word());
+    if !figures.is_empty() {
+        text.push_str(&format!(" | {}", figures.join(" ")));
+    }
+    if jobs.len() > 1 {
+        jobs.iter().for_each(|job| text.push_str(&format!("\n{} job {}: {}", job.level.word(), job.job, job.why)));
+    }
+    text
+}

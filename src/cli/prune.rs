@@ -1,0 +1,80 @@
+//! `zmigrate prune`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{
+    args::Global,
+    job::job_context,
+    job_args::Prune,
+    output::{Output, note, runtime},
+    replicate::stop_on_signal,
+};
+use crate::{
+    driver::{PruneReport, Upkeep},
+    host,
+    runner::{overview::find, preview},
+    types::{Failure, JobName},
+};
+
+#[derive(Serialize)]
+struct PruneObject<'a> {
+    job: &'a JobName,
+    result: &'static str,
+    exit_code: u8,
+    dry_run: bool,
+    /// Snapshots that went, or would go.
+    dropped: usize,
+    datasets: &'a [PruneReport],
+    notes: &'a [String],
+}
+
+pub fn run(global: &Global, args: &Prune, output: &Output) -> Result<u8, Failure> {
+    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
+    let job = find(&config, &args.name)?.clone();
+    let context = job_context(config)?;
+    let runtime = runtime()?;
+    let found = runtime.block_on(async {
+        tokio::spawn(stop_on_signal(context.stop.clone()));
+        preview(&context, &job, !args.dry_run).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    let found = found?;
+    let object = PruneObject {
+        job: &job.name,
+        result: if args.dry_run { "planned" } else { "done" },
+        exit_code: 0,
+        dry_run: args.dry_run,
+        dropped: found.destroyed(),
+        datasets: &found.pruned,
+        notes: &found.notes,
+    };
+    if !output.is_json() {
+        found.notes.iter().for_each(|text| note(format_args!("note: {text}")));
+    }
+    output.result(&object, text(&found, args.dry_run));
+    Ok(0)
+}
+
+fn text(found: &Upkeep, dry_run: bool) -> String {
+    let mut text = String::new();
+    for report in &found.pruned {
+        let gone = report.snapshots.iter().filter(|s| !s.keep).count();
+        // What was done is told short, what would be done in full.
+        if !dry_run && gone == 0 {
+            continue;
+        }
+        text.push_str(&format!("{} ({}): {gone} of {} go\n", report.dataset, report.side, report.snapshots.len()));
+        for snapshot in report.snapshots.iter().filter(|s| dry_run || !s.keep) {
+            let word = if snapshot.keep { "keep" } else { "drop" };
+            text.push_str(&format!("  {word}  @{}\n        {}\n", snapshot.tag, snapshot.why));
+        }
+    }
+    text.push_str(&match (found.pruned.is_empty(), dry_run, found.destroyed()) {
+        (true, _, _) => "the job has no rules (keep, keep_peer), so all snapshots stay".to_owned(),
+        (_, true, n) => format!("{n} snapshots would go; nothing was changed"),
+        (_, false, n) => format!("{n} snapshots were destroyed"),
+    });
+    text
+}

@@ -1,0 +1,112 @@
+//! What a `[job.NAME]` may hold, and what the errors look like.
+
+use super::*;
+use crate::identity::When;
+
+fn errors(text: &str) -> String {
+    Config::parse(text, "z.toml").expect_err(text).to_string()
+}
+
+#[test]
+fn a_job_with_every_key() {
+    let text = r#"
+        [job.db]
+        direction = "push"
+        dataset = "tank/db"
+        recursive = true
+        exclude = ["scratch", "*/cache"]
+        exclude_property = "com.sun:auto-snapshot=false"
+        peer = "dc2"
+        target = "tank/in/db"
+        cron = "30 2 * * mon-fri"
+        time_zone = "Europe/Berlin"
+        hours = "22:00-06:00"
+        bwlimit = "100M"
+        bwlimit_hours = ["08:00-18:00 20M"]
+        retries = 0
+        retry_wait = "5s"
+        snapshot = false
+        prefix = "auto"
+        keep = "24x1h"
+        keep_peer = "last 3"
+        before = ["/bin/true", "a b"]
+        after = "/bin/false"
+        hook_timeout = "2m"
+        max_lag = "1h"
+        [job.plain]
+        direction = "pull"
+        dataset = "tank/db"
+        peer = "zm://dc3:9000"
+        target = "tank/copy"
+    "#;
+    let config = Config::parse(text, "z.toml").unwrap();
+    let (db, plain) = (&config.jobs[&"db".parse().unwrap()], &config.jobs[&"plain".parse().unwrap()]);
+    assert_eq!((db.exclude.len(), db.schedule.hours.len(), db.retries, db.snapshot), (2, 1, 0, false));
+    assert_eq!(
+        (db.before.as_slice(), db.after.as_slice()),
+        (&["/bin/true".into(), "a b".into()][..], &["/bin/false".to_owned()][..])
+    );
+    assert_eq!((db.prefix.as_str(), db.keep.as_ref().unwrap().to_string().as_str()), ("auto", "24 × 1h"));
+    assert_eq!((db.bandwidth.otherwise, db.bandwidth.by_hour[0].1), (Some(100 << 20), 20 << 20));
+    assert_eq!((plain.snapshot, plain.retries, plain.prefix.as_str()), (false, 3, "plain"));
+    assert!(plain.schedule.trigger.is_none() && plain.keep.is_none());
+}
+
+#[test]
+fn mistakes_in_jobs_have_their_place() {
+    const GOOD: &str = "[job.a]\ndirection = \"push\"\ndataset = \"t/a\"\npeer = \"b\"\ntarget = \"t/b\"\n";
+    Config::parse(GOOD, "z.toml").unwrap();
+    for (line, at, part) in [
+        ("evry = \"1h\"", "6:1", "did you mean every?"),
+        ("every = \"1 h\"", "6:9", "is not a time"),
+        ("every = \"1h\"\ncron = \"@daily\"", "6:1", "cannot stand beside cron"),
+        ("jitter = \"1m\"", "6:1", "belongs to every"),
+        ("cron = \"* * *\"", "6:8", "has 3 fields"),
+        ("time_zone = \"Mars/Olympus\"", "6:13", "no time zone"),
+        ("hours = [\"8-18\"]", "6:10", "no range of hours"),
+        ("keep = \"a lot\"", "6:8", "no rule for keeping"),
+        ("snapshot = \"yes\"", "6:12", "true or false, not a string"),
+        ("before = [\"true\"]", "6:10", "absolute path"),
+        ("retries = 1000", "6:11", "must be 0 to 100"),
+        ("exclude = [\"a\"]", "6:1", "only recursive = true"),
+        ("bwlimit = \"0\"", "6:11", "lets nothing through"),
+        ("bwlimit_hours = [\"20M\"]", "6:18", "is not like"),
+        ("prefix = \"a/b\"", "6:10", "prefix"),
+        ("exclude_property = \"plain=1\"", "6:20", "no user property"),
+    ] {
+        let text = format!("{GOOD}{line}\n");
+        let errors = errors(&text);
+        assert!(errors.starts_with(&format!("z.toml:{at}: ")) && errors.contains(part), "{line}: {errors}");
+    }
+    for (text, part) in [
+        (GOOD.replace("peer = \"b\"\n", ""), "[job.a] has no peer"),
+        (GOOD.replace("\"push\"", "\"up\""), "must be \"push\" or \"pull\""),
+        (GOOD.replace("[job.a]", "[job.\"a/b\"]"), "job name"),
+        (GOOD.replace("push", "pull") + "keep_peer = \"last 1\"\n", "is for jobs that push"),
+        ("job = 1\n".to_owned(), "job must be a table"),
+    ] {
+        let errors = errors(&text);
+        assert!(errors.contains(part), "{text}: {errors}");
+    }
+}
+
+#[test]
+fn jobs_that_are_in_each_others_way_are_found() {
+    let job = |name: &str, target: &str, more: &str| {
+        format!("[job.{name}]\ndirection = \"push\"\ndataset = \"t/a\"\npeer = \"b\"\ntarget = \"{target}\"\n{more}\n")
+    };
+    let found = |text: &str| {
+        let findings = check(&Config::parse(text, "z").unwrap(), When::from_unix_s(1_767_225_600));
+        findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let same = found(&(job("one", "t/x", "") + &job("two", "t/x/y", "")));
+    assert!(same.contains("jobs one and two write into each other's target"), "{same}");
+    assert!(same.contains("job one: there is no [peer.b]"), "{same}");
+    let prune = |keep: &str| {
+        job("one", "t/x", "prefix = \"p\"\nkeep = \"last 1\"") + &job("two", "t/y", &format!("prefix = \"p\"\n{keep}"))
+    };
+    assert!(found(&prune("keep = \"last 2\"")).contains("prune the same snapshots here by different rules"));
+    for fine in ["keep = \"last 1\"", ""] {
+        assert!(!found(&prune(fine)).contains("prune the same"), "{fine}");
+    }
+}

@@ -1,0 +1,268 @@
+//! After a run: how far the target is behind, and which snapshots of the job may go on both sides.
+//!
+//! Invariants: what is known of the target is recorded before anything is destroyed on the source; whoever destroys judges
+//! again (`session/prune.rs`), so a decision of this side is only ever a wish.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    Direction, RunContext,
+    attempt::lock,
+    side::{Side, unexpected},
+    stopped,
+};
+use crate::{
+    jobs::{
+        lag::{Lag, lags},
+        names::Prefix,
+        retention::Retention,
+        spare::{Decision, Need, Subject},
+    },
+    limits::{MAX_PRUNED, MAX_SIZES},
+    plan::ExcludePattern,
+    session::{client::Client, engine::EngineSession, prune::correct},
+    types::{
+        DatasetName, Failure, Guid, JobId, JobName, SnapshotTag,
+        listing::{DatasetInfo, JOB},
+        transfer::{Base, Depth, SendFlags, SendSpec},
+    },
+    wire::{
+        hello::features,
+        message::{Listed, PruneRequest, Reply, Request, RoleOfDataset},
+    },
+};
+
+/// What is looked after.
+#[derive(Clone, Debug)]
+pub struct UpkeepOptions {
+    /// The job.
+    pub name: JobName,
+    /// Which way.
+    pub direction: Direction,
+    /// The dataset that is read.
+    pub source: DatasetName,
+    /// The dataset that is written.
+    pub target: DatasetName,
+    /// All below as well.
+    pub recursive: bool,
+    /// Left out, each with all below it.
+    pub exclude: Vec<ExcludePattern>,
+    /// Which snapshots are the job's.
+    pub prefix: Prefix,
+    /// Which of them stay on the source; `None` for all. Of a push alone.
+    pub keep_source: Option<Retention>,
+    /// Which of them stay on the target; `None` for all.
+    pub keep_target: Option<Retention>,
+    /// By which ages are reckoned.
+    pub now: Timestamp,
+    /// Destroy nothing.
+    pub dry_run: bool,
+}
+
+/// The snapshots of one dataset on one side.
+#[derive(Clone, Debug, Serialize)]
+pub struct PruneReport {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// `source` or `target`.
+    pub side: &'static str,
+    /// One for each snapshot, oldest first.
+    pub snapshots: Vec<SnapshotReport>,
+}
+
+/// One snapshot.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotReport {
+    /// Its name.
+    pub tag: SnapshotTag,
+    /// It stays.
+    pub keep: bool,
+    /// The rule.
+    pub why: String,
+}
+
+/// What was found and done.
+#[derive(Clone, Debug, Default)]
+pub struct Upkeep {
+    /// One for each dataset of the source.
+    pub lags: Vec<Lag>,
+    /// Both sides of each dataset, where there are rules.
+    pub pruned: Vec<PruneReport>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+impl Upkeep {
+    /// Snapshots that went, or would go.
+    pub fn destroyed(&self) -> usize {
+        self.pruned.iter().flat_map(|p| &p.snapshots).filter(|s| !s.keep).count()
+    }
+}
+
+/// Looks at both sides, tells `record` how far the target is, then prunes.
+///
+/// # Errors
+/// When a side cannot be reached or looked at, the target is locked, it cannot be recorded what was seen, or something
+/// could not be destroyed.
+pub async fn upkeep(
+    context: &RunContext,
+    options: &UpkeepOptions,
+    record: &(dyn Fn(&[Lag]) -> Result<(), Failure> + Sync),
+) -> Result<Upkeep, Failure> {
+    let client = tokio::select! {
+        biased;
+        client = Client::connect(Arc::clone(&context.link), &context.client) => client?,
+        () = context.stop.cancelled() => return Err(stopped()),
+    };
+    let holder = format!("a job on this host (pid {})", std::process::id());
+    let local = Arc::new(EngineSession::new(Arc::clone(&context.engine), holder, Arc::clone(&client) as _));
+    let result = tokio::select! {
+        biased;
+        result = with_session(context, options, record, &client, &local) => result,
+        () = context.stop.cancelled() => Err(stopped()),
+    };
+    local.shut_down().await;
+    client.bye().await;
+    result
+}
+
+async fn with_session(
+    context: &RunContext,
+    options: &UpkeepOptions,
+    record: &(dyn Fn(&[Lag]) -> Result<(), Failure> + Sync),
+    client: &Arc<Client>,
+    local: &Arc<EngineSession>,
+) -> Result<Upkeep, Failure> {
+    let (here, there) = (Side::Local(Arc::clone(local)), Side::Remote(Arc::clone(client)));
+    let (source, target) = match options.direction {
+        Direction::Push => (here, there),
+        Direction::Pull => (there, here),
+    };
+    let prunes_target = options.keep_target.is_some();
+    if prunes_target {
+        lock(&target, &options.target).await?;
+    }
+    let depth = if options.recursive { Depth::Tree } else { Depth::Root };
+    let list = |root: &DatasetName, role| Request::List { root: root.clone(), depth, role };
+    let (source_has, target_has) = tokio::try_join!(
+        source.list(list(&options.source, RoleOfDataset::Source)),
+        target.list(list(&options.target, RoleOfDataset::Target))
+    )?;
+    let takes_part = |below: &str| !options.exclude.iter().any(|pattern| pattern.excludes(below));
+    let mut found = Upkeep {
+        lags: lags((&source_has.listing, &options.source), (&target_has.listing, &options.target), takes_part),
+        ..Upkeep::default()
+    };
+    estimate(&source, &source_has, &mut found.lags).await?;
+    record(&found.lags)?;
+    for lag in found.lags.clone() {
+        let (Some(from), to) = (source_has.listing.get(&lag.source), target_has.listing.get(&lag.target)) else {
+            continue;
+        };
+        if let (Some(rules), Direction::Push) = (&options.keep_source, options.direction) {
+            let mut needs = context.engine.needs().of(&lag.source, Some(&options.name));
+            needs.push(need(options, lag.common.as_ref().map(|c| c.guid)));
+            // Holds are looked at where something is to go, so that a round without news costs no command for each dataset.
+            let subject = Subject { dataset: from, holds: &[], needs: &needs, prefix: &options.prefix };
+            let mut decided = subject.decide(Some(rules), options.now);
+            for batch in wanted(&decided).chunks(MAX_PRUNED) {
+                correct(&mut decided, local.prune_source(&lag.source, &options.prefix, batch, options.dry_run).await?);
+            }
+            found.pruned.push(report(&lag.source, "source", decided));
+        }
+        if let (Some(rules), Some(to)) = (&options.keep_target, to) {
+            let needs = [need(options, lag.common.as_ref().map(|c| c.guid))];
+            let subject = Subject { dataset: to, holds: &[], needs: &needs, prefix: &options.prefix };
+            let mut decided = subject.decide(Some(rules), options.now);
+            prune_target(&target, client, options, to, &mut decided, &mut found.notes).await?;
+            found.pruned.push(report(&lag.target, "target", decided));
+        }
+    }
+    Ok(found)
+}
+
+fn need(options: &UpkeepOptions, has: Option<Guid>) -> Need {
+    Need { by: format!("job {}", options.name), has }
+}
+
+/// What is to go, oldest first.
+fn wanted(decided: &[Decision]) -> Vec<(SnapshotTag, Guid)> {
+    decided.iter().filter(|d| !d.keep).map(|d| (d.tag.clone(), d.guid)).collect()
+}
+
+async fn prune_target(
+    target: &Side,
+    client: &Client,
+    options: &UpkeepOptions,
+    info: &DatasetInfo,
+    decided: &mut [Decision],
+    notes: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let wanted = wanted(decided);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let keep_all = |decided: &mut [Decision], why: &str| {
+        for decision in decided.iter_mut().filter(|d| !d.keep) {
+            (decision.keep, decision.why) = (true, why.to_owned());
+        }
+    };
+    if matches!(target, Side::Remote(_)) && !client.has(features::PRUNE) {
+        let note = format!("{} is too old to prune; upgrade zmigrate there", client.identity());
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+        keep_all(decided, "the peer is too old to prune");
+        return Ok(());
+    }
+    let Some(job) = info.local(JOB).and_then(|job| job.parse::<JobId>().ok()) else {
+        keep_all(decided, "the dataset is no target of a job (it has no zmigrate:job)");
+        return Ok(());
+    };
+    for batch in wanted.chunks(MAX_PRUNED) {
+        let request = PruneRequest {
+            dataset: info.name.clone(),
+            job: job.clone(),
+            prefix: options.prefix.to_string(),
+            snapshots: batch.to_vec(),
+            dry_run: options.dry_run,
+        };
+        match target.ask(Request::Prune(request)).await? {
+            Reply::Pruned(pruned) if pruned.len() == batch.len() => correct(decided, pruned),
+            _ => return Err(unexpected()),
+        }
+    }
+    Ok(())
+}
+
+/// Asks how long the streams would be that are missing, where that is few and can be said.
+async fn estimate(source: &Side, has: &Listed, lags: &mut [Lag]) -> Result<(), Failure> {
+    let spec = |lag: &Lag| {
+        let common = lag.common.as_ref().filter(|_| lag.unsent_snapshots > 0)?;
+        let newest = has.listing.get(&lag.source)?.newest()?;
+        Some(SendSpec::Incremental {
+            base: Base::Snapshot(lag.source.snapshot(&common.tag).ok()?),
+            snapshot: lag.source.snapshot(&newest.tag).ok()?,
+            flags: SendFlags::default(),
+        })
+    };
+    let (places, specs): (Vec<usize>, Vec<SendSpec>) =
+        lags.iter().enumerate().filter_map(|(at, lag)| Some((at, spec(lag)?))).take(MAX_SIZES).unzip();
+    if specs.is_empty() || !has.capabilities.send_estimate {
+        return Ok(());
+    }
+    let Reply::Sizes(sizes) = source.ask(Request::Sizes(specs)).await? else { return Err(unexpected()) };
+    for (at, size) in places.into_iter().zip(sizes) {
+        let written = has.listing.get(&lags[at].source).and_then(|info| info.written).unwrap_or_default();
+        lags[at].unsent_bytes = size.map(|size| size.saturating_add(written));
+    }
+    Ok(())
+}
+
+fn report(dataset: &DatasetName, side: &'static str, decided: Vec<Decision>) -> PruneReport {
+    let snapshots = decided.into_iter().map(|d| SnapshotReport { tag: d.tag, keep: d.keep, why: d.why }).collect();
+    PruneReport { dataset: dataset.clone(), side, snapshots }
+}

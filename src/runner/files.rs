@@ -1,0 +1,304 @@
+//! What is kept of a job between its runs, in `state_dir/jobs`: `NAME.json`, `NAME.lock`, and `NAME.paused` while it is.
+//!
+//! Invariants: only who holds the lock writes the state; a state is replaced whole or not at all. The pause has a file of its
+//! own, so that a job can be paused while it runs.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    jobs::{Job, lag::Lag, spare::Need},
+    port::needs::Needs,
+    types::{DatasetName, Failure, FailureClass, JobName},
+};
+
+/// The longest state that is read: 100,000 datasets of 600 bytes.
+const MAX_STATE_BYTES: u64 = 64 << 20;
+
+/// How a run went, or that it goes on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// Its id, as in the history.
+    pub run: String,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended; absent while it goes on, and for one that was cut off.
+    pub ended: Option<Timestamp>,
+    /// As in its report.
+    pub result: String,
+    /// As in its report.
+    pub exit_code: u8,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Bytes of its streams.
+    pub raw_bytes: u64,
+    /// Payload bytes on the wire.
+    pub wire_bytes: u64,
+    /// Snapshots that it destroyed.
+    pub pruned: u64,
+}
+
+/// How far a run has come: written once a second by whoever runs it, for whoever watches.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The run.
+    pub run: String,
+    /// Bytes of its streams so far.
+    pub raw_bytes: u64,
+    /// The estimate of all of them, where there is one.
+    pub planned_bytes: Option<u64>,
+    /// Bytes per second over the last second or so.
+    pub rate_bytes_per_s: u64,
+    /// Steps that are done.
+    pub steps_done: usize,
+    /// Steps of the plan.
+    pub steps_planned: usize,
+    /// What is being transferred, at most a few.
+    pub active: Vec<String>,
+}
+
+/// The longest progress that is read: some names.
+const MAX_PROGRESS_BYTES: u64 = 64 << 10;
+
+/// What is known of a job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobState {
+    /// The dataset that it reads; of another one, nothing of this counts.
+    pub source: String,
+    /// The dataset that it writes, and where.
+    pub target: String,
+    /// The run that was begun last.
+    pub last: Option<LastRun>,
+    /// When a run went well last.
+    pub last_good: Option<Timestamp>,
+    /// When both sides were looked at last.
+    pub looked: Option<Timestamp>,
+    /// What was seen then.
+    pub lags: Vec<Lag>,
+    /// Runs since the state began: all, and those that failed.
+    pub runs: u64,
+    /// See `runs`.
+    pub failed_runs: u64,
+    /// Bytes on the wire in all.
+    pub wire_bytes: u64,
+}
+
+impl JobState {
+    /// True if it is about this very job, and not one that had its name.
+    pub fn is_of(&self, job: &Job) -> bool {
+        (self.source.as_str(), self.target.as_str()) == (job.dataset.as_str(), place(job).as_str())
+    }
+}
+
+/// The target with its peer.
+pub fn place(job: &Job) -> String {
+    format!("{} {}", job.peer, job.target)
+}
+
+/// The directory.
+#[derive(Clone, Debug)]
+pub struct JobFiles {
+    dir: PathBuf,
+}
+
+/// Holds a job until it is dropped.
+#[derive(Debug)]
+pub struct JobLock {
+    _file: File,
+}
+
+impl JobFiles {
+    /// Those in `state_dir/jobs`, which is made when first needed, for its owner alone.
+    pub fn new(state_dir: &Path) -> JobFiles {
+        JobFiles { dir: state_dir.join("jobs") }
+    }
+
+    fn path(&self, name: &JobName, kind: &str) -> PathBuf {
+        self.dir.join(format!("{name}.{kind}"))
+    }
+
+    fn failed(&self, what: &str, path: &Path, e: &io::Error) -> Failure {
+        Failure::new(FailureClass::Usage, format!("cannot {what} {}: {e}", path.display()))
+            .hint("check state_dir in the configuration, and who owns it")
+    }
+
+    fn make_dir(&self) -> Result<(), Failure> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        made.map_err(|e| self.failed("make", &self.dir, &e))
+    }
+
+    /// Takes a job, unless another run has it. Does not wait.
+    ///
+    /// # Errors
+    /// `Locked` when it is at work, `Usage` when the lock cannot be tried.
+    pub fn lock(&self, name: &JobName) -> Result<JobLock, Failure> {
+        self.make_dir()?;
+        let path = self.path(name, "lock");
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(|e| self.failed("open", &path, &e))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut by = String::new();
+                let _ = (&mut file).take(200).read_to_string(&mut by);
+                let by = if by.trim().is_empty() { "another process" } else { by.trim() };
+                return Err(Failure::new(FailureClass::Locked, format!("job {name} is at work already, in {by}")));
+            }
+            Err(e) => return Err(self.failed("lock", &path, &e.into())),
+        }
+        // For people alone.
+        let text = format!("pid {}, since {}", std::process::id(), Timestamp::now());
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{text}"));
+        Ok(JobLock { _file: file })
+    }
+
+    /// Shows how far a run has come, or takes that away. Nothing depends on it.
+    pub fn show_progress(&self, name: &JobName, progress: Option<&Progress>) {
+        let path = self.path(name, "progress");
+        let Some(progress) = progress else {
+            let _ = fs::remove_file(path);
+            return;
+        };
+        let new = self.path(name, "progress.new");
+        let text = serde_json::to_vec(progress).unwrap_or_default();
+        let _ = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+    }
+
+    /// How far the run that is at work has come, where it says so.
+    pub fn progress(&self, name: &JobName) -> Option<Progress> {
+        let mut text = Vec::new();
+        File::open(self.path(name, "progress")).ok()?.take(MAX_PROGRESS_BYTES).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// True while a run of the job is at work.
+    pub fn is_running(&self, name: &JobName) -> bool {
+        let held = |file: File| flock(&file, FlockOperation::NonBlockingLockShared).is_err();
+        File::open(self.path(name, "lock")).is_ok_and(held)
+    }
+
+    /// True if the job is paused.
+    pub fn is_paused(&self, name: &JobName) -> bool {
+        self.path(name, "paused").exists()
+    }
+
+    /// Pauses or resumes a job; says whether that changed anything.
+    ///
+    /// # Errors
+    /// When the file cannot be made or removed.
+    pub fn set_paused(&self, name: &JobName, paused: bool) -> Result<bool, Failure> {
+        self.make_dir()?;
+        let path = self.path(name, "paused");
+        let done =
+            if paused { File::create_new(&path).and_then(|file| file.sync_all()) } else { fs::remove_file(&path) };
+        match done.map_err(|e| (e.kind(), e)) {
+            Ok(()) => {
+                let _ = File::open(&self.dir).and_then(|dir| dir.sync_all());
+                Ok(true)
+            }
+            Err((io::ErrorKind::AlreadyExists, _)) if paused => Ok(false),
+            Err((io::ErrorKind::NotFound, _)) if !paused => Ok(false),
+            Err((_, e)) => Err(self.failed(if paused { "make" } else { "remove" }, &path, &e)),
+        }
+    }
+
+    /// What is known of a job; nothing if it never ran, or is another than the one that did.
+    ///
+    /// # Errors
+    /// When there is a state and it cannot be read.
+    pub fn load(&self, job: &Job) -> Result<JobState, Failure> {
+        let path = self.path(&job.name, "json");
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(MAX_STATE_BYTES + 1).read_to_end(&mut bytes));
+        match read {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(JobState::default()),
+            Err(e) => return Err(self.failed("read", &path, &e)),
+            Ok(_) if bytes.len() as u64 > MAX_STATE_BYTES => {
+                return Err(self.failed("read", &path, &io::Error::other("it is too long")));
+            }
+            Ok(_) => {}
+        }
+        let state: JobState = serde_json::from_slice(&bytes)
+            .map_err(|e| self.failed("read", &path, &e.into()).hint("move it away; the next run makes a new one"))?;
+        Ok(if state.is_of(job) { state } else { JobState::default() })
+    }
+
+    /// Replaces what is known. For whoever holds the lock.
+    ///
+    /// # Errors
+    /// When it is not safely on disk; then the old state is.
+    pub fn save(&self, job: &Job, state: &JobState) -> Result<(), Failure> {
+        self.make_dir()?;
+        let path = self.path(&job.name, "json");
+        let write = || -> io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+            serde_json::to_writer(&mut file, state)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|e| e.error)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|e| self.failed("write", &path, &e))
+    }
+}
+
+/// What the jobs of this host need of its datasets, by what their last runs saw.
+#[derive(Debug)]
+pub struct JobNeeds {
+    jobs: BTreeMap<JobName, Job>,
+    files: JobFiles,
+    /// What was read, as long as the file is the same: a prune asks once for each dataset.
+    read: Mutex<BTreeMap<JobName, (FileStamp, Arc<JobState>)>>,
+}
+
+/// Inode, length and time of change in nanoseconds: a state that was replaced has another.
+type FileStamp = (u64, u64, i64, i64);
+
+impl JobNeeds {
+    /// Of these jobs.
+    pub fn new(jobs: BTreeMap<JobName, Job>, files: JobFiles) -> JobNeeds {
+        JobNeeds { jobs, files, read: Mutex::default() }
+    }
+}
+
+impl JobNeeds {
+    /// What is known of a job; `None` where that cannot be read.
+    fn state(&self, job: &Job) -> Option<Arc<JobState>> {
+        let stamp = fs::metadata(self.files.path(&job.name, "json"))
+            .map(|m| (m.ino(), m.len(), m.ctime(), m.ctime_nsec()))
+            .unwrap_or_default();
+        let mut read = self.read.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, state)) = read.get(&job.name).filter(|(seen, _)| *seen == stamp) {
+            return Some(Arc::clone(state));
+        }
+        let state = Arc::new(self.files.load(job).ok()?);
+        read.insert(job.name.clone(), (stamp, Arc::clone(&state)));
+        Some(state)
+    }
+}
+
+impl Needs for JobNeeds {
+    fn of(&self, dataset: &DatasetName, except: Option<&JobName>) -> Vec<Need> {
+        let need = |job: &Job| {
+            let by = format!("job {}", job.name);
+            let Some(state) = self.state(job) else { return Some(Need { by, has: None }) };
+            let lag = state.lags.iter().find(|lag| lag.source == *dataset);
+            // One that leaves the dataset out by a property was seen without it.
+            let left_out = job.exclude_property.is_some() && *dataset != job.dataset && state.looked.is_some();
+            if lag.is_none() && left_out {
+                return None;
+            }
+            Some(Need { by, has: lag.and_then(|lag| lag.common.as_ref()).map(|common| common.guid) })
+        };
+        self.jobs.values().filter(|job| except != Some(&job.name) && job.sends(dataset)).filter_map(need).collect()
+    }
+}

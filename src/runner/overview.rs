@@ -1,0 +1,165 @@
+//! How each job stands, from what its runs wrote down: no ZFS and no peer is asked, so this answers also when they do not.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::files::{JobFiles, LastRun, Progress};
+use crate::{
+    config::Config,
+    jobs::{Direction, Job, lag::Lag},
+    types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag},
+};
+
+/// One dataset of a job.
+#[derive(Clone, Debug, Serialize)]
+pub struct DatasetStatus {
+    /// On the source.
+    pub source: DatasetName,
+    /// On the target.
+    pub target: DatasetName,
+    /// The newest snapshot that both sides had when they were looked at last.
+    pub common: Option<SnapshotTag>,
+    /// Seconds since that one was taken; `null` where there is none.
+    pub lag_s: Option<u64>,
+    /// Snapshots of the source that were newer.
+    pub unsent_snapshots: usize,
+    /// Bytes that were still to be sent; `null` where that could not be told.
+    pub unsent_bytes: Option<u64>,
+}
+
+/// One job.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobStatus {
+    /// Its name.
+    pub job: JobName,
+    /// Which way.
+    pub direction: Direction,
+    /// The dataset that is read.
+    pub source: DatasetName,
+    /// The peer.
+    pub peer: String,
+    /// The dataset that is written.
+    pub target: DatasetName,
+    /// `running`, `paused`, `idle`, or `new` if it never ran.
+    pub state: &'static str,
+    /// What starts it; absent if only people do.
+    pub schedule: Option<String>,
+    /// When it is to start next, unless it is paused.
+    pub next: Option<Timestamp>,
+    /// The run that was begun last.
+    pub last: Option<LastRun>,
+    /// When a run went well last.
+    pub last_good: Option<Timestamp>,
+    /// When both sides were looked at last.
+    pub looked: Option<Timestamp>,
+    /// The largest lag of its datasets, in seconds; `null` if one of them has no common snapshot, or it never ran.
+    pub lag_s: Option<u64>,
+    /// From when on that is too much, as configured.
+    pub max_lag_s: Option<u64>,
+    /// Bytes still to be sent when it was looked at last, as far as that can be told.
+    pub unsent_bytes: Option<u64>,
+    /// Runs so far.
+    pub runs: u64,
+    /// Runs that did not go well.
+    pub failed_runs: u64,
+    /// Bytes on the wire in all.
+    pub wire_bytes: u64,
+    /// How far the run that is at work has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Its datasets, as they were seen last.
+    pub datasets: Vec<DatasetStatus>,
+}
+
+/// The job of that name.
+///
+/// # Errors
+/// When there is none.
+pub fn find<'a>(config: &'a Config, name: &JobName) -> Result<&'a Job, Failure> {
+    config.jobs.get(name).ok_or_else(|| {
+        let known: Vec<&str> = config.jobs.keys().map(JobName::as_str).collect();
+        let hint = if known.is_empty() {
+            format!("the configuration has no jobs; write a [job.{name}]")
+        } else {
+            format!("the configuration has: {}", known.join(", "))
+        };
+        Failure::new(FailureClass::Usage, format!("there is no job {name}")).hint(hint)
+    })
+}
+
+/// All jobs, or the one of that name, by name.
+///
+/// # Errors
+/// When there is no such job, or what was written down cannot be read.
+pub fn overview(config: &Config, only: Option<&JobName>, now: Timestamp) -> Result<Vec<JobStatus>, Failure> {
+    if let Some(name) = only {
+        find(config, name)?;
+    }
+    let files = JobFiles::new(&config.state_dir);
+    let wanted = config.jobs.values().filter(|job| only.is_none_or(|name| *name == job.name));
+    wanted.map(|job| status(job, &files, now)).collect()
+}
+
+fn status(job: &Job, files: &JobFiles, now: Timestamp) -> Result<JobStatus, Failure> {
+    let state = files.load(job)?;
+    let (running, paused) = (files.is_running(&job.name), files.is_paused(&job.name));
+    let now_s = u64::try_from(now.as_second()).unwrap_or_default();
+    let datasets: Vec<DatasetStatus> = state.lags.iter().map(|lag| dataset(lag, now_s)).collect();
+    let lags: Option<Vec<u64>> = datasets.iter().map(|d| d.lag_s).collect();
+    let unsent: Vec<u64> = datasets.iter().filter_map(|d| d.unsent_bytes).collect();
+    let last_started = state.last.as_ref().map(|last| last.started);
+    let next = job.schedule.next(last_started, now, now, job.seed()).filter(|_| !paused);
+    let mut last = state.last;
+    if let Some(last) = last.as_mut().filter(|last| last.ended.is_none() && !running) {
+        "interrupted".clone_into(&mut last.result);
+    }
+    Ok(JobStatus {
+        job: job.name.clone(),
+        direction: job.direction,
+        source: job.dataset.clone(),
+        peer: job.peer.to_string(),
+        target: job.target.clone(),
+        state: match (running, paused, &last) {
+            (true, _, _) => "running",
+            (_, true, _) => "paused",
+            (_, _, None) => "new",
+            _ => "idle",
+        },
+        schedule: job.schedule.trigger.as_ref().map(ToString::to_string),
+        next,
+        last,
+        last_good: state.last_good,
+        looked: state.looked,
+        lag_s: lags.and_then(|lags| lags.into_iter().max()),
+        max_lag_s: job.max_lag.map(|span| span.as_s()),
+        unsent_bytes: if unsent.is_empty() { None } else { Some(unsent.iter().sum()) },
+        runs: state.runs,
+        failed_runs: state.failed_runs,
+        wire_bytes: state.wire_bytes,
+        progress: if running { files.progress(&job.name) } else { None },
+        datasets,
+    })
+}
+
+fn dataset(lag: &Lag, now_s: u64) -> DatasetStatus {
+    DatasetStatus {
+        source: lag.source.clone(),
+        target: lag.target.clone(),
+        common: lag.common.as_ref().map(|common| common.tag.clone()),
+        lag_s: lag.age_s(now_s),
+        unsent_snapshots: lag.unsent_snapshots,
+        unsent_bytes: lag.unsent_bytes,
+    }
+}
+
+impl JobStatus {
+    /// Where its data come from, and where they go.
+    pub fn way(&self) -> (String, String) {
+        let separator = if self.peer.starts_with("zm://") { '/' } else { ':' };
+        let there = |dataset: &DatasetName| format!("{}{separator}{dataset}", self.peer);
+        match self.direction {
+            Direction::Push => (self.source.to_string(), there(&self.target)),
+            Direction::Pull => (there(&self.source), self.target.to_string()),
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! One run of a job.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::time::{Instant, sleep};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
+
+use super::{
+    files::{JobFiles, JobState, LastRun, Progress, place},
+    history::History,
+    hooks::{Stage, run_hook},
+    report::{JobReport, Started, conclude, first_trouble, record},
+};
+use crate::{
+    config::Config,
+    driver::{self, Board, RunContext, RunOptions, Upkeep, UpkeepOptions, upkeep},
+    host,
+    identity::IdentityStore,
+    jobs::{Direction, Job, lag::Lag},
+    plan::{EncryptionMode, ExcludePattern, History as Snapshots},
+    port::zfs::{Depth, SnapshotRequest, Zfs},
+    session::engine::Engine,
+    types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag, listing::JOB},
+    wire::message::Compression,
+};
+
+/// Names that are tried for a snapshot, each a second later, where somebody has taken one already.
+const NAME_TRIES: i64 = 5;
+
+/// What runs of jobs work with.
+#[derive(Clone)]
+pub struct JobContext {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// This host's identity.
+    pub store: Arc<IdentityStore>,
+    /// This host's side.
+    pub engine: Arc<Engine>,
+    /// Set when the run is to end early; what has been received is kept.
+    pub stop: CancellationToken,
+}
+
+/// Runs a job, unless it is at work already.
+///
+/// # Errors
+/// `Locked` when it is, and when nothing can be written down. All else is in the report.
+pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<JobReport, Failure> {
+    let files = JobFiles::new(&context.config.state_dir);
+    let _lock = files.lock(&job.name)?;
+    let (started, since) = (Timestamp::now(), Instant::now());
+    let mut report = JobReport {
+        job: job.name.clone(),
+        run: run_id(started),
+        result: "failed",
+        exit_code: 0,
+        started,
+        seconds: 0.0,
+        attempts: 0,
+        snapshot: None,
+        replication: None,
+        lags: Vec::new(),
+        pruned: 0,
+        notes: Vec::new(),
+        error: None,
+    };
+    let history = History::new(&context.config.state_dir);
+    let mut state = files.load(job)?;
+    (state.source, state.target) = (job.dataset.to_string(), place(job));
+    state.last = Some(LastRun { run: report.run.clone(), started, result: "running".into(), ..LastRun::default() });
+    files.save(job, &state)?;
+    history.append(&record(&report, by, None)).map_err(|e| {
+        Failure::new(FailureClass::Usage, format!("the history cannot be written: {e}"))
+            .hint("check state_dir in the configuration: it may be full, or another user's")
+    })?;
+    let span = tracing::info_span!("job", job = %job.name, run = %report.run, dataset = %job.dataset);
+    let run = Run { context, job, files: &files };
+    async {
+        tracing::info!("begun by {}", by.word());
+        let result = run.carry_out(&mut report, &mut state).await;
+        conclude(&mut report, result, since.elapsed());
+        let error =
+            report.error.as_ref().map(ToString::to_string).or_else(|| first_trouble(&report)).unwrap_or_default();
+        // On a terminal the report says so.
+        if report.exit_code != 0 && by == Started::Schedule {
+            tracing::warn!(exit_code = report.exit_code, "{}: {error}", report.result);
+        } else {
+            tracing::info!(exit_code = report.exit_code, seconds = report.seconds, "{}", report.result);
+        }
+    }
+    .instrument(span)
+    .await;
+    let ended = Timestamp::now();
+    let (raw_bytes, wire_bytes) = report.replication.as_ref().map_or((0, 0), |r| (r.raw_bytes, r.wire_bytes));
+    state.last = Some(LastRun {
+        run: report.run.clone(),
+        started,
+        ended: Some(ended),
+        result: report.result.into(),
+        exit_code: report.exit_code,
+        error: report.error.as_ref().map(ToString::to_string).or_else(|| first_trouble(&report)),
+        raw_bytes,
+        wire_bytes,
+        pruned: report.pruned as u64,
+    });
+    state.runs += 1;
+    state.wire_bytes = state.wire_bytes.saturating_add(wire_bytes);
+    if report.exit_code == 0 {
+        state.last_good = Some(ended);
+    } else {
+        state.failed_runs += 1;
+    }
+    // What was done is done; that it could not be written down is said, and does not undo it.
+    if let Err(failure) = files.save(job, &state) {
+        report.notes.push(failure.to_string());
+    }
+    if let Err(e) = history.append(&record(&report, by, Some(ended))) {
+        report.notes.push(format!("the history cannot be written: {e}"));
+    }
+    Ok(report)
+}
+
+/// What a job would prune, and why each snapshot stays or goes. Changes nothing but what is known of the lag.
+///
+/// # Errors
+/// When a side cannot be looked at; with `act`, also when something could not be destroyed.
+pub async fn preview(context: &JobContext, job: &Job, act: bool) -> Result<Upkeep, Failure> {
+    let files = JobFiles::new(&context.config.state_dir);
+    let _lock = if act { Some(files.lock(&job.name)?) } else { None };
+    let run = Run { context, job, files: &files };
+    let mut state = files.load(job)?;
+    (state.source, state.target) = (job.dataset.to_string(), place(job));
+    let exclude = run.exclude().await?;
+    run.keep_up(exclude, &mut state, !act).await
+}
+
+struct Run<'a> {
+    context: &'a JobContext,
+    job: &'a Job,
+    files: &'a JobFiles,
+}
+
+impl Run<'_> {
+    async fn carry_out(&self, report: &mut JobReport, state: &mut JobState) -> Result<(), Failure> {
+        let job = self.job;
+        let exclude = self.exclude().await?;
+        let push = job.direction == Direction::Push;
+        let tag = if job.snapshot { Some(self.tag(report.started)?) } else { None };
+        if let (Some(tag), true) = (&tag, push) {
+            // Here and now, so that there is one of this time also when the peer is away.
+            report.snapshot = Some(self.snapshot(&report.run, tag, &exclude).await?);
+        }
+        let remote_tag = tag.filter(|_| !push);
+        if !push {
+            run_hook(job, &report.run, Stage::Before, "", "").await?;
+        }
+        let replicated = self.replicate(report, &exclude, remote_tag).await;
+        if !push {
+            let result = if replicated.is_ok() { "ok" } else { "failed" };
+            run_hook(job, &report.run, Stage::After, "", result).await?;
+        }
+        replicated?;
+        let reached = report.replication.as_ref().is_some_and(|r| !matches!(r.exit_code, 2 | 4 | 5 | 75 | 130));
+        if reached {
+            let found = self.keep_up(exclude, state, false).await?;
+            report.pruned = found.destroyed();
+            report.notes.extend(found.notes);
+            report.lags = found.lags;
+        }
+        Ok(())
+    }
+
+    fn tag(&self, now: Timestamp) -> Result<SnapshotTag, Failure> {
+        let outside = || Failure::new(FailureClass::Internal, format!("the clock says {now}"));
+        self.job.prefix.tag_at(now).ok_or_else(outside)
+    }
+
+    /// The patterns of the job, and one for each dataset that has its property.
+    async fn exclude(&self) -> Result<Vec<ExcludePattern>, Failure> {
+        let mut exclude = self.job.exclude.clone();
+        let Some(wanted) = &self.job.exclude_property else { return Ok(exclude) };
+        let root = &self.job.dataset;
+        for (dataset, value) in self.zfs().user_property(root, &wanted.name).await? {
+            let below = dataset.relative_to(root).unwrap_or_default();
+            if value == wanted.value && below.is_empty() {
+                let text = format!("{root} itself has {}={value}, so nothing of it is replicated", wanted.name);
+                return Err(Failure::new(FailureClass::Refused, text)
+                    .hint("take the property off the root, or exclude_property out of the job"));
+            }
+            if value == wanted.value && !exclude.iter().any(|pattern| pattern.excludes(below)) {
+                // A dataset's name holds no character that a glob takes for more.
+                exclude.push(below.parse().map_err(|e| Failure::new(FailureClass::Internal, e))?);
+            }
+        }
+        Ok(exclude)
+    }
+
+    fn zfs(&self) -> &dyn Zfs {
+        &*self.context.engine.zfs
+    }
+
+    /// Runs the programs around one atomic snapshot of the source on this host.
+    async fn snapshot(&self, run: &str, tag: &SnapshotTag, exclude: &[ExcludePattern]) -> Result<SnapshotTag, Failure> {
+        let (job, root) = (self.job, &self.job.dataset);
+        let found = self.zfs().datasets(std::slice::from_ref(root)).await?;
+        let Some(info) = found.first() else {
+            return Err(Failure::new(FailureClass::Zfs, format!("there is no dataset {root} on this host"))
+                .hint("it may have been renamed, or its pool is not imported; the target keeps what it has"));
+        };
+        if let Some(other) = info.local(JOB) {
+            // A snapshot that only this host has would keep the job that writes here from going on.
+            let text = format!("{root} is the target of {other}, so no snapshot is taken of it");
+            return Err(Failure::new(FailureClass::Refused, text)
+                .hint(format!("set snapshot = false in [job.{}]: it passes on the snapshots that come", job.name)));
+        }
+        let mut except: Vec<DatasetName> = Vec::new();
+        if job.recursive && !exclude.is_empty() {
+            let out = |name: &DatasetName| {
+                let below = name.relative_to(root).unwrap_or_default();
+                exclude.iter().any(|pattern| pattern.excludes(below))
+            };
+            let tree = self.zfs().list(root, Depth::Tree).await?;
+            except.extend(tree.datasets.into_iter().map(|d| d.name).filter(out));
+        }
+        run_hook(job, run, Stage::Before, tag.as_str(), "").await?;
+        let taken = self.take(tag, &except).await;
+        let (name, result) = match &taken {
+            Ok(tag) => (tag.as_str(), "ok"),
+            Err(_) => (tag.as_str(), "failed"),
+        };
+        let after = run_hook(job, run, Stage::After, name, result).await;
+        let taken = taken?;
+        after?;
+        Ok(taken)
+    }
+
+    async fn take(&self, tag: &SnapshotTag, except: &[DatasetName]) -> Result<SnapshotTag, Failure> {
+        let (job, mut tag) = (self.job, tag.clone());
+        for later in 1..=NAME_TRIES {
+            let request = SnapshotRequest {
+                root: job.dataset.clone(),
+                tag: tag.clone(),
+                recursive: job.recursive,
+                except: except.to_vec(),
+            };
+            match self.zfs().snapshot(&request).await.map_err(Failure::from) {
+                Ok(()) => return Ok(tag),
+                // A clock that was set back, or another job of this prefix in the same second.
+                Err(failure) if failure.exists && later < NAME_TRIES => {
+                    let at = job.prefix.time_of(&tag).unwrap_or_default();
+                    tag = self.tag(Timestamp::from_second(at.as_second() + 1).unwrap_or(at))?;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(Failure::new(FailureClass::Internal, "no name was left for a snapshot"))
+    }
+
+    fn run_context(&self) -> Result<RunContext, Failure> {
+        let context = self.context;
+        Ok(RunContext {
+            link: host::link(&context.config, &context.store, &self.job.peer)?,
+            engine: Arc::clone(&context.engine),
+            client: host::client_options(&context.config, 1),
+            identity: context.store.own().name,
+            // One for each attempt: a board counts on.
+            board: Arc::new(Board::default()),
+            stop: context.stop.clone(),
+        })
+    }
+
+    async fn replicate(
+        &self,
+        report: &mut JobReport,
+        exclude: &[ExcludePattern],
+        mut tag: Option<SnapshotTag>,
+    ) -> Result<(), Failure> {
+        let job = self.job;
+        loop {
+            report.attempts += 1;
+            let options = RunOptions {
+                direction: direction(job),
+                source: job.dataset.clone(),
+                target: job.target.clone(),
+                recursive: job.recursive,
+                exclude: exclude.to_vec(),
+                history: Snapshots::All,
+                upto: None,
+                encryption: EncryptionMode::Default,
+                rollback: false,
+                enters: None,
+                estimates: true,
+                snapshot: tag.clone(),
+                dry_run: false,
+                jobs: 1,
+                compression: Compression::Auto,
+                bwlimit_bytes_per_s: job.bandwidth.at(Timestamp::now(), job.zone()),
+            };
+            let done = {
+                let context = self.run_context()?;
+                let shown = AbortOnDropHandle::new(tokio::spawn(show(
+                    self.files.clone(),
+                    job.name.clone(),
+                    report.run.clone(),
+                    Arc::clone(&context.board),
+                )));
+                let done = driver::run(&context, &options).await;
+                drop(shown);
+                self.files.show_progress(&job.name, None);
+                done
+            };
+            if done.snapshot.is_some() {
+                report.snapshot.clone_from(&done.snapshot);
+                tag = None;
+            }
+            let again = matches!(done.exit_code, 5)
+                || done.error.as_ref().is_some_and(|e| e.transient && e.class != FailureClass::Locked);
+            let why = done.error.as_ref().or_else(|| done.failures().next()).map(ToString::to_string);
+            report.replication = Some(done);
+            let Some(wait) = job.wait_before(report.attempts).filter(|_| again) else { return Ok(()) };
+            tracing::warn!("{}; try {} follows in {wait}", why.unwrap_or_default(), report.attempts + 1);
+            tokio::select! {
+                biased;
+                () = self.context.stop.cancelled() => return Ok(()),
+                () = sleep(Duration::from_secs(wait.as_s())) => {}
+            }
+        }
+    }
+
+    /// Looks at both sides, writes down what the target has, and prunes.
+    async fn keep_up(
+        &self,
+        exclude: Vec<ExcludePattern>,
+        state: &mut JobState,
+        dry_run: bool,
+    ) -> Result<Upkeep, Failure> {
+        let job = self.job;
+        let push = job.direction == Direction::Push;
+        let (keep_source, keep_target) =
+            if push { (job.keep.clone(), job.keep_peer.clone()) } else { (None, job.keep.clone()) };
+        let options = UpkeepOptions {
+            name: job.name.clone(),
+            direction: direction(job),
+            source: job.dataset.clone(),
+            target: job.target.clone(),
+            recursive: job.recursive,
+            exclude,
+            prefix: job.prefix.clone(),
+            keep_source,
+            keep_target,
+            now: Timestamp::now(),
+            dry_run,
+        };
+        let known = std::sync::Mutex::new(state);
+        let record = |lags: &[Lag]| -> Result<(), Failure> {
+            let mut state = known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            state.lags = lags.to_vec();
+            state.looked = Some(Timestamp::now());
+            // Without the job's lock nothing is written.
+            if dry_run { Ok(()) } else { self.files.save(job, &state) }
+        };
+        upkeep(&self.run_context()?, &options, &record).await
+    }
+}
+
+/// Shows how far a run has come, once a second, until it is dropped.
+async fn show(files: JobFiles, name: JobName, run: String, board: Arc<Board>) {
+    let (mut bytes, mut at) = (0, Instant::now());
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        let read = board.read();
+        let seconds = at.elapsed().as_secs_f64().max(0.001);
+        let progress = Progress {
+            run: run.clone(),
+            raw_bytes: read.raw_bytes,
+            planned_bytes: read.planned_bytes,
+            rate_bytes_per_s: (read.raw_bytes.saturating_sub(bytes) as f64 / seconds) as u64,
+            steps_done: read.steps_done,
+            steps_planned: read.steps_planned,
+            active: read.active.into_iter().take(4).map(|step| step.label).collect(),
+        };
+        (bytes, at) = (read.raw_bytes, Instant::now());
+        let (files, name) = (files.clone(), name.clone());
+        // A file: not for the threads of the runtime.
+        let _ = tokio::task::spawn_blocking(move || files.show_progress(&name, Some(&progress))).await;
+    }
+}
+
+fn direction(job: &Job) -> driver::Direction {
+    match job.direction {
+        Direction::Push => driver::Direction::Push,
+        Direction::Pull => driver::Direction::Pull,
+    }
+}
+
+/// `2026-11-26T04:00:00Z-1a2b`: sorts by time, and tells two of one second apart.
+fn run_id(now: Timestamp) -> String {
+    let mut bytes = [0u8; 2];
+    // Without randomness the time alone must do.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    format!("{}-{}", now.strftime("%Y-%m-%dT%H:%M:%SZ"), hex::encode(bytes))
+}

@@ -1,0 +1,471 @@
+//! Jobs with the real programs: from cron, side by side, one behind the other, and what their pruning never touches.
+
+use std::{fs, os::unix::fs::PermissionsExt, thread::sleep, time::Duration};
+
+use crate::{
+    Case, cases, pin,
+    process::{Done, wait_for},
+    safety::SLOW_BYTES,
+    site::{Site, zmigrate},
+    zfs::{create, destroy, exists, get, populate, snapshot, tags, zfs},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        from_cron_it_is_silent_and_keeps_a_history,
+        a_job_never_overlaps_itself,
+        pruning_keeps_to_the_rules_and_to_its_own_snapshots,
+        pruning_is_explained_and_n_changes_nothing,
+        a_target_that_is_away_keeps_its_base,
+        a_chain_of_three,
+        a_paused_job_does_nothing,
+        programs_run_around_the_snapshot,
+        what_has_a_property_is_left_out,
+        a_source_that_was_renamed_or_made_again,
+        what_a_peer_prunes_is_granted_and_its_own,
+        lag_is_told_to_monitoring,
+        kills_at_any_moment_cost_no_base,
+    ]
+}
+
+/// A site whose east has these jobs. In the text, E and W stand for the pools.
+fn site(jobs: &str) -> Site {
+    let mut site = Site::quiet();
+    site.more = jobs.replace("E/", &format!("{}/", site.east)).replace("W/", &format!("{}/", site.west));
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    site
+}
+
+fn job(name: &str, target: &str, more: &str) -> String {
+    format!(
+        "[job.{name}]\ndirection = \"push\"\ndataset = \"E/db\"\npeer = \"west\"\ntarget = \"W/in/{target}\"\nretries = 0\n{more}\n"
+    )
+}
+
+/// Names are times to the second, so runs in the same second would each take a name a second ahead.
+fn run(site: &Site, args: &[&str]) -> Done {
+    sleep(Duration::from_millis(1100));
+    site.start(args).wait(120)
+}
+
+fn json(done: &Done) -> serde_json::Value {
+    serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}", done.stdout))
+}
+
+/// Snapshots of the job's own, oldest first.
+fn own(dataset: &str) -> Vec<String> {
+    let time = "db_2026-11-26T04:00:00Z".len();
+    tags(dataset).into_iter().filter(|tag| tag.starts_with("db_2") && tag.len() == time).collect()
+}
+
+/// Renames; zfs-fuse takes some seconds to let go of what was mounted.
+fn rename(from: &str, to: &str) {
+    let _ = crate::common::run("zfs", &["unmount", from]);
+    wait_for("a rename", 20, || crate::common::run("zfs", &["rename", from, to]).is_ok());
+}
+
+fn from_cron_it_is_silent_and_keeps_a_history() {
+    let site = site(&job("db", "db", ""));
+    let db = site.source("db", 100_000);
+    let done = run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("", ""));
+    assert_eq!(own(&db).len(), 1);
+    site.assert_equal(&db, &site.w("in/db"));
+    populate(&db, 2, 10_000);
+    let done = run(&site, &["job", "run", "db", "--output", "json"]).must(0);
+    let report = json(&done);
+    assert_eq!((&report["result"], &report["exit_code"], &report["attempts"]), (&"done".into(), &0.into(), &1.into()));
+    site.assert_equal(&db, &site.w("in/db"));
+    let history = json(&site.start(&["history", "db", "--output", "json"]).wait(20).must(0));
+    let runs = history["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2, "{history}");
+    assert_eq!((&runs[0]["by"], &runs[1]["by"]), (&"cron".into(), &"person".into()));
+    assert!(runs.iter().all(|run| run["result"] == "done" && run["ended"].is_string()), "{history}");
+    assert_eq!(runs[0]["steps"].as_array().unwrap().len(), 2, "s1 and the job's own: {history}");
+    // The peer is away: it says so, with the exit code, and the snapshot was taken all the same.
+    site.signal_daemon(rustix::process::Signal::KILL);
+    let done = run(&site, &["job", "run", "db", "--cron"]).must(5).says(&["job db, run", "error:"]);
+    assert_eq!(done.stdout, "");
+    assert_eq!(own(&db).len(), 3);
+    let text = site.start(&["history"]).wait(20).must(0).stdout;
+    assert!(text.contains("failed") && text.lines().count() >= 5, "{text}");
+}
+
+fn a_job_never_overlaps_itself() {
+    let site = site(&job("db", "db", "bwlimit = \"2M\""));
+    site.source("db", SLOW_BYTES);
+    let first = site.start(&["job", "run", "db", "--cron"]);
+    wait_for("the first run", 10, || !own(&site.e("db")).is_empty());
+    let second = site.start(&["job", "run", "db", "--cron"]).wait(20).must(75).says(&["job db is at work already"]);
+    assert_eq!(second.stdout, "");
+    assert_eq!(own(&site.e("db")).len(), 1, "the second one took a snapshot");
+    let status = json(&site.start(&["status", "--output", "json"]).wait(20).must(0));
+    assert_eq!(status["jobs"][0]["state"], "running", "{status}");
+    first.wait(60).must(0);
+    // One that was killed leaves no lock, and shows in the history.
+    populate(&site.e("db"), 7, SLOW_BYTES);
+    let killed = site.start(&["job", "run", "db", "--cron"]);
+    wait_for("the third run", 10, || own(&site.e("db")).len() == 2);
+    drop(killed);
+    let text = site.start(&["history", "db"]).wait(20).must(0).stdout;
+    assert!(text.lines().last().unwrap_or_default().contains("interrupted"), "{text}");
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    site.assert_equal(&site.e("db"), &site.w("in/db"));
+}
+
+fn pruning_keeps_to_the_rules_and_to_its_own_snapshots() {
+    let site = site(&job("db", "db", "keep = \"last 2\"\nkeep_peer = \"last 3\""));
+    let db = site.source("db", 10_000);
+    let target = site.w("in/db");
+    for (round, foreign) in ["db_manual", "db_2026", "other_2026-01-01T00:00:00Z", "before-upgrade"].iter().enumerate()
+    {
+        populate(&db, round as u64, 1000);
+        run(&site, &["job", "run", "db", "--cron"]).must(0);
+        snapshot(&db, foreign);
+    }
+    let held = own(&db)[0].clone();
+    zfs(&["hold", "mine", &format!("{db}@{held}")]);
+    for round in 10..13 {
+        populate(&db, round, 1000);
+        run(&site, &["job", "run", "db", "--cron"]).must(0);
+    }
+    let (here, there) = (own(&db), own(&target));
+    assert_eq!((here.len(), here[0].as_str()), (3, held.as_str()), "two by the rule, one held: {here:?}");
+    assert_eq!(there.len(), 3, "{there:?}");
+    for foreign in ["s1", "db_manual", "db_2026", "other_2026-01-01T00:00:00Z", "before-upgrade"] {
+        for dataset in [&db, &target] {
+            assert!(tags(dataset).iter().any(|tag| tag == foreign), "{foreign} is gone from {dataset}");
+        }
+    }
+    let journal = fs::read_to_string(site.dir.join("east.state/journal.jsonl")).unwrap();
+    assert!(journal.contains("\"what\":\"prune\"") && journal.contains("\"phase\":\"intent\""), "{journal}");
+    // What is left is still a base.
+    populate(&db, 20, 1000);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_eq!(tags(&db).last(), tags(&target).last());
+    zfs(&["release", "mine", &format!("{db}@{held}")]);
+}
+
+fn pruning_is_explained_and_n_changes_nothing() {
+    let site = site(&job("db", "db", "keep = \"last 2\"\nkeep_peer = \"last 1\""));
+    let db = site.source("db", 1000);
+    // Taken by hand, so that there is something to explain.
+    for at in ["db_2026-01-01T00:00:00Z", "db_2026-01-02T00:00:00Z"] {
+        snapshot(&db, at);
+    }
+    site.push("db", "in/db", &[]).must(0);
+    let before = (tags(&db), tags(&site.w("in/db")));
+    let done = run(&site, &["prune", "-n", "db"]).must(0);
+    assert_eq!((tags(&db), tags(&site.w("in/db"))), before);
+    pin!(site, done.stdout, @r"
+    EAST/db (source): 0 of 3 go
+      keep  @s1
+            was not made by this job
+      keep  @db_[TIME]
+            kept by: last 2
+      keep  @db_[TIME]
+            is the newest
+    WEST/in/db (target): 1 of 3 go
+      keep  @s1
+            was not made by this job
+      drop  @db_[TIME]
+            no rule keeps it: last 1
+      keep  @db_[TIME]
+            is the newest
+    1 snapshots would go; nothing was changed
+    ");
+    let explained = json(&run(&site, &["prune", "-n", "db", "--output", "json"]).must(0));
+    assert_eq!((&explained["dropped"], &explained["dry_run"]), (&1.into(), &true.into()));
+    run(&site, &["prune", "db"]).must(0);
+    assert_eq!(tags(&db), before.0);
+    assert_eq!(tags(&site.w("in/db")), ["s1", "db_2026-01-02T00:00:00Z"]);
+}
+
+/// One dataset to two targets. While the second is away nothing goes that it has not got, and its base stays.
+fn a_target_that_is_away_keeps_its_base() {
+    let near = job("near", "near", "prefix = \"db\"\nkeep = \"last 1\"\nkeep_peer = \"last 1\"");
+    let far = job("far", "far", "prefix = \"db\"\nsnapshot = false");
+    let site = site(&format!("{near}{far}"));
+    let db = site.source("db", 1000);
+    // The second has never run: what it has is not known, so all stays.
+    for round in 0..3 {
+        populate(&db, round, 1000);
+        run(&site, &["job", "run", "near", "--cron"]).must(0);
+    }
+    assert_eq!(own(&db).len(), 3);
+    run(&site, &["job", "run", "far", "--cron"]).must(0);
+    let base = own(&db).last().unwrap().clone();
+    for round in 3..8 {
+        populate(&db, round, 1000);
+        run(&site, &["job", "run", "near", "--cron"]).must(0);
+    }
+    let here = own(&db);
+    assert_eq!((here.first(), here.len()), (Some(&base), 6), "the base of the second and what it lacks: {here:?}");
+    assert_eq!(own(&site.w("in/near")).len(), 1);
+    // It comes back, gets all of it, and then nothing is needed any more.
+    run(&site, &["job", "run", "far", "--cron"]).must(0);
+    assert_eq!(own(&site.w("in/far")).last(), own(&db).last());
+    assert!(here.iter().all(|tag| own(&site.w("in/far")).contains(tag)));
+    populate(&db, 9, 1000);
+    run(&site, &["job", "run", "near", "--cron"]).must(0);
+    assert_eq!(own(&db).len(), 2, "the newest, and the base of the second: {:?}", own(&db));
+    run(&site, &["job", "run", "far", "--cron"]).must(0);
+}
+
+/// East pushes to west, which pushes on. What the end of the chain has not got stays in the middle, whatever the first
+/// job's rules say.
+fn a_chain_of_three() {
+    let mut site = Site::quiet();
+    let both = |site: &Site, text: &str| {
+        text.replace("E/", &format!("{}/", site.east)).replace("W/", &format!("{}/", site.west))
+    };
+    site.more = both(&site, &job("db", "db", "keep = \"last 1\"\nkeep_peer = \"last 1\""));
+    site.west_more = both(
+        &site,
+        "[job.on]\ndirection = \"push\"\ndataset = \"W/in/db\"\npeer = \"zm://127.0.0.1:PORT\"\ntarget = \"W/end/db\"\nretries = 0\nprefix = \"db\"\nsnapshot = false\nkeep_peer = \"last 2\"\n",
+    );
+    let grants = format!("{}[grant.west]\npush = [\"{}/end\"]\n", site.default_grant(), site.west);
+    site.write_configs(&grants, None);
+    let west = site.dir.join("west.toml");
+    let with_port = |port: u16| {
+        let text = fs::read_to_string(&west).unwrap();
+        fs::write(&west, text.replace(":PORT", &format!(":{port}"))).unwrap();
+    };
+    // The daemon runs no job without a schedule, and one port stands for another until it is known.
+    fs::write(&west, fs::read_to_string(&west).unwrap().replace(":PORT", ":1")).unwrap();
+    site.start_daemon();
+    fs::write(&west, fs::read_to_string(&west).unwrap().replace("zm://127.0.0.1:1\"", "zm://127.0.0.1:PORT\""))
+        .unwrap();
+    with_port(site.port);
+    site.reload();
+    let config = west.to_string_lossy().into_owned();
+    let on = || zmigrate(&["--config", &config, "job", "run", "on", "--cron"]);
+    let (db, middle, end) = (site.source("db", 1000), site.w("in/db"), site.w("end/db"));
+    let first = |round: u64| {
+        populate(&db, round, 1000);
+        run(&site, &["job", "run", "db", "--cron"]).must(0)
+    };
+    first(0);
+    first(1);
+    assert_eq!(own(&middle).len(), 2, "the end has nothing yet, so all stays");
+    on().must(0);
+    let base = own(&end).last().unwrap().clone();
+    (2..5).for_each(|round| drop(first(round)));
+    assert_eq!(own(&middle).first(), Some(&base), "the base of the end is gone from the middle");
+    assert_eq!((own(&db).len(), own(&middle).len()), (1, 4));
+    on().must(0);
+    assert_eq!(own(&end).len(), 2);
+    first(6);
+    on().must(0);
+    assert_eq!(own(&end).last(), own(&db).last());
+    // A snapshot of the middle's own would end the chain, so none is taken.
+    let text = fs::read_to_string(&west).unwrap().replace("snapshot = false", "snapshot = true");
+    fs::write(&west, text).unwrap();
+    on().must(3).says(&["is the target of", "snapshot = false"]);
+}
+
+fn a_paused_job_does_nothing() {
+    let site = site(&job("db", "db", ""));
+    let db = site.source("db", 1000);
+    site.start(&["job", "pause", "nope"]).wait(20).must(2).says(&["there is no job nope", "the configuration has: db"]);
+    assert!(site.start(&["job", "pause", "db"]).wait(20).must(0).stdout.contains("is paused"));
+    let done = run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str(), own(&db).len()), ("", "", 0));
+    run(&site, &["job", "run", "db"]).must(3).says(&["is paused", "zmigrate job resume db"]);
+    let list = site.start(&["job", "list"]).wait(20).must(0).stdout;
+    assert!(list.contains("paused") && list.lines().all(|line| line.chars().count() <= 80), "{list}");
+    site.start(&["job", "resume", "db"]).wait(20).must(0);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_eq!(own(&db).len(), 1);
+}
+
+fn programs_run_around_the_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, format!("#!/bin/bash\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let log = dir.path().join("log");
+    let said = format!(
+        "echo \"$ZMIGRATE_STAGE $ZMIGRATE_JOB $1 $ZMIGRATE_RESULT ${{ZMIGRATE_SNAPSHOT%%_*}}\" >> {}",
+        log.display()
+    );
+    let hook = script("hook", &said);
+    let site =
+        site(&job("db", "db", &format!("before = [\"{hook}\", \"a b\"]\nafter = [\"{hook}\"]\nhook_timeout = \"2s\"")));
+    let db = site.source("db", 1000);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_eq!(fs::read_to_string(&log).unwrap(), "before db a b  db\nafter db  ok db\n");
+    // One that fails keeps the snapshot from being taken, and nothing is sent.
+    script("hook", "echo no room for this >&2; exit 3");
+    run(&site, &["job", "run", "db", "--cron"]).must(6).says(&["the program `before` of job db", "no room for this"]);
+    assert_eq!(own(&db).len(), 1);
+    // One that hangs is killed, with what it started.
+    script("hook", "sleep 300 & sleep 300");
+    run(&site, &["job", "run", "db", "--cron"]).must(6).says(&["took longer than 2s and was killed"]);
+    assert_eq!(own(&db).len(), 1);
+}
+
+fn what_has_a_property_is_left_out() {
+    let site = site(&job(
+        "db",
+        "db",
+        "recursive = true\nexclude = [\"scratch\"]\nexclude_property = \"com.sun:auto-snapshot=false\"",
+    ));
+    let db = site.source("db", 1000);
+    for below in ["a", "a/b", "c", "scratch"] {
+        create(&format!("{db}/{below}"));
+    }
+    zfs(&["set", "com.sun:auto-snapshot=false", &format!("{db}/a")]);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    let there = |below: &str| exists(&site.w(&format!("in/db/{below}")));
+    assert!(there("c") && !there("a") && !there("a/b") && !there("scratch"));
+    assert!(
+        own(&format!("{db}/a")).is_empty()
+            && own(&format!("{db}/scratch")).is_empty()
+            && own(&format!("{db}/c")).len() == 1
+    );
+    // A new child, and one that is taken in again.
+    create(&format!("{db}/new"));
+    zfs(&["inherit", "com.sun:auto-snapshot", &format!("{db}/a")]);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert!(there("new") && there("a/b"));
+}
+
+fn a_source_that_was_renamed_or_made_again() {
+    let site = site(&job("db", "db", "keep = \"last 1\"\nkeep_peer = \"last 1\"\nmax_lag = \"1h\"\nevery = \"1h\""));
+    let db = site.source("db", 1000);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    let there = tags(&site.w("in/db"));
+    rename(&db, &site.e("old"));
+    run(&site, &["job", "run", "db", "--cron"]).must(6).says(&["there is no dataset", "it may have been renamed"]);
+    assert_eq!(tags(&site.w("in/db")), there, "the target of a source that is gone was touched");
+    // Another dataset of that name has nothing in common with the target, which stays as it is.
+    create(&db);
+    populate(&db, 5, 1000);
+    run(&site, &["job", "run", "db", "--cron"]).must(3);
+    assert_eq!(tags(&site.w("in/db")), there);
+    let check = site.start(&["check"]).wait(20).must(2);
+    assert!(check.stdout.contains("have no snapshot in common"), "{}", check.stdout);
+    // The old one comes back, and goes on.
+    for tag in tags(&db) {
+        destroy(&format!("{db}@{tag}")).unwrap();
+    }
+    destroy(&db).unwrap();
+    rename(&site.e("old"), &db);
+    populate(&db, 6, 1000);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_eq!(own(&site.w("in/db")).len(), 1);
+    // Deleted at the source: what is there stays.
+    wait_for("the end of the source", 10, || {
+        let held =
+            crate::common::run("zfs", &["list", "-H", "-r", "-t", "snapshot", "-o", "name", &db]).unwrap_or_default();
+        let tag = get(&site.w("in/db"), "zmigrate:job").0;
+        held.lines().for_each(|name| drop(crate::common::run("zfs", &["release", &format!("zmigrate:{tag}"), name])));
+        let _ = crate::common::run("zfs", &["unmount", &db]);
+        crate::common::run("zfs", &["destroy", "-r", &db]).is_ok()
+    });
+    run(&site, &["job", "run", "db", "--cron"]).must(6);
+    assert!(own(&site.w("in/db")).len() == 1 && tags(&site.w("in/db")).contains(&"s1".to_owned()));
+}
+
+fn what_a_peer_prunes_is_granted_and_its_own() {
+    let site = site(&job("db", "db", "keep_peer = \"last 1\""));
+    let db = site.source("db", 1000);
+    for round in 0..2 {
+        populate(&db, round, 1000);
+        run(&site, &["job", "run", "db", "--cron"]).must(0);
+    }
+    let target = site.w("in/db");
+    assert_eq!(own(&target).len(), 1);
+    // Without zmigrate:job it is no target of this job, and nothing goes.
+    populate(&db, 3, 1000);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    zfs(&["set", "zmigrate:job=0000000000000000", &target]);
+    snapshot(&db, "db_2020-01-01T00:00:00Z");
+    let before = tags(&target);
+    let done = run(&site, &["prune", "db"]);
+    assert_eq!(tags(&target), before, "stdout: {} stderr: {}", done.stdout, done.stderr);
+    // Without the grant, nothing at all.
+    site.write_configs(&format!("[grant.east]\npull = [\"{}/in\"]\n", site.west), None);
+    site.reload();
+    run(&site, &["prune", "db"]).must(4);
+    assert_eq!(tags(&target), before);
+}
+
+fn lag_is_told_to_monitoring() {
+    let site = site(&job("db", "db", "every = \"1h\"\nmax_lag = \"1h\""));
+    site.source("db", 1000);
+    let check = |args: &[&str], code: i32, part: &str| {
+        let done = site.start(&[&["check"], args].concat()).wait(20).must(code);
+        assert!(done.stdout.starts_with(part), "{}", done.stdout);
+        done.stdout
+    };
+    check(&[], 2, "ZMIGRATE CRITICAL - job db: nothing has been replicated yet");
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    let said = check(&[], 0, "ZMIGRATE OK - job db: ");
+    assert!(said.contains("'db'=") && said.contains(";;3600;0"), "{said}");
+    sleep(Duration::from_millis(2100));
+    check(&["--max-lag", "1s"], 2, "ZMIGRATE CRITICAL - job db: ");
+    check(&["--warn-lag", "1s"], 1, "ZMIGRATE WARNING - job db: ");
+    check(&["nope"], 3, "ZMIGRATE UNKNOWN - there is no job nope");
+    site.signal_daemon(rustix::process::Signal::KILL);
+    run(&site, &["job", "run", "db", "--cron"]).must(5);
+    check(&["db"], 1, "ZMIGRATE WARNING - job db: ");
+    let status = site.start(&["status"]).wait(20).must(0).stdout;
+    assert!(status.contains("failed") && status.lines().all(|line| line.chars().count() <= 80), "{status}");
+}
+
+/// Two jobs that prune by strict rules, killed at random, also while they prune: afterwards both targets converge, and what
+/// was not theirs to prune is there.
+fn kills_at_any_moment_cost_no_base() {
+    let rules = "prefix = \"db\"\nkeep = \"last 1\"\nkeep_peer = \"last 1\"";
+    let far = "prefix = \"db\"\nsnapshot = false\nkeep_peer = \"last 2\"";
+    let site = site(&format!("{}{}", job("near", "near", rules), job("far", "far", far)));
+    let db = site.source("db", 200_000);
+    let seed = std::process::id();
+    eprintln!("seed {seed}");
+    let mut state = u64::from(seed);
+    let mut draw = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let (mut killed, mut foreign) = (0, vec!["s1".to_owned()]);
+    for round in 0..20u64 {
+        populate(&db, round, 20_000);
+        if round % 5 == 0 {
+            let tag = format!("db_by-hand-{round}");
+            snapshot(&db, &tag);
+            foreign.push(tag);
+        }
+        sleep(Duration::from_millis(1100));
+        let name = if draw(3) == 0 { "far" } else { "near" };
+        let mut run = site.start(&["job", "run", name, "--cron"]);
+        sleep(Duration::from_millis(draw(2500)));
+        killed += u32::from(!run.has_ended());
+        // Dropped, it is killed if it still runs.
+        drop(run);
+        assert!(foreign.iter().all(|tag| tags(&db).contains(tag)), "round {round}: {:?}", tags(&db));
+    }
+    assert!(killed > 3, "only {killed} of 20 runs were killed");
+    for name in ["near", "far", "near", "far"] {
+        // The peer notices within seconds that an initiator is gone.
+        wait_for("the lock of a run that was killed", 30, || {
+            site.start(&["job", "run", name, "--cron"]).wait(60).code == Some(0)
+        });
+        sleep(Duration::from_millis(1100));
+    }
+    let (near, far) = (site.w("in/near"), site.w("in/far"));
+    assert_eq!((tags(&near).last(), tags(&far).last()), (tags(&db).last(), tags(&db).last()));
+    for dataset in [&db, &near, &far] {
+        assert!(foreign.iter().all(|tag| tags(dataset).contains(tag)), "{dataset}: {:?}", tags(dataset));
+    }
+    let newest = tags(&db).last().unwrap().clone();
+    site.assert_same_files(&format!("{db}@{newest}"), &format!("{far}@{newest}"));
+    assert!(own(&near).len() <= 2 && own(&far).len() <= 3, "{:?} {:?}", own(&near), own(&far));
+    let text = site.start(&["history", "--limit", "100"]).wait(20).must(0).stdout;
+    assert!(text.contains("interrupted") && !text.contains("running"), "{text}");
+}

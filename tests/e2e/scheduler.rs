@@ -1,0 +1,207 @@
+//! `zmigrated` runs jobs by itself, and tells Prometheus.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    Case, cases,
+    process::{send_signal, wait_for},
+    safety::SLOW_BYTES,
+    site::{Site, program},
+    zfs::{create, populate, tags},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![the_daemon_runs_jobs_by_itself, a_run_outlives_a_reload_and_a_stop_waits_for_it, prometheus_is_told]
+}
+
+/// A site with a daemon on east as well, which runs jobs. It is killed when dropped.
+struct East {
+    site: Site,
+    /// More of its configuration, before the job.
+    more: &'static str,
+    daemon: Option<Child>,
+}
+
+impl Drop for East {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("zmigrated on east said:\n{}", self.log());
+        }
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+impl East {
+    /// Both daemons run, without jobs. There is a dataset `own` with files.
+    fn new(more: &'static str) -> East {
+        let mut east = East { site: Site::new(), more, daemon: None };
+        create(&east.site.e("own"));
+        populate(&east.site.e("own"), 1, 10_000);
+        east.write(None);
+        east.start();
+        east
+    }
+
+    fn write(&mut self, job: Option<&str>) {
+        let job = job.map_or(String::new(), |more| {
+            let (from, to) = (self.site.e("own"), self.site.w("in/own"));
+            format!("[job.own]\ndirection = \"push\"\ndataset = \"{from}\"\npeer = \"west\"\ntarget = \"{to}\"\nretries = 0\n{more}\n")
+        });
+        self.site.more = format!("{}{job}", self.more);
+        self.site.write_configs(&self.site.default_grant(), None);
+        let path = self.site.dir.join("east.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("listen = \"127.0.0.1:0\"\n{text}")).unwrap();
+    }
+
+    fn start(&mut self) {
+        let before = self.log().len();
+        let out = fs::File::options().create(true).append(true).open(self.site.dir.join("east.log")).unwrap();
+        let child = Command::new(program("zmigrated"))
+            .args(["--config", &self.site.dir.join("east.toml").to_string_lossy()])
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(out)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(child);
+        wait_for("zmigrated on east to be ready", 20, || self.log()[before..].contains(" is ready"));
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.site.dir.join("east.log")).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        send_signal(self.daemon.as_ref().unwrap().id(), signal);
+    }
+
+    /// Gives the daemon this job, or none, and lets it read that.
+    fn give(&mut self, job: Option<&str>) {
+        self.write(job);
+        let before = self.log().len();
+        self.signal(Signal::HUP);
+        wait_for("the reload", 10, || self.log()[before..].contains("the grants and jobs were read again"));
+    }
+
+    fn zmigrate(&self, args: &[&str]) -> String {
+        self.site.start(args).wait(30).must(0).stdout
+    }
+
+    fn history(&self) -> Vec<serde_json::Value> {
+        let text = self.zmigrate(&["history", "--output", "json"]);
+        let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+        object["runs"].as_array().unwrap().clone()
+    }
+
+    fn last_is(&self, result: &str) -> bool {
+        self.history().last().is_some_and(|run| run["result"] == result)
+    }
+
+    fn assert_equal(&self) {
+        self.site.assert_equal(&self.site.e("own"), &self.site.w("in/own"));
+    }
+}
+
+fn the_daemon_runs_jobs_by_itself() {
+    let mut east = East::new("");
+    east.give(Some("every = \"2s\"\nkeep = \"last 2\"\nkeep_peer = \"last 2\""));
+    wait_for("three runs", 60, || east.history().iter().filter(|run| run["result"] != "running").count() >= 3);
+    assert!(east.history().iter().all(|run| run["by"] == "schedule"), "{:?}", east.history());
+    wait_for("pruning", 30, || east.history().iter().any(|run| run["pruned"].as_u64() > Some(0)));
+    east.zmigrate(&["job", "pause", "own"]);
+    wait_for("the end of the run that was at work", 20, || !east.zmigrate(&["job", "list"]).contains("running"));
+    let (runs, there) = (east.history().len(), tags(&east.site.w("in/own")));
+    sleep(Duration::from_secs(5));
+    assert_eq!(east.history().len(), runs, "a paused job was run");
+    east.zmigrate(&["job", "resume", "own"]);
+    wait_for("it to go on", 20, || tags(&east.site.w("in/own")) != there);
+    let log = east.log();
+    assert!(log.contains("job=own") && log.contains("run=20") && log.contains("dataset="), "{log}");
+    east.give(None);
+    wait_for("the last run", 20, || !east.last_is("running"));
+    let runs = east.history().len();
+    sleep(Duration::from_secs(4));
+    assert_eq!(east.history().len(), runs, "a job that was taken out was run");
+}
+
+fn a_run_outlives_a_reload_and_a_stop_waits_for_it() {
+    let mut east = East::new("");
+    let own = east.site.e("own");
+    populate(&own, 2, SLOW_BYTES);
+    east.give(Some("every = \"1h\"\nbwlimit = \"2M\""));
+    wait_for("the run", 20, || tags(&own).len() == 1);
+    // While it runs, the job is changed and then taken out.
+    east.give(Some("every = \"1d\"\nkeep = \"last 1\""));
+    east.give(None);
+    assert!(east.last_is("running"), "{:?}", east.history());
+    wait_for("its end", 60, || !east.last_is("running"));
+    assert_eq!((east.history().len(), &east.history()[0]["result"]), (1, &"done".into()));
+    east.assert_equal();
+    populate(&own, 3, SLOW_BYTES);
+    east.give(Some("every = \"1s\"\nbwlimit = \"3M\""));
+    wait_for("the next run", 20, || tags(&own).len() == 2);
+    east.signal(Signal::TERM);
+    let ended = east.daemon.take().unwrap().wait().unwrap();
+    assert_eq!(ended.code(), Some(0));
+    assert!(east.log().contains("and 1 jobs may go on"), "{}", east.log());
+    let runs = east.history();
+    assert_eq!((runs.len(), &runs[1]["result"]), (2, &"done".into()), "{runs:?}");
+    east.assert_equal();
+    // After a restart it goes on from what was written down: not at once, but an hour after the last start.
+    east.write(Some("every = \"1h\""));
+    east.start();
+    sleep(Duration::from_secs(3));
+    assert_eq!(east.history().len(), 2);
+}
+
+/// One request, as Prometheus makes it.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn prometheus_is_told() {
+    let mut east = East::new("[metrics]\nlisten = \"127.0.0.1:0\"\n");
+    let log = east.log();
+    let (_, rest) = log.split_once("metrics are on 127.0.0.1:").unwrap();
+    let port: u16 = rest.split(char::is_whitespace).next().unwrap().parse().unwrap();
+    assert!(get(port, "/metrics").contains("zmigrate_build_info{version=\""));
+    assert!(get(port, "/").starts_with("HTTP/1.1 404 "));
+    east.give(Some("every = \"1h\"\nmax_lag = \"2h\""));
+    wait_for("a run", 30, || east.last_is("done"));
+    let text = get(port, "/metrics");
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    for line in [
+        "zmigrate_job_runs_total{job_name=\"own\"} 1".to_owned(),
+        "zmigrate_job_max_lag_seconds{job_name=\"own\"} 7200".to_owned(),
+        "zmigrate_job_last_exit_code{job_name=\"own\"} 0".to_owned(),
+        format!(
+            "zmigrate_dataset_unsent_snapshots{{job_name=\"own\",source=\"{}\",target=\"{}\"}} 0",
+            east.site.e("own"),
+            east.site.w("in/own")
+        ),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+    }
+    // What is no request, or none that ends, is dropped and harms nobody.
+    let mut endless = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let _ = endless.write_all(&vec![b'x'; 100_000]);
+    assert!(get(port, "/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
+}
