@@ -11,6 +11,7 @@
 
 mod basic;
 mod crypt;
+mod cutover;
 mod guest;
 mod history;
 mod kills;
@@ -50,6 +51,8 @@ const ALONE: &[&str] = &[
     "push_kill_zmigrated",
     "pull_kill_zmigrated",
     "power_cut_of_the_target",
+    "cutover_power_cut_of_the_source",
+    "cutover_power_cut_of_the_target",
     "no_kernel_complains",
 ];
 
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         history::CASES,
         state::CASES,
         losses::CASES,
+        cutover::CASES,
         kills::CASES,
         // Last: looks at what all others have done to the kernels.
         panics::CASES,

@@ -114,6 +114,7 @@ fn config(guest: Guest) -> String {
          [peer.{name}]\naddress = \"172.31.0.{m}:8551\"\n\
          [peer.unprivileged]\naddress = \"172.31.0.{m}:8552\"\nidentity = \"{name}\"\n\
          [grant.{name}]\npush = [\"tank/src\", \"tank/dst\"]\npull = [\"tank/src\", \"tank/dst\"]\n\
+         cutover = [\"tank/src\", \"tank/dst\"]\n\
          [limits]\nidle_timeout_s = 10\nwindow_bytes = 4194304\n"
     )
 }

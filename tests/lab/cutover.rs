@@ -1,0 +1,157 @@
+//! Cutovers on OpenZFS: filesystems and a volume as one unit, there and back; and the power of either guest cut in the middle.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    Case,
+    guest::Guest,
+    world::{DIR, World},
+};
+
+pub const CASES: &[Case] = &[
+    ("cutover_of_a_tree_with_a_volume", tree_with_a_volume),
+    ("cutover_power_cut_of_the_source", power_cut_of_the_source),
+    ("cutover_power_cut_of_the_target", power_cut_of_the_target),
+];
+
+/// Points at which the power of the source's guest is cut, which leads as well. `ZMIGRATE_EACH_PHASE=1` takes all.
+const SOURCE_POINTS: &[&str] = &[
+    "host:after:fencing",
+    "lead:after:promote",
+    "host:after:quiescing",
+    "act:after:fence",
+    "act:after:final",
+    "lead:after:sync",
+    "lead:after:verify",
+    "lead:after:activate",
+    "host:after:released",
+];
+/// The same for the target's guest.
+const TARGET_POINTS: &[&str] =
+    &["host:after:promoted", "host:before:promoted", "act:before:activate", "act:after:activate", "host:after:active"];
+
+/// How many of them are tried unless all are.
+const TRIED: usize = 2;
+
+fn points(all: &'static [&'static str]) -> &'static [&'static str] {
+    if std::env::var_os("ZMIGRATE_EACH_PHASE").is_some() { all } else { &all[..TRIED] }
+}
+
+const KEPT: &[&str] = &["readonly", "canmount", "volmode", "snapdev", "setuid", "exec", "devices", "mountpoint"];
+
+fn tree_with_a_volume(w: &World) {
+    let (source, target) = ("tank/src/move", "tank/dst/move");
+    w.one.sh(&format!(
+        "zfs create -o setuid=off {source}; zfs create -o mountpoint=/srv/moved {source}/fs; zfs create -o canmount=noauto {source}/quiet; \
+         zfs create -V 16M -o volmode=dev {source}/vol; udevadm settle; \
+         for i in $(seq 100); do [ -b /dev/zvol/{source}/vol ] && break; sleep 0.1; done; \
+         head -c 4M /dev/urandom >/{source}/noise; head -c 1M /dev/urandom >/srv/moved/noise; \
+         head -c 2M /dev/urandom | dd of=/dev/zvol/{source}/vol bs=1M conv=fsync status=none"
+    ));
+    let names = ["", "/fs", "/quiet", "/vol"];
+    let before: Vec<_> = names.iter().map(|n| w.one.properties(&format!("{source}{n}"), KEPT)).collect();
+    let sums = "sha256sum <DIR/noise; sha256sum </srv/moved/noise; head -c 2M DEV | sha256sum";
+    let sums = |guest: Guest, root: &str| {
+        guest.sh(&sums.replace("DIR", &format!("/{root}")).replace("DEV", &format!("/dev/zvol/{root}/vol")))
+    };
+    let contents = sums(w.one, source);
+    let done = cutover(w, &format!("start -r {source} node2:{target} --max-downtime 120s"));
+    eprintln!("lab:   downtime {} ms, predicted {} ms", done["downtime_ms"], done["predicted_downtime_ms"]);
+    assert_eq!(done["result"], "done", "{done}");
+    let id = done["id"].as_str().unwrap();
+    // Nobody can write to what was left.
+    for name in names {
+        assert_eq!(w.one.get(&format!("{source}{name}"), "readonly"), "on");
+    }
+    w.one.sh(&format!("[ ! -e /dev/zvol/{source}/vol ]; if touch /{source}/x 2>/dev/null; then exit 1; fi"));
+    assert_eq!(w.one.get(&format!("{source}/fs"), "mounted"), "no");
+    assert_eq!(contents, sums(w.two, target), "the target serves the same");
+    w.two.sh(&format!(
+        "touch /{target}/new /srv/moved/new; echo changed | dd of=/dev/zvol/{target}/vol conv=notrunc,fsync status=none"
+    ));
+    let contents = sums(w.two, target);
+    let back = cutover(w, &format!("back {id}"));
+    assert_eq!(back["result"], "done", "{back}");
+    assert_eq!(contents, sums(w.one, source), "home again with what was written meanwhile");
+    w.one.sh(&format!("[ -e /{source}/new ] && [ -e /srv/moved/new ]"));
+    let after: Vec<_> = names.iter().map(|n| w.one.properties(&format!("{source}{n}"), KEPT)).collect();
+    assert_eq!(after, before, "each property is what it was, with its source");
+}
+
+fn cutover(w: &World, args: &str) -> Value {
+    w.zmigrate(w.one, &format!("cutover {args}")).must_be(0).report
+}
+
+/// Leads from the first guest into a crash of one process at that point.
+fn crash_at(w: &World, guest: Guest, point: &str, name: &str) {
+    w.one.sh(&format!(
+        "zfs create tank/src/{name}; for i in $(seq 200); do echo $i; done >/tank/src/{name}/records; sync /tank/src/{name}/records"
+    ));
+    let start = format!(
+        "zmigrate --config {DIR}/zmigrate.toml cutover start tank/src/{name} node2:tank/dst/{name} --max-downtime 300s"
+    );
+    if guest == w.one {
+        let said = w.one.ask(&format!("ZMIGRATE_CRASH_AT={point} {start}"));
+        assert_eq!(said.code, 137, "{point} was not passed: {}{}", said.out, said.err);
+    } else {
+        w.two.sh(&format!(
+            "kill $(cat {DIR}/zmigrated.pid); while kill -0 $(cat {DIR}/zmigrated.pid) 2>/dev/null; do sleep 0.1; done"
+        ));
+        w.two.sh(&format!(
+            "export ZMIGRATE_CRASH_AT={point}; setsid zmigrated -v --config {DIR}/zmigrate.toml >>{DIR}/zmigrated.log 2>&1 </dev/null & sleep 2"
+        ));
+        // It goes on by itself as soon as the target is back.
+        w.one.sh(&format!("setsid {start} >{DIR}/start-{name}.log 2>&1 </dev/null & true"));
+        w.two.until(Duration::from_secs(120), "! pgrep -x zmigrated");
+    }
+}
+
+/// Cuts the power, and starts again what an administrator's boot would.
+fn reset(w: &World, guest: Guest) {
+    guest.lab("crash", &[]);
+    guest.lab("boot", &[]);
+    guest.sh("zpool list tank >/dev/null 2>&1 || zpool import -f tank");
+    w.start_daemon(guest);
+}
+
+/// Waits until it is over, and sees that one side serves with every record.
+fn settled(w: &World, point: &str, name: &str) {
+    let status = format!("zmigrate --config {DIR}/zmigrate.toml cutover status --output json");
+    w.one.until(
+        Duration::from_secs(180),
+        &format!(
+            "{status} | python3 -c 'import json, sys; c = [c for c in json.load(sys.stdin)[\"cutovers\"] if c[\"source\"].endswith(\"/{name}\")]; \
+             sys.exit(0 if c and c[-1][\"over\"] else 1)'"
+        ),
+    );
+    let serves = |guest: Guest, dataset: &str| {
+        guest.ask(&format!("[ \"$(zfs get -H -o value mounted {dataset})\" = yes ] && touch /{dataset}/.probe")).code
+            == 0
+    };
+    let (one, two) = (format!("tank/src/{name}"), format!("tank/dst/{name}"));
+    let (here, there) = (serves(w.one, &one), serves(w.two, &two));
+    eprintln!("lab:   {point}: node{} serves", if here { 1 } else { 2 });
+    assert!(here != there, "{point}: node1 serves: {here}, node2 serves: {there}");
+    let (guest, dataset) = if here { (w.one, one) } else { (w.two, two) };
+    assert_eq!(guest.sh(&format!("sha256sum </{dataset}/records")), guest.sh("seq 200 | sha256sum"), "{point}");
+}
+
+fn power_cut_of_the_source(w: &World) {
+    for (n, point) in points(SOURCE_POINTS).iter().enumerate() {
+        let name = format!("cut-source-{n}");
+        crash_at(w, w.one, point, &name);
+        reset(w, w.one);
+        settled(w, point, &name);
+    }
+}
+
+fn power_cut_of_the_target(w: &World) {
+    for (n, point) in points(TARGET_POINTS).iter().enumerate() {
+        let name = format!("cut-target-{n}");
+        crash_at(w, w.two, point, &name);
+        reset(w, w.two);
+        settled(w, point, &name);
+    }
+}
