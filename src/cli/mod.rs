@@ -7,6 +7,7 @@ mod ca;
 mod check;
 mod config;
 mod cutover;
+mod cutover_args;
 mod doctor;
 mod history;
 mod job;

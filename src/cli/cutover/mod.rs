@@ -5,10 +5,7 @@ mod show;
 mod start;
 
 use crate::{
-    cli::{
-        args::{CutoverCommand, Global},
-        output::Output,
-    },
+    cli::{args::Global, cutover_args::CutoverCommand, output::Output},
     cutover::{effect::Command, leg::CutoverId},
     types::{Failure, FailureClass},
 };

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use super::{lead, new_id};
 use crate::{
     cli::{
-        args::{CutoverStart, Global, NotConverging, OnActivateFailure, Place, Verify},
+        args::Global,
+        cutover_args::{CutoverStart, NotConverging, OnActivateFailure, Place, Verify},
         output::{Output, runtime},
         replicate::run_context,
     },

@@ -11,6 +11,8 @@
 //! leads next reads the ledger, and asks again what was asked last.
 
 mod ledger;
+mod notice;
+mod survey;
 mod talk;
 mod work;
 
@@ -27,22 +29,26 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read};
+pub use self::{
+    notice::Notice,
+    survey::{Survey, break_here, survey},
+};
 use self::{talk::Talk, work::Worker};
 use super::RunContext;
 use crate::{
     cutover::{
-        call::{Call, State, final_tag},
+        call::final_tag,
         coordinator::{Coordinator, Phase},
         effect::{Command, Effect, Event, Work},
-        leg::{CutoverId, Millis, Side},
+        leg::{Millis, Side},
         message::{Answer, Ask},
         record::Record,
         status::Status,
         terms::Terms,
     },
     port::ledger::{Ledger, LedgerError, Ledgers, Opened},
-    session::{crash::crash_point, engine::Engine},
-    types::{DatasetName, Failure, FailureClass},
+    session::crash::crash_point,
+    types::{Failure, FailureClass},
 };
 
 /// How often what has no answer is asked again.
@@ -50,31 +56,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What a person says to a running cutover, and where the word goes that comes back: nothing, or why it is declined.
 pub type Said = (Command, oneshot::Sender<Result<(), String>>);
-
-/// What is told while it runs.
-#[derive(Clone, Debug)]
-pub enum Notice {
-    /// A phase begins, for a reason that is not the usual one where there is one.
-    Phase {
-        /// Its name.
-        name: &'static str,
-        /// Why.
-        why: Option<String>,
-    },
-    /// A pass has ended.
-    Passed(PassReport),
-    /// All is ready, and it waits for go.
-    Ready {
-        /// The outage that is predicted.
-        downtime: Option<Millis>,
-    },
-    /// Something that passes by itself.
-    Trouble(String),
-    /// A person is asked.
-    Needs(String),
-    /// What a hook said.
-    Hook(String),
-}
 
 /// How leading came to an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -491,47 +472,4 @@ fn side_of(ask: &Ask) -> Side {
 /// An answer that stands for a failure.
 fn answer_of(terms: &Terms, number: u32, why: String) -> Answer {
     Answer { leg: terms.leg, number, reply: crate::cutover::message::Reply::Failed { why } }
-}
-
-/// What both hosts say before anything begins.
-pub struct Survey {
-    /// The source's host.
-    pub source: State,
-    /// The target's host.
-    pub target: State,
-    /// Datasets below the source's roots.
-    pub children: Vec<DatasetName>,
-}
-
-/// Asks both hosts which part they play.
-///
-/// # Errors
-/// When one cannot be reached, or does not grant it, or the source is not there.
-pub async fn survey(context: &Arc<RunContext>, terms: &Terms) -> Result<Survey, Failure> {
-    let talk = Talk::new(Arc::clone(context));
-    let asked = async {
-        let source = talk.state(terms, Side::Source).await?;
-        let target = talk.state(terms, Side::Target).await?;
-        let children = talk.children(terms).await?;
-        Ok(Survey { source, target, children })
-    };
-    let result = asked.await;
-    talk.bye().await;
-    result
-}
-
-/// A host's own word on a unit of it, for a person who is there without the cutover's leader.
-///
-/// # Errors
-/// When there is no such leg there.
-pub async fn break_here(engine: &Engine, id: CutoverId) -> Result<bool, Failure> {
-    let hosts = engine.cutovers.as_ref();
-    let hosts = hosts.ok_or_else(|| Failure::new(FailureClass::Internal, "no cutovers here"))?;
-    for (unit, host) in hosts.units()? {
-        if let Some(leg) = host.kept().part.leg().filter(|leg| leg.id == id) {
-            hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

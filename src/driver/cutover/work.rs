@@ -122,7 +122,7 @@ impl Worker {
         let began = Instant::now();
         let moved = self.transfer(terms, Some(&tag), stop).await?;
         let took = began.elapsed();
-        let previous = std::mem::replace(&mut self.measured().snapshot_at, Some(began));
+        let previous = self.measured().snapshot_at.replace(began);
         let looked = Instant::now();
         let source = self.talk.look(terms, Side::Source, &tag).await?;
         let source_command = looked.elapsed() / 2;

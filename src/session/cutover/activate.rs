@@ -69,13 +69,13 @@ fn mountpoint_then(info: &DatasetInfo, wanted: &[Saved]) -> Option<String> {
 /// about to leave.
 fn is_free(path: &str, dataset: &DatasetName, setup: &Setup) -> Result<(), Failure> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let there = mounts.lines().filter_map(|line| {
+    let mut there = mounts.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let at = before.split(' ').nth(4)?.replace("\\040", " ");
         let source = after.split(' ').nth(1)?.replace("\\040", " ");
         (at == path).then_some(source)
     });
-    if let Some(source) = there.last() {
+    if let Some(source) = there.next_back() {
         let leaves = source
             .parse::<DatasetName>()
             .is_ok_and(|name| name == *dataset || setup.other.iter().any(|root| name.is_at_or_below(root)));

@@ -59,7 +59,7 @@ fn there_and_back_ten_times() {
         assert_eq!(bench.assert_one_side_has_it_all(), round % 2 == 0, "round {round}");
     }
     bench.stop_writing();
-    assert_eq!(bench.assert_one_side_has_it_all(), true);
+    assert!(bench.assert_one_side_has_it_all());
     json(&bench.cutover(&["back", &id]).must(0));
     assert_eq!(own_state(&bench.east()), before, "home again with its own properties");
 }
