@@ -24,6 +24,9 @@ pub struct Saved {
     pub property: String,
     /// The value to set again; `None` where it was not set locally, so that `zfs inherit` brings it back.
     pub local: Option<String>,
+    /// The value that counted, wherever it came from.
+    #[serde(default)]
+    pub value: String,
     /// The value had come in a stream, so that it takes `zfs inherit -S`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub received: bool,

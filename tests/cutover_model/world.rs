@@ -85,7 +85,13 @@ pub fn steps(action: &Action) -> u8 {
 }
 
 fn saved(property: &str, local: &str) -> Saved {
-    Saved { dataset: "p/d".parse().unwrap(), property: property.into(), local: Some(local.into()), received: false }
+    Saved {
+        dataset: "p/d".parse().unwrap(),
+        property: property.into(),
+        local: Some(local.into()),
+        value: local.into(),
+        received: false,
+    }
 }
 
 fn on(former: &Former, property: &str, default: bool) -> bool {

@@ -2,7 +2,7 @@
 
 use super::{
     fence::{mount, restore, take_away},
-    look::{MOUNTED, datasets},
+    look::{MOUNTED, datasets, value},
     unit::Unit,
 };
 use crate::{
@@ -110,5 +110,14 @@ pub(super) async fn activate(zfs: &dyn Zfs, unit: &Unit, leg: Leg, wanted: &[Sav
     zfs.set_all(&names, &[(SERVING.to_owned(), leg.to_string())]).await?;
     take_away(zfs, &all, FENCE).await?;
     restore(zfs, &all, &wanted).await?;
+    // What the source inherited, the target inherits from other parents: where that makes a difference, the value is set.
+    let all = datasets(zfs, unit).await?;
+    let differs = |s: &&Saved| {
+        let now = all.iter().find(|d| d.name == s.dataset).and_then(|d| value(d, &s.property));
+        !s.value.is_empty() && !matches!(s.property.as_str(), MOUNTED | "mountpoint") && now != Some(&s.value)
+    };
+    let set: Vec<Saved> =
+        wanted.iter().filter(differs).map(|s| Saved { local: Some(s.value.clone()), ..s.clone() }).collect();
+    restore(zfs, &all, &set).await?;
     mount(zfs, &all, &wanted).await
 }

@@ -105,12 +105,14 @@ fn of(info: &DatasetInfo, more: &[&str]) -> Vec<Saved> {
         dataset: info.name.clone(),
         property: p.name.clone(),
         local: (p.source == PropertySource::Local).then(|| p.value.clone()),
+        value: p.value.clone(),
         received: p.source == PropertySource::Received,
     };
     let mut all: Vec<Saved> = names.iter().filter_map(|name| info.property(name)).map(saved).collect();
     if info.kind == DatasetKind::Filesystem {
-        let local = Some(if is_mounted(info) { "yes" } else { "no" }.to_owned());
-        all.push(Saved { dataset: info.name.clone(), property: MOUNTED.into(), local, received: false });
+        let value = if is_mounted(info) { "yes" } else { "no" }.to_owned();
+        let local = Some(value.clone());
+        all.push(Saved { dataset: info.name.clone(), property: MOUNTED.into(), local, value, received: false });
     }
     all
 }
