@@ -217,6 +217,18 @@ impl FakeZfs {
         self.host().dataset(name).is_some_and(|d| d.mounted)
     }
 
+    /// True if it is there and read-only.
+    pub fn reads_only(&self, name: &DatasetName) -> bool {
+        self.host().property(name, "readonly").is_some_and(|p| p.value == "on")
+    }
+
+    /// The properties that were set on a dataset itself, or came in a stream, with their values.
+    pub fn local_properties(&self, name: &DatasetName) -> Vec<(String, String)> {
+        let host = self.host();
+        let all = host.dataset(name).into_iter().flat_map(|d| &d.properties);
+        all.map(|(name, (value, source))| (name.clone(), format!("{value} ({source:?})"))).collect()
+    }
+
     /// Mounts or unmounts.
     pub fn set_mounted(&self, name: &DatasetName, mounted: bool) {
         if let Some(d) = self.host().datasets.get_mut(name) {

@@ -7,6 +7,7 @@
 
 mod clock;
 mod crashes;
+mod cutovers;
 mod hostile;
 mod links;
 mod probes;

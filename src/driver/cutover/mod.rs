@@ -453,6 +453,15 @@ impl Lead {
     }
 }
 
+impl Drop for Lead {
+    fn drop(&mut self) {
+        // Work must not outlive the ledger's lock: whoever leads next would meet it.
+        if let Some((_, cancelled, _)) = &self.working {
+            cancelled.cancel();
+        }
+    }
+}
+
 /// Which side a question is for.
 fn side_of(ask: &Ask) -> Side {
     match ask {
