@@ -434,7 +434,7 @@ fn kills_at_any_moment_cost_no_base() {
         (state >> 33) % below
     };
     let (mut killed, mut foreign) = (0, vec!["s1".to_owned()]);
-    for round in 0..20u64 {
+    for round in 0..14u64 {
         populate(&db, round, 20_000);
         if round % 5 == 0 {
             let tag = format!("db_by-hand-{round}");
@@ -450,11 +450,11 @@ fn kills_at_any_moment_cost_no_base() {
         drop(run);
         assert!(foreign.iter().all(|tag| tags(&db).contains(tag)), "round {round}: {:?}", tags(&db));
     }
-    assert!(killed > 3, "only {killed} of 20 runs were killed");
+    assert!(killed > 3, "only {killed} of 14 runs were killed");
     for name in ["near", "far", "near", "far"] {
-        // The peer notices within seconds that an initiator is gone.
-        wait_for("the lock of a run that was killed", 30, || {
-            site.start(&["job", "run", name, "--cron"]).wait(60).code == Some(0)
+        // The peer notices within seconds that an initiator is gone; on a busy machine the rest takes its time.
+        wait_for("the lock of a run that was killed", 60, || {
+            site.start(&["job", "run", name, "--cron"]).wait(240).code == Some(0)
         });
         sleep(Duration::from_millis(1100));
     }
