@@ -15,9 +15,9 @@ pub const CASES: &[Case] = &[
 ];
 
 fn interrupt(w: &World, pair: &crate::world::Pair) {
-    let (guest, args) = w.replicate(Way::Push, pair, "--bwlimit 2M");
+    let (guest, args) = w.replicate(Way::Push, pair, "--bwlimit 1M");
     let run = w.start(guest, &args);
-    w.in_flight(w.two, &pair.target, 4);
+    w.in_flight(w.two, &pair.target, 5);
     run.kill();
     assert!(run.join().code != 0);
 }
@@ -74,10 +74,10 @@ fn dead_token_is_thrown_away(w: &World) {
 fn power_cut_of_the_target(w: &World) {
     let pair = w.pair("power", 24);
     w.change(&pair, "s1", 1);
-    let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 2M");
+    let (guest, args) = w.replicate(Way::Push, &pair, "--bwlimit 1M");
     let run = w.start(guest, &args);
     // What has been synced survives, and no more is promised.
-    w.in_flight(w.two, &pair.target, 5);
+    w.in_flight(w.two, &pair.target, 6);
     w.two.lab("crash", &[]);
     w.two.lab("boot", &[]);
     w.two.sh("zpool list tank >/dev/null 2>&1 || zpool import -f tank");

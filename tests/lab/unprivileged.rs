@@ -34,8 +34,8 @@ fn unprivileged_target(w: &World) {
     let push = |flags: &str| w.zmigrate(w.one, &format!("push {flags} {source} unprivileged:{target}"));
     w.one.sh(&format!("zfs set compression=lz4 {source}; zfs snapshot {source}@s1"));
     // Placeholders, a full stream that is interrupted and gone on with, protections, what is carried over, a hold.
-    let run = w.start(w.one, &format!("push --bwlimit 2M {source} unprivileged:{target}"));
-    w.in_flight(w.two, target, 4);
+    let run = w.start(w.one, &format!("push --bwlimit 1M {source} unprivileged:{target}"));
+    w.in_flight(w.two, target, 5);
     run.kill();
     assert!(run.join().code != 0);
     crate::kills::went_on(&push("").must_be(0), 20 << 20);
@@ -54,8 +54,8 @@ fn unprivileged_target(w: &World) {
     w.same(&pair, "s3");
     // A dead token.
     w.change(&pair, "s4", 20 << 10);
-    let run = w.start(w.one, &format!("push --bwlimit 2M {source} unprivileged:{target}"));
-    w.in_flight(w.two, target, 4);
+    let run = w.start(w.one, &format!("push --bwlimit 1M {source} unprivileged:{target}"));
+    w.in_flight(w.two, target, 5);
     run.kill();
     assert!(run.join().code != 0);
     let tag = w.one.holds(source)[0].split(' ').nth(1).unwrap().to_owned();
