@@ -21,11 +21,12 @@ fn nothing_left(guest: Guest) {
 }
 
 fn verify_content(w: &World) {
+    // An attribute that does not compress: one that does is left out of `zfs send -e` by OpenZFS 2.3, and so refused.
     let pair = w.pair("verify", 4);
     let (source, target) = (&pair.source, &pair.target);
     w.one.sh(&format!(
         "zfs set acltype=posix xattr=sa {source}; cd /{source}; mkfifo pipe; mknod null c 1 3; touch \"$(printf 'odd\\nname')\"; \
-         mkdir dirx; python3 -c \"import os; os.setxattr('dirx', 'user.x', b'1'*3000)\"; \
+         mkdir dirx; python3 -c \"import os; os.setxattr('dirx', 'user.x', os.urandom(3000))\"; \
          zfs snapshot {source}@s1"
     ));
     w.push(&pair, "");
