@@ -17,7 +17,7 @@ use crate::{
         ledger::FileLedgers,
         locks::FileLocks,
         net::{TlsLink, dial_tcp, prepare},
-        zfs::ZfsCommand,
+        zfs::{ZfsCommand, view::HostViews},
     },
     config::Config,
     cutover::leg::CutoverId,
@@ -64,7 +64,9 @@ pub fn engine(config: &Config) -> Arc<Engine> {
     let zfs = config.zfs_command.clone();
     // zpool stands beside zfs; a bare name is looked up in the usual directories.
     let zpool = zfs.with_file_name("zpool");
-    let zfs: Arc<dyn Zfs> = Arc::new(ZfsCommand::new(zfs, zpool));
+    let command = Arc::new(ZfsCommand::new(zfs, zpool));
+    let views = Arc::new(HostViews::new(Arc::clone(&command), &config.state_dir));
+    let zfs: Arc<dyn Zfs> = command;
     let journal: Arc<dyn Journal> = Arc::new(FileJournal::new(&config.state_dir));
     let hosts = Hosts::new(Tools {
         zfs: Arc::clone(&zfs),
@@ -74,7 +76,8 @@ pub fn engine(config: &Config) -> Arc<Engine> {
         busy: busy(),
     });
     let locks = Arc::new(FileLocks::new(&config.state_dir));
-    let engine = Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts);
+    let engine =
+        Engine::new(zfs, locks, journal, config.limits.max_datasets as usize).with_cutovers(hosts).with_views(views);
     engine.set_needs(needs(config));
     Arc::new(engine)
 }

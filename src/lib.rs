@@ -33,6 +33,7 @@
 //! | [`hook`] | how writers are stopped, started and looked at: what a hook is, and what is run |
 //! | [`jobs`] | when a job runs, what its snapshots are called, which of them stay |
 //! | [`identity`], [`config`] | certificates and TLS; the TOML file and its grants |
+//! | [`content`] | what is in a snapshot, entry by entry: a digest, and what differs |
 //! | [`port`] | traits: what the engine needs of ZFS, of the network, of hooks, of locks and of the journal |
 //! | [`channel`] | frames in order, exactly once, over connections that come and go |
 //! | [`pipe`] | the moving data path of one transfer |
@@ -50,6 +51,7 @@ pub mod adapter;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod content;
 pub mod control;
 pub mod cutover;
 pub mod daemon;

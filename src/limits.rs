@@ -122,3 +122,17 @@ pub const MAX_HOOK_DATASETS: usize = 64 << 10;
 pub const TERM_GRACE: Duration = Duration::from_secs(5);
 /// What the Docker Engine says about one container: some 10 KiB as a rule.
 pub const MAX_DOCKER_ANSWER: usize = 4 << 20;
+
+/// Names of one directory that are kept while a snapshot is walked through: 4 MiB of usual ones, 12 of the longest; one with more is
+/// read several times.
+pub const CONTENT_NAMES: usize = 50_000;
+/// Directories within each other that a walk goes down: each takes a descriptor, of the 1024 that a process has as a rule.
+pub const CONTENT_DEPTH: usize = 256;
+/// Entries that travel at once: half of a megabyte as a rule.
+pub const CONTENT_PAGE_ENTRIES: usize = 4096;
+/// Bytes of such entries; one with all the attributes that Linux allows may be as large as that by itself.
+pub const CONTENT_PAGE_BYTES: usize = 1 << 20;
+/// Bytes that are read for one page: some seconds, so that a person sees progress.
+pub const CONTENT_PAGE_READ: u64 = 1 << 30;
+/// Snapshots whose content a process reads at a time for its peers: each is one thread that a disk keeps busy.
+pub const MAX_VIEWS: usize = 4;

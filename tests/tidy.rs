@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("jobs", &["types", "limits", "plan"]),
     ("config", &["types", "limits", "hook", "jobs", "plan", "identity"]),
     ("identity", &["types", "limits"]),
+    ("content", &["types", "limits"]),
     ("port", &["types", "limits", "stream", "wire", "plan", "cutover", "hook", "jobs"]),
     ("channel", &["types", "limits", "wire", "port"]),
     ("pipe", &["types", "limits", "stream", "wire", "port", "channel"]),
@@ -44,6 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "cutover",
             "inventory",
             "jobs",
+            "content",
             "port",
             "identity",
             "channel",
@@ -53,8 +55,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "driver",
         &[
-            "types", "limits", "stream", "wire", "plan", "cutover", "jobs", "port", "identity", "channel", "pipe",
-            "session",
+            "types", "limits", "stream", "wire", "plan", "cutover", "jobs", "content", "port", "identity", "channel",
+            "pipe", "session",
         ],
     ),
     ("doctor", &["types", "limits", "wire", "port", "releases", "config", "identity", "channel", "session"]),

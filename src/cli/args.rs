@@ -77,6 +77,8 @@ pub enum Command {
     /// Move a dataset to a peer, or from it, for good: seconds of downtime, and never two writable sides
     #[command(subcommand)]
     Cutover(super::cutover_args::CutoverCommand),
+    /// Compare a dataset with its copy at a peer, or here
+    Verify(super::verify::Verify),
     /// Measure how fast data get to a peer, and what holds them back
     Probe(Probe),
     /// Look into send streams and resume tokens

@@ -21,6 +21,7 @@ mod replicate;
 mod state;
 mod status;
 mod stream;
+mod verify;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -45,6 +46,7 @@ pub fn zmigrate() -> ExitCode {
         Command::Push(args) => replicate::push(&cli.global, args, &output),
         Command::Pull(args) => replicate::pull(&cli.global, args, &output),
         Command::Cutover(command) => cutover::run(&cli.global, command, &output),
+        Command::Verify(args) => verify::run(&cli.global, args, &output),
         Command::Probe(args) => probe::run(&cli.global, args, &output),
         Command::Stream(command) => stream::run(command, &output),
         Command::Ca(command) => ca::run(&cli.global, command, &output),

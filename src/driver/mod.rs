@@ -17,6 +17,7 @@ mod report;
 mod side;
 mod step;
 mod upkeep;
+pub mod verify;
 
 use std::{sync::Arc, time::Duration};
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use call::{HookCall, HookError, HookErrorKind, HookOutput, HookVerb, TooManyDatasets, environment};
 pub use judge::{UnitState, frozen_already, not_frozen};
-pub use tail::{Tail, printable};
+pub use tail::Tail;
 
 use crate::limits::{MAX_HOOK_WORD, MAX_HOOK_WORDS};
 

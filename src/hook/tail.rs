@@ -5,7 +5,10 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::{MAX_HOOK_LINE, MAX_HOOK_OUTPUT};
+use crate::{
+    limits::{MAX_HOOK_LINE, MAX_HOOK_OUTPUT},
+    types::printable,
+};
 
 /// The last lines of an output that grows.
 #[derive(Clone, Debug, Default)]
@@ -54,15 +57,4 @@ impl Tail {
     pub fn lines(&self) -> Vec<String> {
         self.lines.iter().cloned().collect()
     }
-}
-
-/// The text with each control character replaced, so that it cannot move a cursor or begin a line of its own.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\t' => ' ',
-            c if c.is_control() => char::REPLACEMENT_CHARACTER,
-            c => c,
-        })
-        .collect()
 }

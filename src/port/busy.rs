@@ -35,7 +35,7 @@ impl fmt::Display for Hold {
             Hold::Mount(path) => ("has mounted, in a namespace of its own,", path),
         };
         // A file's name may hold anything, also what a terminal would take for a command.
-        write!(f, "{what} {}", crate::hook::printable(&path.to_string_lossy()))
+        write!(f, "{what} {}", crate::types::printable(&path.to_string_lossy()))
     }
 }
 

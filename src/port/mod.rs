@@ -7,4 +7,5 @@ pub mod ledger;
 pub mod link;
 pub mod locks;
 pub mod needs;
+pub mod view;
 pub mod zfs;

@@ -21,11 +21,12 @@ use super::{
 };
 use crate::{
     channel::{Channel, RateLimit},
-    limits::{MAX_LISTINGS_AT_A_TIME, MAX_LOCKS, MAX_SIZES, MAX_TRANSFERS_IN_ALL},
+    limits::{MAX_LISTINGS_AT_A_TIME, MAX_LOCKS, MAX_SIZES, MAX_TRANSFERS_IN_ALL, MAX_VIEWS},
     port::{
         journal::Journal,
         locks::{LockError, LockGuard, Locks},
         needs::{Needs, NoNeeds},
+        view::Views,
         zfs::{Depth, SendSpec, Zfs, ZfsError, ZfsErrorKind},
     },
     types::{
@@ -49,12 +50,16 @@ pub struct Engine {
     pub cutovers: Option<Arc<Hosts>>,
     /// What the jobs of this host need; see [`Engine::set_needs`].
     needs: Mutex<Arc<dyn Needs>>,
+    /// Opens this host's snapshots for reading.
+    pub views: Option<Arc<dyn Views>>,
     /// See [`Engine::in_one_thread`].
     pub(super) in_one_thread: bool,
     /// Transfers of all sessions together: each takes memory, threads and a process.
     transfers: Arc<Semaphore>,
     /// Listings at a time: each may take a hundred megabytes while it is parsed.
     listings: Semaphore,
+    /// Snapshots that are looked into at a time: each keeps a thread and a disk busy.
+    pub(super) looks: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -67,9 +72,11 @@ impl Engine {
             max_datasets,
             cutovers: None,
             needs: Mutex::new(Arc::new(NoNeeds)),
+            views: None,
             in_one_thread: false,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS_IN_ALL)),
             listings: Semaphore::new(MAX_LISTINGS_AT_A_TIME),
+            looks: Arc::new(Semaphore::new(MAX_VIEWS)),
         }
     }
 
@@ -86,6 +93,11 @@ impl Engine {
     /// What the jobs of this host need.
     pub fn needs(&self) -> Arc<dyn Needs> {
         Arc::clone(&lock(&self.needs))
+    }
+
+    /// With a way to look into snapshots.
+    pub fn with_views(self, views: Arc<dyn Views>) -> Engine {
+        Engine { views: Some(views), ..self }
     }
 
     /// From now on transfers start no threads, so that in a runtime of one thread the same always happens in the same
@@ -289,6 +301,7 @@ impl EngineSession {
                 Ok(Reply::Done)
             }
             Request::Cutover { unit, call } => self.cutover(&unit, &call).await,
+            Request::Verify(ask) => self.verify(&ask, None).await,
             // The registry knows who asks, and what that one is granted.
             Request::About => self.about(Vec::new()).await,
         }

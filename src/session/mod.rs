@@ -23,3 +23,4 @@ pub mod registry;
 pub mod state;
 pub mod told;
 mod transfer;
+pub mod verify;

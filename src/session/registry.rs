@@ -354,6 +354,7 @@ impl Registry {
                         | Request::FinishSend { .. }
                         | Request::FinishProbe { .. }
                         | Request::Cutover { .. }
+                        | Request::Verify(_)
                 );
                 // The semaphore is never closed.
                 let _slot = if waits { None } else { slots.acquire().await.ok() };

@@ -184,6 +184,9 @@ pub const FENCE: &str = "zmigrate:fence";
 /// side, so nothing is received into it any more.
 pub const SERVING: &str = "zmigrate:serving";
 
+/// The user property on a temporary clone through which a snapshot's content is read: the id of the view.
+pub const CLONE: &str = "zmigrate:clone";
+
 /// The properties that a listing reads for each dataset, beside the ones that have fields of their own.
 /// Those of [`MANIFEST_PROPERTIES`] can be carried over to a target.
 pub const LISTED_PROPERTIES: &[&str] = &[

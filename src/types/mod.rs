@@ -1,6 +1,7 @@
 //! Parsing newtypes. A value of one of these types is proof that its text was checked,
 //! so nothing below the edge of the program takes a bare string for a name.
 
+pub mod content;
 mod failure;
 mod guid;
 pub mod listing;
@@ -17,4 +18,4 @@ pub use name::{BookmarkName, DatasetName, MAX_NAME_BYTES, NameError, SnapshotNam
 pub use peer::{Access, DEFAULT_PORT, Endpoint, JobId, JobName, PeerAddress, PeerName, RemoteDataset};
 pub use pool::{Delegate, Delegation, PoolStatus, ZfsVersion};
 pub use size::{ByteSize, human_bytes, human_rate};
-pub use text::paragraph;
+pub use text::{paragraph, printable};

@@ -24,3 +24,14 @@ pub fn paragraph(to: &mut String, head: &str, indent: usize, words: &str) {
     to.push_str(line.trim_end());
     to.push('\n');
 }
+
+/// The text with each control character replaced, so that it cannot move a cursor or begin a line of its own.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
+}

@@ -30,10 +30,12 @@ pub mod features {
     pub const ABOUT: u64 = 4;
     /// The request `Cutover`.
     pub const CUTOVER: u64 = 8;
+    /// The request `Verify`.
+    pub const VERIFY: u64 = 16;
     /// The request `Prune`.
     pub const PRUNE: u64 = 32;
     /// All that this build has.
-    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | PRUNE;
+    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE;
 }
 
 /// A session's unguessable name; valid only together with the identity that opened it.

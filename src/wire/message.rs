@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::verify::{VerifyAnswer, VerifyAsk};
 use crate::types::{
     Access, DatasetName, Failure, Guid, JobId, PoolStatus, SnapshotName, SnapshotTag, ZfsVersion,
     listing::{Capabilities, DatasetInfo, DatasetKind, Listing},
@@ -209,6 +210,8 @@ pub enum Request {
     /// With [`super::hello::features::PRUNE`]: destroy snapshots of a job on a target, one by one, but for those that
     /// somebody needs.
     Prune(PruneRequest),
+    /// With [`super::hello::features::VERIFY`]: what is in a snapshot there, to compare it with a copy here.
+    Verify(VerifyAsk),
 }
 
 /// Snapshots that a job no longer keeps on its target.
@@ -289,6 +292,8 @@ pub enum Reply {
     Cutover(String),
     /// To `Prune`, in the same order.
     Pruned(Vec<Pruned>),
+    /// To `Verify`.
+    Verified(Box<VerifyAnswer>),
 }
 
 /// What is at a side, and what it can do.
@@ -390,6 +395,7 @@ impl Request {
                 .collect(),
             Request::Cutover { unit, .. } => unit.iter().map(|root| (Access::Cutover, root.clone())).collect(),
             Request::Prune(request) => vec![(Access::Push, request.dataset.clone())],
+            Request::Verify(ask) => vec![ask.needs()],
             // An `About` tells only what concerns the asking identity.
             Request::FinishReceive { .. }
             | Request::FinishSend { .. }
@@ -406,7 +412,13 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::codec::{Use, encode};
+    use crate::{
+        types::content::ContentPage,
+        wire::{
+            codec::{Use, encode},
+            verify::VerifyWhat,
+        },
+    };
 
     /// What version 1 had keeps its number; what came later stands behind it.
     #[test]
@@ -425,6 +437,16 @@ mod tests {
             dry_run: true,
         };
         assert_eq!(hex::encode(number(Request::Prune(prune))), "130161016a01700101740701");
+        let verify = VerifyAsk {
+            snapshot: "a@b".parse().unwrap(),
+            guid: Guid(7),
+            role: RoleOfDataset::Target,
+            what: VerifyWhat::Page { kind: DatasetKind::Volume, after: Some(vec![b'p', 0xff]) },
+        };
+        assert_eq!(hex::encode(number(Request::Verify(verify))), "140361406207010201010270ff");
+        let page = ContentPage { entries: vec![], last: true };
+        let answer = Reply::Verified(Box::new(VerifyAnswer::Page(page)));
+        assert_eq!(encode(&answer, Use::Reply).unwrap(), [10, 2, 0, 1]);
         let about = About {
             version: ZfsVersion { userland: Some("2".into()), kernel: None },
             grants: vec![(Access::Pull, "a".parse().unwrap())],

@@ -16,3 +16,4 @@ pub mod inbox;
 pub mod join;
 pub mod message;
 pub mod outbox;
+pub mod verify;

@@ -35,6 +35,7 @@ mod strangers;
 mod tls;
 mod tools;
 mod trees;
+mod verify;
 mod zfs;
 
 use std::process::ExitCode;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         impostors::cases(),
         chaos::cases(),
         cutover::cases(),
+        verify::cases(),
     ]
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();

@@ -30,6 +30,7 @@ mod state;
 mod streams;
 mod trees;
 mod unprivileged;
+mod verify;
 mod volume;
 mod world;
 
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         unprivileged::CASES,
         trees::CASES,
         volume::CASES,
+        verify::CASES,
         crypt::CASES,
         basic::CASES,
         safety::CASES,

@@ -70,7 +70,7 @@ pub fn holders(path: &Path, until: Instant) -> Result<Holders, String> {
             Ok(holds) if holds.is_empty() => {}
             Ok(holds) => {
                 let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-                let command = crate::hook::printable(String::from_utf8_lossy(&command).trim_end());
+                let command = crate::types::printable(String::from_utf8_lossy(&command).trim_end());
                 all.insert(pid, Holder { pid, started, command, holds });
             }
             Err(()) => found.hidden += 1,

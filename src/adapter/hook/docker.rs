@@ -15,11 +15,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Outcome, Trouble, Work};
-use crate::{
-    hook::{ContainerName, printable},
-    limits::MAX_DOCKER_ANSWER,
-    port::hook::HookErrorKind,
-};
+use crate::{hook::ContainerName, limits::MAX_DOCKER_ANSWER, port::hook::HookErrorKind, types::printable};
 
 /// Between two looks at a container.
 const ASK_EVERY: Duration = Duration::from_millis(200);

@@ -9,6 +9,7 @@
 //!                                        ├─ parse.rs     listings                (pure)
 //!                                        ├─ status.rs    version, pools, delegations
 //!                                        └─ probe.rs     what this ZFS can do    (pure)
+//! HostViews ─ view.rs (snapshots laid open for reading)
 //! ```
 //!
 //! Invariant: no shell, no `-F`, no `-R`; a command's exit status and stderr are both looked at, always.
@@ -23,6 +24,7 @@ pub mod probe;
 mod process;
 mod run;
 pub mod status;
+pub mod view;
 
 use std::{
     collections::HashMap,

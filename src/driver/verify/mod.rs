@@ -1,0 +1,261 @@
+//! Comparing both sides' copies: by GUIDs and, if asked to, by what is really in them.
+//!
+//! Invariant: nothing is changed on either side, but for the temporary views through which content is read. Equal means: every
+//! snapshot is on both sides, nothing was written to the target since, and with content both sides' digests of the newest one
+//! are the same.
+
+mod content;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+pub use report::{CommonSnapshot, ContentReport, DatasetVerified, DifferenceReport, VerifyReport, VerifyResult};
+
+use super::{
+    Direction, RunContext,
+    side::{Side, unexpected},
+    stopped,
+};
+use crate::{
+    session::{client::Client, engine::EngineSession},
+    types::{
+        DatasetName, Failure, FailureClass, SnapshotName,
+        content::ContentCounts,
+        listing::{DatasetInfo, Listing},
+        transfer::Depth,
+    },
+    wire::{
+        hello::features,
+        message::{Reply, Request, RoleOfDataset},
+        verify::{VerifyAnswer, VerifyAsk, VerifyWhat},
+    },
+};
+
+/// After a stop, how long views are waited for to be shut. What is left then is shut by the next one.
+const SHUT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What to compare.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// Where the source is: here for a push, at the peer for a pull.
+    pub direction: Direction,
+    /// The dataset that was read.
+    pub source: DatasetName,
+    /// Its copy.
+    pub target: DatasetName,
+    /// All below as well.
+    pub recursive: bool,
+    /// Also by what is in the newest common snapshot.
+    pub content: bool,
+    /// Differences of one dataset's content that are told.
+    pub most: usize,
+}
+
+/// What is being looked into on this side, and how far that is.
+#[derive(Debug, Default)]
+pub struct VerifyProgress(Mutex<Option<(SnapshotName, ContentCounts)>>);
+
+impl VerifyProgress {
+    /// Now.
+    pub fn now(&self) -> Option<(SnapshotName, ContentCounts)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, to: Option<(SnapshotName, ContentCounts)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    }
+}
+
+/// Both sides of a comparison.
+struct Sides {
+    source: Side,
+    target: Side,
+    progress: Arc<VerifyProgress>,
+}
+
+/// Compares. What goes wrong is in the report.
+pub async fn verify(context: &RunContext, options: &VerifyOptions, progress: &Arc<VerifyProgress>) -> VerifyReport {
+    let started = Instant::now();
+    let mut report = VerifyReport::new(options, &context.link.to_string());
+    let result = tokio::select! {
+        biased;
+        client = Client::connect(Arc::clone(&context.link), &context.client) => match client {
+            Ok(client) => with_client(context, options, progress, &client, &mut report).await,
+            Err(failure) => Err(failure),
+        },
+        () = context.stop.cancelled() => Err(given_up()),
+    };
+    report.conclude(result.err(), started.elapsed());
+    report
+}
+
+fn given_up() -> Failure {
+    Failure { hint: None, ..stopped() }
+}
+
+async fn with_client(
+    context: &RunContext,
+    options: &VerifyOptions,
+    progress: &Arc<VerifyProgress>,
+    client: &Arc<Client>,
+    report: &mut VerifyReport,
+) -> Result<(), Failure> {
+    if !client.has(features::VERIFY) {
+        let text = format!("{} ({}) cannot compare", context.link, client.agent());
+        return Err(Failure::new(FailureClass::Protocol, text).hint("install a newer zmigrated there"));
+    }
+    let local =
+        Arc::new(EngineSession::new(Arc::clone(&context.engine), "a verification".into(), Arc::clone(client) as _));
+    let (here, there) = (Side::Local(Arc::clone(&local)), Side::Remote(Arc::clone(client)));
+    let (source, target) = match options.direction {
+        Direction::Push => (here, there),
+        Direction::Pull => (there, here),
+    };
+    let sides = Sides { source, target, progress: Arc::clone(progress) };
+    let result = tokio::select! {
+        biased;
+        result = sides.compare(options, report) => result,
+        () = context.stop.cancelled() => Err(given_up()),
+    };
+    local.begin_end();
+    local.views_are_shut(SHUT_WITHIN).await;
+    local.shut_down().await;
+    client.bye().await;
+    result
+}
+
+impl Sides {
+    async fn compare(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<(), Failure> {
+        let depth = if options.recursive { Depth::Tree } else { Depth::Root };
+        let list = |root: &DatasetName, role| Request::List { root: root.clone(), depth, role };
+        let (source, target) = tokio::try_join!(
+            self.source.list(list(&options.source, RoleOfDataset::Source)),
+            self.target.list(list(&options.target, RoleOfDataset::Target)),
+        )?;
+        for (side, root, listing) in
+            [("source", &options.source, &source.listing), ("target", &options.target, &target.listing)]
+        {
+            if listing.get(root).is_none() {
+                let text = format!("the {side} has no dataset {root}");
+                return Err(Failure::new(FailureClass::Refused, text).hint("correct the name, or replicate it first"));
+            }
+        }
+        for (source, target) in pairs(options, &source.listing, &target.listing) {
+            let mut verified = by_guids(options, source.as_ref(), target.as_ref());
+            if let (Some(source), Some(target)) = (&source, &target) {
+                self.more(options, source, target, &mut verified).await;
+            }
+            verified.judge();
+            report.datasets.push(verified);
+        }
+        Ok(())
+    }
+
+    /// What the listings do not tell: whether the target was changed, and what is in the snapshots.
+    async fn more(
+        &self,
+        options: &VerifyOptions,
+        source: &DatasetInfo,
+        target: &DatasetInfo,
+        verified: &mut DatasetVerified,
+    ) {
+        // Of a whole that lacks its common snapshot there is nothing to compare.
+        let Some((from, to)) = newest_common(source, target) else { return };
+        match self.changed(target).await {
+            Ok(changed) => verified.target_written_bytes = changed,
+            Err(failure) => verified.error = Some(failure),
+        }
+        if options.content {
+            match self.content(options, source, &from, &to).await {
+                Ok(content) => verified.content = Some(content),
+                Err(failure) => verified.error = Some(failure),
+            }
+        }
+    }
+
+    /// Bytes that were written to the target since its newest snapshot.
+    async fn changed(&self, target: &DatasetInfo) -> Result<Option<u64>, Failure> {
+        if target.written.is_some() {
+            return Ok(target.written);
+        }
+        let Some(newest) = target.newest() else { return Ok(None) };
+        let snapshot = target.snapshot_name(newest).map_err(|e| Failure::new(FailureClass::Internal, e))?;
+        let ask = VerifyAsk { snapshot, guid: newest.guid, role: RoleOfDataset::Target, what: VerifyWhat::Changed };
+        match self.target.ask(Request::Verify(ask)).await? {
+            Reply::Verified(answer) => match *answer {
+                VerifyAnswer::Changed(bytes) => Ok(Some(bytes)),
+                _ => Err(unexpected()),
+            },
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// The datasets of both sides that belong to each other, in the order of the source, then those that the target alone has.
+fn pairs(
+    options: &VerifyOptions,
+    source: &Listing,
+    target: &Listing,
+) -> Vec<(Option<DatasetInfo>, Option<DatasetInfo>)> {
+    let place = |name: &DatasetName, from: &DatasetName, to: &DatasetName| match name.relative_to(from) {
+        Some("") | None => Some(to.clone()),
+        Some(below) => format!("{to}/{below}").parse::<DatasetName>().ok(),
+    };
+    let mut all = Vec::new();
+    let mut met = HashSet::new();
+    for info in &source.datasets {
+        let there = place(&info.name, &options.source, &options.target).and_then(|name| target.get(&name));
+        met.extend(there.map(|there| there.name.clone()));
+        all.push((Some(info.clone()), there.cloned()));
+    }
+    let alone = target.datasets.iter().filter(|info| !met.contains(&info.name) && !info.is_placeholder());
+    all.extend(alone.map(|info| (None, Some(info.clone()))));
+    all
+}
+
+/// The newest snapshot that both have, by its name on each side.
+fn newest_common(
+    source: &DatasetInfo,
+    target: &DatasetInfo,
+) -> Option<((SnapshotName, crate::types::Guid), SnapshotName)> {
+    source.snapshots.iter().rev().find_map(|snapshot| {
+        let there = target.snapshot_by_guid(snapshot.guid)?;
+        let names = (source.snapshot_name(snapshot).ok()?, target.snapshot_name(there).ok()?);
+        Some(((names.0, snapshot.guid), names.1))
+    })
+}
+
+/// What the two listings tell.
+fn by_guids(options: &VerifyOptions, source: Option<&DatasetInfo>, target: Option<&DatasetInfo>) -> DatasetVerified {
+    let name = |info: Option<&DatasetInfo>| info.map(|info| info.name.clone());
+    let mut verified = DatasetVerified::new(name(source), name(target), options.content);
+    let only = |here: Option<&DatasetInfo>, there: Option<&DatasetInfo>| -> Vec<String> {
+        let of = here.into_iter().flat_map(|info| &info.snapshots);
+        let missing = of.filter(|s| there.is_none_or(|there| there.snapshot_by_guid(s.guid).is_none()));
+        missing.map(|snapshot| snapshot.tag.to_string()).collect()
+    };
+    // Of a dataset that one side lacks, that is all there is to say.
+    if let (Some(here), Some(there)) = (source, target) {
+        verified.only_at_source = only(source, target);
+        verified.only_at_target = only(target, source);
+        verified.common = newest_common(here, there).map(|((snapshot, guid), _)| CommonSnapshot {
+            snapshot: snapshot.tag().to_string(),
+            guid: guid.to_string(),
+        });
+        if here.kind != there.kind {
+            verified.notes.push(format!("the source is a {}, the target a {}", here.kind, there.kind));
+        }
+        if there.resume_token.is_some() {
+            verified.notes.push("an interrupted receive waits at the target".to_owned());
+        }
+    }
+    verified
+}
