@@ -97,7 +97,7 @@ pub struct CutoverStart {
     /// The source is stopped once the downtime is predicted to be no longer; if it is longer after all, it is rolled back
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
     pub max_downtime: Duration,
-    /// The longest outage before it is rolled back [default: --max-downtime]
+    /// The longest outage before it is rolled back [default: --max-downtime; an hour with --verify content]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub outage_limit: Option<Duration>,
     /// Stop when all is ready, and replicate on until `zmigrate cutover go ID`

@@ -94,6 +94,9 @@ pub struct Seen {
     pub written: u64,
     /// The snapshots' GUIDs by the datasets' places below the roots; `None` where there is none.
     pub guids: Vec<(String, Option<Guid>)>,
+    /// The places of those that are volumes.
+    #[serde(default)]
+    pub volumes: Vec<String>,
 }
 
 /// A host's part in the moves of a unit.

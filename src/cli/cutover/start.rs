@@ -26,6 +26,9 @@ use crate::{
     types::{DatasetName, Failure, FailureClass, PeerAddress},
 };
 
+/// The longest outage with `--verify content`, unless another is named.
+const CONTENT_WITHIN_MS: u64 = 3_600_000;
+
 fn usage(e: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Usage, e)
 }
@@ -49,7 +52,9 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
         let id = new_id()?;
         let max_downtime = millis(args.max_downtime);
         let forced = args.not_converging == NotConverging::Go;
-        let limit = args.outage_limit.map(millis).unwrap_or(max_downtime);
+        // Reading all of it takes as long as it takes; who asks for that knows.
+        let patience = if args.verify == Verify::Content { Millis(CONTENT_WITHIN_MS) } else { max_downtime };
+        let limit = args.outage_limit.map(millis).unwrap_or(patience);
         let mut terms = Terms {
             leg: Leg { id, epoch: crate::cutover::leg::Epoch(1) },
             return_id: new_id()?,

@@ -24,10 +24,14 @@ use crate::{
         proof::{Means, Proof},
         terms::{Pair, Terms},
     },
-    driver::{DatasetResult, Direction, Report, RunContext, RunOptions, attempt, is_passing},
+    driver::{DatasetResult, Direction, Report, RunContext, RunOptions, attempt, is_passing, side::Side as Where},
     plan::{EncryptionMode, History},
     session::{client::Client, engine::EngineSession},
-    types::{Failure, FailureClass, Guid, SnapshotTag},
+    types::{DatasetName, Failure, FailureClass, Guid, SnapshotTag, content::ContentDigest, listing::DatasetKind},
+    wire::{
+        message::{Reply, Request, RoleOfDataset},
+        verify::{VerifyAnswer, VerifyAsk, VerifyWhat},
+    },
 };
 
 /// How often a pass is tried again that failed of something that passes by itself.
@@ -193,10 +197,50 @@ impl Worker {
         let tag: SnapshotTag = final_tag(terms.leg.id, final_number).parse().map_err(internal)?;
         let (source, target) =
             tokio::try_join!(self.talk.look(terms, Side::Source, &tag), self.talk.look(terms, Side::Target, &tag))?;
-        let means = if self.measured().digests { Means::Digest } else { Means::Guid };
+        let mut means = if self.measured().digests { Means::Digest } else { Means::Guid };
         let (fence, written) = (source.fence, source.written);
+        let mut equal = true;
+        if terms.verify == Means::Content && means == Means::Digest {
+            equal = self.contents_are_equal(terms, &tag, &source).await?;
+            means = Means::Content;
+        }
         let (source, target) = side_by_side(&source, &target);
-        Ok(Proof { fence, written, source: source.into(), target: target.into(), means, equal: true })
+        Ok(Proof { fence, written, source: source.into(), target: target.into(), means, equal })
+    }
+
+    /// Reads the final snapshots on both sides, and says whether they hold the same, to the last attribute.
+    async fn contents_are_equal(&self, terms: &Terms, tag: &SnapshotTag, source: &Seen) -> Result<bool, Failure> {
+        let kept = self.open.lock().await;
+        let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
+        let (here, there) = (Where::Local(Arc::clone(&open.local)), Where::Remote(Arc::clone(&open.client)));
+        let (one, other) = if terms.source_at == Node::Here { (here, there) } else { (there, here) };
+        for (place, guid) in &source.guids {
+            let Some((pair, below)) =
+                place.split_once('/').and_then(|(at, below)| Some((terms.unit.get(at.parse::<usize>().ok()?)?, below)))
+            else {
+                return Err(internal(format!("no dataset at {place}")));
+            };
+            let name = |root: &DatasetName| match below {
+                "" => root.snapshot(tag).map_err(internal),
+                below => format!("{root}/{below}@{tag}").parse().map_err(internal),
+            };
+            let kind = if source.volumes.contains(place) { DatasetKind::Volume } else { DatasetKind::Filesystem };
+            let ask = |snapshot, role| VerifyAsk {
+                snapshot,
+                guid: guid.unwrap_or(Guid(0)),
+                role,
+                what: VerifyWhat::Digest(kind),
+            };
+            let (here, there) = tokio::try_join!(
+                digest(&one, ask(name(&pair.source)?, RoleOfDataset::Source)),
+                digest(&other, ask(name(&pair.target)?, RoleOfDataset::Target)),
+            )?;
+            if here != there {
+                tracing::error!("{} and {} differ in content", pair.source, pair.target);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Moves what is new of every pair. Goes on after whatever passes by itself.
@@ -338,6 +382,16 @@ fn side_by_side(source: &Seen, target: &Seen) -> (Vec<Guid>, Vec<Guid>) {
     let mut places: Vec<&str> = source.guids.iter().map(|(place, _)| place.as_str()).collect();
     places.extend(target.guids.iter().map(|(p, _)| p.as_str()).filter(|p| !source.guids.iter().any(|(q, _)| q == p)));
     (places.iter().map(|p| of(source, p, 0)).collect(), places.iter().map(|p| of(target, p, u64::MAX)).collect())
+}
+
+async fn digest(side: &Where, ask: VerifyAsk) -> Result<ContentDigest, Failure> {
+    match side.ask(Request::Verify(ask)).await? {
+        Reply::Verified(answer) => match *answer {
+            VerifyAnswer::Digest(digest) => Ok(digest),
+            _ => Err(internal("the host answered something else than it was asked")),
+        },
+        _ => Err(internal("the host answered something else than it was asked")),
+    }
 }
 
 fn millis(d: Duration) -> u64 {

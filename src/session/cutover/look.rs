@@ -70,8 +70,9 @@ pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Resul
     };
     let fences: Vec<Option<Leg>> = all.iter().map(|d| leg_in(d, FENCE)).collect();
     let fence = fences.first().copied().flatten().filter(|first| fences.iter().all(|f| *f == Some(*first)));
-    let places = all.iter().map(|d| unit.place(&d.name).unwrap_or_default());
-    Ok(Seen { fence, written, guids: places.zip(guids).collect() })
+    let place = |d: &DatasetInfo| unit.place(&d.name).unwrap_or_default();
+    let volumes = all.iter().filter(|d| d.kind == DatasetKind::Volume).map(place).collect();
+    Ok(Seen { fence, written, guids: all.iter().map(place).zip(guids).collect(), volumes })
 }
 
 pub(super) fn snapshots_of(all: &[DatasetInfo], tag: &SnapshotTag) -> Result<Vec<SnapshotName>, Failure> {

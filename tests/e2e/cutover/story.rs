@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         held_until_go,
         an_abort_gives_all_back,
         completed_means_destroyed,
+        proved_by_content,
         without_hooks_it_is_fenced_alone,
     ]
 }
@@ -138,6 +139,17 @@ fn an_abort_gives_all_back() {
     // And it can be begun again.
     bench.write();
     json(&bench.start(&[]).wait(120).must(0));
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+fn proved_by_content() {
+    let bench = Bench::new();
+    populate(&bench.east(), 1, 1_000_000);
+    bench.write();
+    let result = json(&bench.start(&["--verify", "content"]).wait(180).must(0));
+    let proof = bench.status()["proof"].clone();
+    assert_eq!((&proof["means"], &proof["equal"]), (&"content".into(), &true.into()), "{result}");
     bench.stop_writing();
     assert!(bench.assert_one_side_has_it_all());
 }
