@@ -229,7 +229,7 @@ impl Led {
         let read: Vec<Record> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(read, self.journal);
         self.it = it;
-        self.shown += &format!("{}\n", status(&self.it, CutoverId(1), self.it.prediction().map(|p| p.downtime())));
+        self.shown += &format!("{}\n", status(&self.it, CutoverId(0x4f2a), self.it.prediction().map(|p| p.downtime())));
         effects
     }
 

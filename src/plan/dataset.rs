@@ -127,7 +127,7 @@ impl<'a> Decider<'_, 'a> {
         if !raw && source.encryption.is_some() && !start.crypt.encrypted {
             notes.push("is encrypted on the source and will be plain text on the target".into());
         }
-        let flags = flags::flags(self.input, raw, start.crypt.encrypted);
+        let flags = flags::flags(self.input, raw);
 
         let mut resumed = None;
         if let Some(text) = token {

@@ -113,7 +113,7 @@ pub(super) fn key_at_target(crypt: &Crypt, raw: bool) -> Result<(), Refusal> {
 }
 
 /// The flags that both sides can do. Where the target's features are not known, none.
-pub(super) fn flags(input: &PlanInput<'_>, raw: bool, target_encrypted: bool) -> SendFlags {
+pub(super) fn flags(input: &PlanInput<'_>, raw: bool) -> SendFlags {
     if raw {
         // `zfs send -w` sets all of them itself (zfs_main.c).
         return SendFlags { large_block: true, compressed: true, embed: true, raw: true };
@@ -125,8 +125,9 @@ pub(super) fn flags(input: &PlanInput<'_>, raw: bool, target_encrypted: bool) ->
     SendFlags {
         large_block: source.send_large_block && target.contains("large_blocks"),
         compressed: source.send_compressed && !target.is_empty() && compressions_known,
-        // "incompatible embedded data stream feature with encrypted receive."
-        embed: source.send_embed && target.contains("embedded_data") && !target_encrypted,
+        // Never: OpenZFS up to 2.3 sends the block in which a file's larger attributes are as if it were data, where it is
+        // compressed enough to be embedded, and the receiver drops it without a word. Without -e such a block is sent whole.
+        embed: false,
         raw: false,
     }
 }
