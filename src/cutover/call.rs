@@ -27,7 +27,7 @@ pub enum Call {
         /// This.
         tag: SnapshotTag,
     },
-    /// What are the datasets like that the target shall become like?
+    /// What are the datasets like, and of which jobs? The target shall become like the source.
     Describe,
     /// Destroy the snapshots that this cutover made, but for this one.
     Tidy {
@@ -79,6 +79,8 @@ pub struct Setup {
     pub hooks: Vec<String>,
     /// End the processes that keep a mount busy.
     pub kill_busy: bool,
+    /// Source: the jobs by which its snapshots may be held here, as the target bears them.
+    pub jobs: Vec<String>,
     /// The roots at the other host.
     pub other: Vec<DatasetName>,
     /// Target: what its datasets shall be like, by their names there.

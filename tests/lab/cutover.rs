@@ -65,8 +65,10 @@ fn tree_with_a_volume(w: &World) {
     for name in names {
         assert_eq!(w.one.get(&format!("{source}{name}"), "readonly"), "on");
     }
-    w.one.sh(&format!("[ ! -e /dev/zvol/{source}/vol ]; if touch /{source}/x 2>/dev/null; then exit 1; fi"));
-    assert_eq!(w.one.get(&format!("{source}/fs"), "mounted"), "no");
+    w.one.sh(&format!("[ ! -e /dev/zvol/{source}/vol ]"));
+    for name in ["", "/fs", "/quiet"] {
+        assert_eq!(w.one.get(&format!("{source}{name}"), "mounted"), "no");
+    }
     assert_eq!(contents, sums(w.two, target), "the target serves the same");
     w.two.sh(&format!(
         "touch /{target}/new /srv/moved/new; echo changed | dd of=/dev/zvol/{target}/vol conv=notrunc,fsync status=none"
@@ -94,7 +96,7 @@ fn crash_at(w: &World, guest: Guest, point: &str, name: &str) {
     );
     if guest == w.one {
         let said = w.one.ask(&format!("ZMIGRATE_CRASH_AT={point} {start}"));
-        assert_eq!(said.code, 137, "{point} was not passed: {}{}", said.out, said.err);
+        assert!(matches!(said.code, 137 | 255), "{point} was not passed: {}{}", said.out, said.err);
     } else {
         w.two.sh(&format!(
             "kill $(cat {DIR}/zmigrated.pid); while kill -0 $(cat {DIR}/zmigrated.pid) 2>/dev/null; do sleep 0.1; done"

@@ -16,7 +16,7 @@ use crate::{
     },
     driver::RunContext,
     session::client::Client,
-    types::{DatasetName, Failure, FailureClass, SnapshotTag},
+    types::{DatasetName, Failure, FailureClass, SnapshotTag, listing::JOB},
     wire::{
         hello::features,
         message::{Reply, Request},
@@ -102,17 +102,23 @@ impl Talk {
             Side::Target => (terms.at(side), Side::Source),
         };
         let hooks = if node == Node::Here { &begun.hooks_here } else { &begun.hooks_there };
-        let manifest = if side == Side::Target { self.manifest(terms).await? } else { Vec::new() };
-        Ok(Setup { hooks: hooks.clone(), kill_busy: begun.kill_busy, other: roots(terms, other), manifest })
+        let mut manifest = self.describe(terms, other).await?;
+        let mut jobs: Vec<String> = manifest.extract_if(.., |s| s.property == JOB).map(|s| s.value).collect();
+        jobs.sort();
+        jobs.dedup();
+        if side == Side::Source {
+            manifest.clear();
+        }
+        let renamed = |s: Saved| Some(Saved { dataset: target_of(terms, &s.dataset)?, ..s });
+        let manifest = manifest.into_iter().filter_map(renamed).collect();
+        Ok(Setup { hooks: hooks.clone(), kill_busy: begun.kill_busy, jobs, other: roots(terms, other), manifest })
     }
 
-    /// What the source's datasets are like, by the names of the target's.
-    async fn manifest(&self, terms: &Terms) -> Result<Vec<Saved>, Failure> {
-        let Told::Described { saved } = self.look_at(terms, Side::Source, Call::Describe).await? else {
-            return Err(unexpected());
-        };
-        let renamed = |s: Saved| Some(Saved { dataset: target_of(terms, &s.dataset)?, ..s });
-        Ok(saved.into_iter().filter_map(renamed).collect())
+    async fn describe(&self, terms: &Terms, side: Side) -> Result<Vec<Saved>, Failure> {
+        match self.look_at(terms, side, Call::Describe).await? {
+            Told::Described { saved } => Ok(saved),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn look_at(&self, terms: &Terms, side: Side, call: Call) -> Result<Told, Failure> {

@@ -241,8 +241,13 @@ impl Doer {
         let zfs = &*self.tools.zfs;
         let held = match zfs.holds(snapshots).await {
             Ok(held) => held,
-            // Some have holds and cannot list them; then the destruction says what is held.
-            Err(e) if e.kind == ZfsErrorKind::Unsupported => return Ok(()),
+            // Some have holds and cannot list them; which jobs held them is known.
+            Err(e) if e.kind == ZfsErrorKind::Unsupported => {
+                for job in &self.setup.jobs {
+                    zfs.release(&format!("zmigrate:{job}"), snapshots).await?;
+                }
+                return Ok(());
+            }
             Err(e) => return Err(e.into()),
         };
         for (snapshot, tag) in held.iter().filter(|(_, tag)| tag.starts_with("zmigrate:")) {

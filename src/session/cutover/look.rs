@@ -10,7 +10,7 @@ use crate::{
     port::zfs::{Depth, Zfs, ZfsErrorKind},
     types::{
         DatasetName, Failure, FailureClass, SnapshotName, SnapshotTag,
-        listing::{DatasetInfo, DatasetKind, FENCE, Property, PropertySource},
+        listing::{DatasetInfo, DatasetKind, FENCE, JOB, Property, PropertySource},
     },
 };
 
@@ -94,7 +94,11 @@ pub(super) fn former(all: &[DatasetInfo]) -> Vec<Saved> {
 /// When ZFS fails.
 pub(super) async fn describe(zfs: &dyn Zfs, unit: &Unit) -> Result<Vec<Saved>, Failure> {
     let all = datasets(zfs, unit).await?;
-    Ok(all.iter().flat_map(|info| of(info, &["mountpoint"])).collect())
+    let job = |info: &DatasetInfo| {
+        let value = info.local(JOB)?.to_owned();
+        Some(Saved { dataset: info.name.clone(), property: JOB.into(), local: None, value, received: false })
+    };
+    Ok(all.iter().flat_map(|info| of(info, &["mountpoint"]).into_iter().chain(job(info))).collect())
 }
 
 fn of(info: &DatasetInfo, more: &[&str]) -> Vec<Saved> {

@@ -15,24 +15,24 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// The leader's own records.
+/// The leader's own records. What is most likely to go wrong stands first.
 const LEAD: &[&str] = &[
+    "lead:after:promote",
+    "lead:after:verify",
+    "lead:before:activate",
+    "lead:after:quiesce",
     "lead:after:leg",
     "lead:before:catch_up",
     "lead:after:catch_up",
     "lead:after:arm",
     "lead:after:arm@2",
     "lead:before:quiesce",
-    "lead:after:quiesce",
     "lead:before:fence",
     "lead:after:fence",
     "lead:after:final",
     "lead:after:sync",
     "lead:before:verify",
-    "lead:after:verify",
     "lead:before:promote",
-    "lead:after:promote",
-    "lead:before:activate",
     "lead:after:activate",
     "lead:before:release",
     "lead:after:release",
@@ -41,6 +41,10 @@ const LEAD: &[&str] = &[
 ];
 /// The records and actions of the host that is left.
 const SOURCE: &[&str] = &[
+    "host:after:fencing",
+    "act:after:fence",
+    "act:after:quiesce",
+    "host:after:released",
     "host:before:admitted",
     "host:after:admitted",
     "act:before:prepare",
@@ -48,39 +52,42 @@ const SOURCE: &[&str] = &[
     "host:before:quiescing",
     "host:after:quiescing",
     "act:before:quiesce",
-    "act:after:quiesce",
     "act:after:readformer",
     "host:before:fencing",
-    "host:after:fencing",
     "act:before:fence",
-    "act:after:fence",
     "host:before:fenced",
     "host:after:fenced",
     "act:before:final",
     "act:after:final",
     "host:before:released",
-    "host:after:released",
 ];
 /// The records and actions of the host that becomes writable.
 const TARGET: &[&str] = &[
+    "host:after:promoted",
+    "host:before:promoted",
+    "act:after:activate",
+    "act:before:activate",
     "host:before:admitted",
     "host:after:admitted",
     "act:after:prepare",
-    "host:before:promoted",
-    "host:after:promoted",
-    "act:before:activate",
-    "act:after:activate",
     "host:before:active",
     "host:after:active",
 ];
 
+/// How many of each list are tried unless `ZMIGRATE_EACH_PHASE=1` asks for all.
+const TRIED: usize = 4;
+
+fn some(points: &'static [&'static str]) -> &'static [&'static str] {
+    if std::env::var_os("ZMIGRATE_EACH_PHASE").is_some() { points } else { &points[..TRIED] }
+}
+
 fn crashes_of_the_leader_on_the_way_there() {
-    let points: Vec<&str> = [LEAD, SOURCE].concat();
+    let points: Vec<&str> = [some(LEAD), some(SOURCE)].concat();
     there(&points, true);
 }
 
 fn crashes_of_the_daemon_on_the_way_there() {
-    there(TARGET, false);
+    there(some(TARGET), false);
 }
 
 /// Each point with a unit that is at east, so that the leader is the source's host as well.
@@ -90,21 +97,19 @@ fn there(points: &[&str], leader: bool) {
         bench.write();
         let id = crash(&mut bench, point, leader, None);
         settle(&bench, point, &id);
-        if bench.assert_one_side_has_it_all() {
-            json(&bench.cutover(&["back", &id]).must(0));
-            assert!(!bench.assert_one_side_has_it_all(), "{point}: home again");
-        }
         bench.stop_writing();
+        bench.assert_one_side_has_it_all();
+        bench.afresh();
     }
 }
 
 fn crashes_of_the_leader_on_the_way_back() {
-    let points: Vec<&str> = [LEAD, TARGET].concat();
+    let points: Vec<&str> = [some(LEAD), some(TARGET)].concat();
     back(&points, true);
 }
 
 fn crashes_of_the_daemon_on_the_way_back() {
-    back(SOURCE, false);
+    back(some(SOURCE), false);
 }
 
 /// Each point with a unit that is at west: the leader is the target's host as well, and the daemon the source's.

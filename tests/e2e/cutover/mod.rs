@@ -96,6 +96,14 @@ done
             Bench { site, name: name.to_owned() }
         }
 
+        /// Another dataset at east, with a writer of its own.
+        pub fn afresh(&mut self) {
+            let n = self.name.strip_prefix("app-").and_then(|n| n.parse::<u32>().ok()).unwrap_or(0) + 1;
+            self.name = format!("app-{n}");
+            create(&self.east());
+            fs::remove_file(self.site.dir.join("acknowledged")).unwrap();
+        }
+
         pub fn east(&self) -> String {
             self.site.e(&self.name)
         }
@@ -152,11 +160,13 @@ done
             self.site.start(&[&["cutover"], args, &["--output", "json"]].concat()).wait(120)
         }
 
-        /// The newest cutover that `status` shows.
+        /// The cutover of this unit, as `status` shows it.
         pub fn status(&self) -> Value {
             let done = self.cutover(&["status"]).must(0);
             let value: Value = serde_json::from_str(&done.stdout).unwrap();
-            value["cutovers"].as_array().unwrap().last().cloned().unwrap_or_default()
+            let east = self.east();
+            let ours = |c: &&Value| c["source"] == east.as_str() || c["target"] == east.as_str();
+            value["cutovers"].as_array().unwrap().iter().rfind(ours).cloned().unwrap_or_default()
         }
 
         /// Exactly one side is writable, and it holds each acknowledged record once. Returns true if that is west.

@@ -79,7 +79,7 @@ fn own_state(dataset: &str) -> Vec<String> {
 fn a_tree_moves_from_the_peer_to_here() {
     let bench = Bench::new();
     let (from, to) = (bench.site.w("in/db"), bench.site.e("db"));
-    for name in ["", "/data", "/data/deep", "/wal"] {
+    for name in ["", "/data", "/data/below", "/wal"] {
         create(&format!("{from}{name}"));
         populate(&format!("{from}{name}"), 3, 200_000);
     }
@@ -90,15 +90,15 @@ fn a_tree_moves_from_the_peer_to_here() {
     bench.site.start(&args).wait(60).must(3).says(&["is below what moves", "-r"]);
     let result = json(&bench.site.start(&[&args[..], &["-r"]].concat()).wait(120).must(0));
     assert_eq!(result["result"], "done");
-    for name in ["", "/data", "/data/deep"] {
+    for name in ["", "/data", "/data/below"] {
         assert!(is_writable(&format!("{to}{name}")), "{to}{name}");
         assert!(!is_writable(&format!("{from}{name}")), "{from}{name}");
     }
     assert_eq!(get(&format!("{to}/wal"), "canmount"), ("off".into(), "local".into()));
     assert_eq!(get(&format!("{to}/data"), "mountpoint").0, place.display().to_string());
-    assert!(place.join("deep/text").exists() || place.join("text").exists());
+    assert!(place.join("below/text").exists() || place.join("text").exists());
     let tag = crate::zfs::tags(&to).into_iter().next_back().unwrap();
-    for name in ["", "/data", "/data/deep", "/wal"] {
+    for name in ["", "/data", "/data/below", "/wal"] {
         bench.site.assert_same_files(&format!("{from}{name}@{tag}"), &format!("{to}{name}@{tag}"));
     }
 }
