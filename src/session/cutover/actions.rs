@@ -8,7 +8,7 @@ use std::{
 use super::{
     Tools, activate,
     fence::{self, is_fenced},
-    look::{datasets, former, leg_in, snapshots_of},
+    look::{datasets, former, leg_in, may_be_set, snapshots_of},
     unit::Unit,
 };
 use crate::{
@@ -186,14 +186,17 @@ impl Doer {
     }
 
     async fn activate(&self, former: Option<&Former>) -> Result<(), Failure> {
-        activate::activate(&*self.tools.zfs, &self.unit, self.leg, &self.wanted(former)).await?;
+        let wanted = self.wanted(former);
+        activate::activate(&*self.tools.zfs, &self.unit, self.leg, &wanted, &self.setup).await?;
         self.start().await
     }
 
     /// What a target's datasets shall be like: as they were here before, or, what was never here, as it is at the source.
     fn wanted(&self, former: Option<&Former>) -> Vec<Saved> {
         let former = former.map_or(&[][..], |f| f);
-        let new = self.setup.manifest.iter().filter(|s| !former.iter().any(|f| f.dataset == s.dataset));
+        // A peer says what the source is like: only of this unit's datasets, and only what a fence changes.
+        let may = |s: &&Saved| self.unit.place(&s.dataset).is_some() && may_be_set(&s.property);
+        let new = self.setup.manifest.iter().filter(may).filter(|s| !former.iter().any(|f| f.dataset == s.dataset));
         former.iter().chain(new).cloned().collect()
     }
 

@@ -97,7 +97,13 @@ fn is_free(path: &str, dataset: &DatasetName, setup: &Setup) -> Result<(), Failu
 ///
 /// # Errors
 /// When ZFS fails.
-pub(super) async fn activate(zfs: &dyn Zfs, unit: &Unit, leg: Leg, wanted: &[Saved]) -> Result<(), Failure> {
+pub(super) async fn activate(
+    zfs: &dyn Zfs,
+    unit: &Unit,
+    leg: Leg,
+    wanted: &[Saved],
+    setup: &Setup,
+) -> Result<(), Failure> {
     let all = datasets(zfs, unit).await?;
     let own = |s: &&Saved| {
         // A place that the operator gave the target stays; the source's own place comes along, an inherited one does not.
@@ -105,6 +111,12 @@ pub(super) async fn activate(zfs: &dyn Zfs, unit: &Unit, leg: Leg, wanted: &[Sav
         s.property != "mountpoint" || (s.local.is_some() && !keeps_place())
     };
     let wanted: Vec<Saved> = wanted.iter().filter(own).cloned().collect();
+    // Looked at again: what was free when it was tried may not be so any more, and nothing is hidden under a mount.
+    for saved in wanted.iter().filter(|s| s.property == "mountpoint") {
+        if let Some(path) = saved.local.as_ref().filter(|path| path.starts_with('/')) {
+            is_free(path, &saved.dataset, setup)?;
+        }
+    }
     let names: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
     // Before anything becomes writable, so that nothing is received into it any more.
     zfs.set_all(&names, &[(SERVING.to_owned(), leg.to_string())]).await?;

@@ -21,6 +21,11 @@ const OF_VOLUMES: &[&str] = &["readonly", "volmode", "snapdev"];
 /// Not a property that can be set, but noted as one: whether it was mounted.
 pub(super) const MOUNTED: &str = "mounted";
 
+/// Whether a cutover may set that property of a target as the source has it.
+pub(super) fn may_be_set(property: &str) -> bool {
+    OF_FILESYSTEMS.contains(&property) || OF_VOLUMES.contains(&property) || matches!(property, "mountpoint" | MOUNTED)
+}
+
 /// All datasets of a unit, in order.
 ///
 /// # Errors
@@ -149,4 +154,19 @@ pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &
 /// Those of the datasets that are of this kind.
 pub(super) fn names_of(all: &[DatasetInfo], kind: DatasetKind) -> Vec<DatasetName> {
     all.iter().filter(|d| d.kind == kind).map(|d| d.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_cannot_set_what_a_fence_does_not_change() {
+        for property in ["readonly", "canmount", "volmode", "mountpoint", "mounted"] {
+            assert!(may_be_set(property), "{property}");
+        }
+        for property in ["sharenfs", "sharesmb", "quota", "keylocation", "zmigrate:fence", "zmigrate:job", "sync"] {
+            assert!(!may_be_set(property), "{property}");
+        }
+    }
 }
