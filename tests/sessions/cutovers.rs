@@ -49,9 +49,12 @@ const SRC: &str = "src/a";
 const DST: &str = "dst/in/a";
 const BELOW: [&str; 3] = ["", "/b", "/b/c"];
 
+/// Lines, and whether somebody owns them.
+type Owned = (Vec<String>, bool);
+
 /// Ledgers that outlive their processes.
 #[derive(Clone, Default)]
-struct MemoryLedgers(Arc<Mutex<BTreeMap<String, (Vec<String>, bool)>>>);
+struct MemoryLedgers(Arc<Mutex<BTreeMap<String, Owned>>>);
 
 struct MemoryLedger(MemoryLedgers, String);
 
