@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::args::Transport;
-use crate::types::{DatasetName, PeerAddress, RemoteDataset};
+use crate::types::{DatasetName, Failure, FailureClass, PeerAddress, RemoteDataset};
 
 /// `DATASET` on this host, or `PEER:DATASET`.
 #[derive(Clone, Debug)]
@@ -27,6 +27,23 @@ impl std::str::FromStr for Place {
         match remote.snapshot {
             Some(_) => Err(format!("{remote} names a snapshot; write the dataset alone")),
             None => Ok(Place::There(remote.peer, remote.dataset)),
+        }
+    }
+}
+
+impl Place {
+    /// Of two places one of which is here: the peer of the other, whether the first is here, and both datasets.
+    ///
+    /// # Errors
+    /// When both are here, or both at a peer.
+    pub fn apart(first: &Place, second: &Place) -> Result<(PeerAddress, bool, DatasetName, DatasetName), Failure> {
+        match (first, second) {
+            (Place::Here(here), Place::There(peer, there)) => Ok((peer.clone(), true, here.clone(), there.clone())),
+            (Place::There(peer, there), Place::Here(here)) => Ok((peer.clone(), false, there.clone(), here.clone())),
+            (Place::Here(_), Place::Here(_)) | (Place::There(..), Place::There(..)) => {
+                Err(Failure::new(FailureClass::Usage, "one of SRC and DST must be here, and the other at a peer")
+                    .hint("write PEER:DATASET for the one at the peer"))
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         Direction,
         verify::{DatasetVerified, VerifyOptions, VerifyProgress, VerifyReport, VerifyResult, verify},
     },
-    types::{Failure, FailureClass, human_bytes},
+    types::{Failure, human_bytes},
 };
 
 /// Between two drawings, and between two lines where nothing is drawn.
@@ -49,14 +49,8 @@ pub struct Verify {
 }
 
 pub fn run(global: &Global, args: Verify, output: &Output) -> Result<u8, Failure> {
-    let (peer, direction, source, target) = match (args.source, args.target) {
-        (Place::Here(source), Place::There(peer, target)) => (peer, Direction::Push, source, target),
-        (Place::There(peer, source), Place::Here(target)) => (peer, Direction::Pull, source, target),
-        (Place::Here(_), Place::Here(_)) | (Place::There(..), Place::There(..)) => {
-            return Err(Failure::new(FailureClass::Usage, "one of SRC and DST must be here, and the other at a peer")
-                .hint("write PEER:DATASET for the one at the peer"));
-        }
-    };
+    let (peer, is_here, source, target) = Place::apart(&args.source, &args.target)?;
+    let direction = if is_here { Direction::Push } else { Direction::Pull };
     let options = VerifyOptions {
         direction,
         source,

@@ -155,12 +155,6 @@ pub async fn run(
             None
         }
     };
-    if !global.quiet {
-        let terms = &lead.coordinator().progress().terms;
-        let (source, target) =
-            (place(&lead.story().begun, terms, Side::Source), place(&lead.story().begun, terms, Side::Target));
-        note(format_args!("cutover {id}: {source} → {target}"));
-    }
     let shown = tokio::spawn(show(id, heard, global.quiet));
     let stop = lead.stop_token();
     tokio::spawn(stop_on_signal(id, stop));
@@ -175,6 +169,13 @@ pub async fn run(
         drop((door, lead));
         let _ = shown.await;
         return Err(declined(id, &why));
+    }
+    if !global.quiet {
+        // Only now: a way home is another leg than the one before it.
+        let terms = &lead.coordinator().progress().terms;
+        let (source, target) =
+            (place(&lead.story().begun, terms, Side::Source), place(&lead.story().begun, terms, Side::Target));
+        note(format_args!("cutover {id}: {source} → {target}"));
     }
     let end = lead.run(&mut commands).await;
     let object = end.map(|end| object(lead.story(), lead.coordinator(), Some(end)));
@@ -191,11 +192,16 @@ fn declined(id: CutoverId, why: &str) -> Failure {
 }
 
 async fn show(id: CutoverId, mut heard: mpsc::UnboundedReceiver<Notice>, quiet: bool) {
-    let mut last_trouble = String::new();
+    let (mut last_trouble, mut last_phase) = (String::new(), "");
     while let Some(notice) = heard.recv().await {
         let line = match notice {
             Notice::Phase { name, why: Some(why) } => format!("{name}: {why}"),
-            Notice::Phase { name, why: None } => name.to_owned(),
+            // Some have two halves.
+            Notice::Phase { name, why: None } if name == last_phase => continue,
+            Notice::Phase { name, why: None } => {
+                last_phase = name;
+                name.to_owned()
+            }
             Notice::Passed(pass) => passed(&pass),
             Notice::Ready { downtime } => {
                 let predicted = downtime.map_or(String::new(), |d| format!("; predicted downtime {}", seconds(d)));

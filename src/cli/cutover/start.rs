@@ -23,7 +23,7 @@ use crate::{
         cutover::{Begun, Lead, Survey, leads, survey},
     },
     host,
-    types::{DatasetName, Failure, FailureClass, PeerAddress},
+    types::{DatasetName, Failure, FailureClass},
 };
 
 /// The longest outage with `--verify content`, unless another is named.
@@ -38,8 +38,9 @@ fn refused(e: impl std::fmt::Display) -> Failure {
 }
 
 pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, Failure> {
-    let (peer, source_at, first) = ends(args)?;
-    let mut unit = vec![first];
+    let (peer, is_here, source, target) = Place::apart(&args.source, &args.target)?;
+    let source_at = if is_here { Node::Here } else { Node::Peer };
+    let mut unit = vec![Pair { source, target }];
     for also in &args.also {
         unit.push(pair(also)?);
     }
@@ -112,24 +113,6 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     code
-}
-
-/// The peer, where the source is, and the pair that was named.
-fn ends(args: &CutoverStart) -> Result<(PeerAddress, Node, Pair), Failure> {
-    match (&args.source, &args.target) {
-        (Place::Here(source), Place::There(peer, target)) => {
-            Ok((peer.clone(), Node::Here, Pair { source: source.clone(), target: target.clone() }))
-        }
-        (Place::There(peer, source), Place::Here(target)) => {
-            Ok((peer.clone(), Node::Peer, Pair { source: source.clone(), target: target.clone() }))
-        }
-        (Place::Here(_), Place::Here(_)) => {
-            Err(usage("neither SRC nor DST is at a peer").hint("write the one that is there as PEER:DATASET"))
-        }
-        (Place::There(..), Place::There(..)) => {
-            Err(usage("both SRC and DST are at a peer").hint("start the cutover on one of the two hosts"))
-        }
-    }
 }
 
 fn pair(text: &str) -> Result<Pair, Failure> {
