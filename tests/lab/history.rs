@@ -46,7 +46,11 @@ fn holds_and_bookmarks(w: &World) {
     w.change(&pair, "s2", 12 << 10);
     let run = w.start(guest, &args);
     w.in_flight(w.two, &pair.target, 0);
-    let during = w.one.holds(&pair.source);
+    // The receive begins first, and then the holds are put.
+    let mut during = w.one.holds(&pair.source);
+    while during.len() < 2 && !run.is_over() {
+        during = w.one.holds(&pair.source);
+    }
     run.join().must_be(0);
     assert_eq!(during.len(), 2, "{during:?}");
     kept(w, &pair, "s2");
