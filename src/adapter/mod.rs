@@ -5,7 +5,6 @@ pub mod hook;
 pub mod journal;
 pub mod ledger;
 pub mod locks;
-mod mounts;
 pub mod net;
 #[cfg(feature = "libzetta")]
 pub mod zetta;

@@ -132,6 +132,12 @@ pub(super) fn run_context(global: &Global, peer: &PeerAddress, streams: u16) -> 
 
 /// Ends the run when the operator or the system wants it; `zfs receive` keeps what it has.
 pub(super) async fn stop_on_signal(stop: CancellationToken) {
+    let says = "stopping; what has been received is being saved. A second signal ends it at once";
+    stop_on_signal_saying(stop, says.to_owned()).await;
+}
+
+/// The same with other words.
+pub(super) async fn stop_on_signal_saying(stop: CancellationToken, says: String) {
     use tokio::signal::unix::{SignalKind, signal};
     if let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         let mut signalled = async || {
@@ -142,7 +148,7 @@ pub(super) async fn stop_on_signal(stop: CancellationToken) {
         };
         signalled().await;
         stop.cancel();
-        note("stopping; what has been received is being saved. A second signal ends it at once");
+        note(says);
         signalled().await;
         std::process::exit(FailureClass::Interrupted.exit_code().into());
     }

@@ -231,9 +231,7 @@ impl Turn<'_> {
             Phase::Armed { go: true } if self.is_working() => {}
             Phase::Armed { go: true } => self.enter(Phase::Quiesce, None),
             Phase::Arm { side } => {
-                let of =
-                    |p: &super::terms::Pair| if side == Side::Source { p.source.clone() } else { p.target.clone() };
-                let datasets = terms.unit.iter().map(of).collect();
+                let datasets = terms.roots(side).into();
                 self.ask(side, Ask::Arm { side, datasets, verify: terms.verify });
             }
             Phase::Quiesce => self.ask(Side::Source, Ask::Quiesce { within: self.kept().outage_limit() }),

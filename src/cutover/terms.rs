@@ -82,6 +82,12 @@ impl Terms {
         }
     }
 
+    /// The roots of the unit at `side`, in their order.
+    pub fn roots(&self, side: Side) -> Vec<DatasetName> {
+        let of = |p: &Pair| if side == Side::Source { p.source.clone() } else { p.target.clone() };
+        self.unit.iter().map(of).collect()
+    }
+
     /// The longest outage where a person, or `--not-converging go`, says go although it is predicted to be longer than
     /// asked: ten times as long.
     pub fn forced_limit(&self) -> Millis {

@@ -79,7 +79,7 @@ const BYE: Duration = Duration::from_secs(3);
 pub const AGENT: &str = concat!("zmigrate ", env!("CARGO_PKG_VERSION"));
 
 /// Milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
+pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 

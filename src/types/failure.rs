@@ -105,6 +105,14 @@ impl Failure {
         self
     }
 
+    /// The failure with its hint behind it, where there is room for one text alone.
+    pub fn in_one(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{self} ({hint})"),
+            None => self.to_string(),
+        }
+    }
+
     /// Of two failures at the ends of one stream, the one that came first.
     pub fn first_cause(self, other: Failure) -> Failure {
         if self.consequence && !other.consequence { other } else { self }

@@ -5,6 +5,7 @@ pub mod content;
 mod failure;
 mod guid;
 pub mod listing;
+pub mod mounts;
 mod name;
 mod peer;
 mod pool;

@@ -12,8 +12,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::super::mounts;
-use crate::port::busy::{Hold, Holder, Holders};
+use crate::{
+    port::busy::{Hold, Holder, Holders},
+    types::mounts,
+};
 
 /// Processes that are told of.
 const MAX_HOLDERS: usize = 100;

@@ -24,10 +24,10 @@ use self::{
     command::{Ended, Spot},
     docker::Engine,
 };
-use super::mounts;
 use crate::{
     hook::{Argv, Hook, HookKind, environment, frozen_already, not_frozen},
     port::hook::{HookCall, HookError, HookErrorKind, HookName, HookOutput, HookVerb, Hooks},
+    types::mounts,
 };
 
 /// How often a check is repeated.

@@ -18,7 +18,11 @@ use super::{
 };
 use crate::{
     port::zfs::{ZfsErrorKind::*, ZfsResult},
-    types::{DatasetName, Guid, SnapshotName, listing::DatasetInfo},
+    types::{
+        DatasetName, Guid, SnapshotName,
+        listing::DatasetInfo,
+        mounts::{self, Mount},
+    },
 };
 
 /// How long a volume's node may take to go after `volmode=none`: udev removes it, and may be busy.
@@ -153,9 +157,8 @@ impl ZfsCommand {
     /// A filesystem with `mountpoint=legacy`, which `zfs unmount` leaves to umount(8).
     async fn unmount_legacy(&self, dataset: &DatasetName) -> ZfsResult<()> {
         let operation = format!("unmount {dataset}");
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| error(&operation, Other, e))?;
-        // The last mounted goes first.
-        for at in mounts.lines().rev().filter_map(|line| mounted_at(line, dataset.as_str())) {
+        let mountinfo = std::fs::read("/proc/self/mountinfo").map_err(|e| error(&operation, Other, e))?;
+        for at in places_of(&mountinfo, dataset.as_str()) {
             match rustix::mount::unmount(&at, rustix::mount::UnmountFlags::NOFOLLOW) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::BUSY) => {
@@ -230,36 +233,11 @@ fn exclusively(node: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Where that dataset is mounted, if this line of mountinfo says so (`proc(5)`).
-fn mounted_at(line: &str, dataset: &str) -> Option<PathBuf> {
-    let (before, after) = line.split_once(" - ")?;
-    let mut source = after.split(' ');
-    let is_zfs = matches!(source.next()?, "zfs" | "fuse.zfs");
-    if !is_zfs || unescape(source.next()?) != dataset.as_bytes() {
-        return None;
-    }
-    use std::os::unix::ffi::OsStringExt;
-    Some(std::ffi::OsString::from_vec(unescape(before.split(' ').nth(4)?)).into())
-}
-
-/// `\040` and the like, as mountinfo writes spaces, tabs, line ends and backslashes.
-fn unescape(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
-    while let Some(&b) = bytes.get(i) {
-        let octal = bytes.get(i + 1..i + 4).and_then(|d| std::str::from_utf8(d).ok());
-        match octal.filter(|_| b == b'\\').and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                i += 4;
-            }
-            None => {
-                out.push(b);
-                i += 1;
-            }
-        }
-    }
-    out
+/// Where that dataset is mounted, the last place first.
+fn places_of(mountinfo: &[u8], dataset: &str) -> Vec<PathBuf> {
+    let all = mounts::parse(mountinfo).into_iter().rev();
+    let is_it = |m: &Mount| matches!(m.kind.as_str(), "zfs" | "fuse.zfs") && m.source == dataset;
+    all.filter(is_it).map(|m| m.at).collect()
 }
 
 #[cfg(test)]
@@ -269,8 +247,8 @@ mod tests {
     #[test]
     fn mountinfo_is_read_with_its_escapes() {
         let line = r"36 35 98:0 / /srv/a\040b rw,noatime shared:1 - zfs tank/a\040b rw,xattr";
-        assert_eq!(mounted_at(line, "tank/a b"), Some("/srv/a b".into()));
-        assert_eq!(mounted_at(line, "tank/a"), None);
-        assert_eq!(mounted_at("36 35 98:0 / /x rw - ext4 tank/a rw", "tank/a"), None);
+        assert_eq!(places_of(line.as_bytes(), "tank/a b"), [PathBuf::from("/srv/a b")]);
+        assert!(places_of(line.as_bytes(), "tank/a").is_empty());
+        assert!(places_of(b"36 35 98:0 / /x rw - ext4 tank/a rw", "tank/a").is_empty());
     }
 }

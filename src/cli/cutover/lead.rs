@@ -4,13 +4,12 @@ use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::{sync::mpsc, time::sleep};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{
         args::Global,
         output::{Output, note, runtime},
-        replicate::run_context,
+        replicate::{run_context, stop_on_signal_saying},
     },
     config::Config,
     control,
@@ -22,7 +21,7 @@ use crate::{
     },
     driver::cutover::{Begun, End, Lead, Notice, PassReport, Story, Survey, break_here, leads, name_of},
     host,
-    types::{Failure, FailureClass, human_bytes, human_rate},
+    types::{DatasetName, Failure, FailureClass, human_bytes, human_rate},
 };
 
 /// How often a leader is looked for that owns the ledger and has no door yet.
@@ -52,9 +51,7 @@ pub struct Object {
 
 /// The dataset at a side, with the peer's name before it if it is there.
 pub fn place(begun: &Begun, terms: &Terms, side: Side) -> String {
-    let names: Vec<&str> =
-        terms.unit.iter().map(|p| if side == Side::Source { p.source.as_str() } else { p.target.as_str() }).collect();
-    let names = names.join(", ");
+    let names = terms.roots(side).iter().map(DatasetName::as_str).collect::<Vec<_>>().join(", ");
     match terms.at(side) {
         Node::Here => names,
         Node::Peer => format!("{}{}{names}", begun.peer, if begun.peer.starts_with("zm://") { '/' } else { ':' }),
@@ -157,7 +154,10 @@ pub async fn run(
     };
     let shown = tokio::spawn(show(id, heard, global.quiet));
     let stop = lead.stop_token();
-    tokio::spawn(stop_on_signal(id, stop));
+    let says = format!(
+        "cutover {id}: stopping. If the source is down already, it goes on until a side serves; a second signal ends the command at once"
+    );
+    tokio::spawn(stop_on_signal_saying(stop, says));
     let began = match first {
         Some(command) => lead.say(command)?,
         None => {
@@ -233,27 +233,6 @@ pub fn passed(pass: &PassReport) -> String {
         pass.seconds,
         human_bytes(pass.left_bytes)
     )
-}
-
-async fn stop_on_signal(id: CutoverId, stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    let mut signalled = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    signalled().await;
-    note(format_args!(
-        "cutover {id}: stopping. If the source is down already, it goes on until a side serves; a second signal ends the command at once"
-    ));
-    stop.cancel();
-    signalled().await;
-    std::process::exit(FailureClass::Interrupted.exit_code().into());
 }
 
 /// The ledger's name of a cutover, by the id of any of its legs.

@@ -165,14 +165,13 @@ fn check(context: &RunContext, terms: &Terms, found: &Survey, recursive: bool) -
                 .hint("name the same datasets as that cutover did"));
         }
     }
-    let names = |side: Side| terms.unit.iter().map(move |p| if side == Side::Source { &p.source } else { &p.target });
     if matches!(found.source.stage.as_str(), "released" | "discarded") {
-        let name = names(Side::Source).next().map_or("", |n| n.as_str());
+        let name = &terms.unit[0].source;
         return Err(refused(format!("{name} at {} is not the writable side: it was moved away", place(Side::Source)))
             .hint("start from where it serves, or `zmigrate cutover back ID` where the last one was started"));
     }
     if found.target.stage == "active" || (found.target.side == Some(Side::Source) && found.target.stage == "serves") {
-        let name = names(Side::Target).next().map_or("", |n| n.as_str());
+        let name = &terms.unit[0].target;
         return Err(refused(format!("{name} at {} is a writable side already", place(Side::Target)))
             .hint("nothing is moved over what is in use: choose another DST"));
     }

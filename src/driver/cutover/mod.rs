@@ -16,10 +16,7 @@ mod survey;
 mod talk;
 mod work;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -47,7 +44,7 @@ use crate::{
         terms::Terms,
     },
     port::ledger::{Ledger, LedgerError, Ledgers, Opened},
-    session::crash::crash_point,
+    session::{client::unix_ms, crash::crash_point},
     types::{Failure, FailureClass},
 };
 
@@ -88,8 +85,7 @@ pub struct Lead {
 
 /// This host's clock.
 pub fn now() -> Millis {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Millis(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+    Millis(unix_ms())
 }
 
 fn usage(e: impl std::fmt::Display) -> Failure {

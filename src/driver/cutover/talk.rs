@@ -89,7 +89,7 @@ impl Talk {
             Ask::Arm { .. } => Some(self.setup(terms, begun, side).await?),
             _ => None,
         };
-        let unit = roots(terms, side);
+        let unit = terms.roots(side);
         match self.tell(terms.at(side), &unit, Call::Ask { request, setup }).await? {
             Told::Answer { answer, notes } => Ok((answer, notes)),
             _ => Err(unexpected()),
@@ -111,7 +111,7 @@ impl Talk {
         }
         let renamed = |s: Saved| Some(Saved { dataset: target_of(terms, &s.dataset)?, ..s });
         let manifest = manifest.into_iter().filter_map(renamed).collect();
-        Ok(Setup { hooks: hooks.clone(), kill_busy: begun.kill_busy, jobs, other: roots(terms, other), manifest })
+        Ok(Setup { hooks: hooks.clone(), kill_busy: begun.kill_busy, jobs, other: terms.roots(other), manifest })
     }
 
     async fn describe(&self, terms: &Terms, side: Side) -> Result<Vec<Saved>, Failure> {
@@ -122,7 +122,7 @@ impl Talk {
     }
 
     async fn look_at(&self, terms: &Terms, side: Side, call: Call) -> Result<Told, Failure> {
-        self.tell(terms.at(side), &roots(terms, side), call).await
+        self.tell(terms.at(side), &terms.roots(side), call).await
     }
 
     /// What stands at `side` by the snapshots of that tag.
@@ -179,12 +179,6 @@ impl Talk {
     }
 }
 
-/// The roots of the unit at that side.
-pub fn roots(terms: &Terms, side: Side) -> Vec<DatasetName> {
-    let of = |p: &crate::cutover::terms::Pair| if side == Side::Source { p.source.clone() } else { p.target.clone() };
-    terms.unit.iter().map(of).collect()
-}
-
 /// Where a dataset of the source is at the target.
 fn target_of(terms: &Terms, source: &DatasetName) -> Option<DatasetName> {
     let pair = terms.unit.iter().find(|p| source.is_at_or_below(&p.source))?;
@@ -201,9 +195,5 @@ pub fn lasting(terms: &Terms, number: u32, failure: &Failure) -> Option<Answer> 
             failure.class,
             FailureClass::Unreachable | FailureClass::SessionLost | FailureClass::Interrupted | FailureClass::Locked
         );
-    let why = match &failure.hint {
-        Some(hint) => format!("{failure} ({hint})"),
-        None => failure.to_string(),
-    };
-    (!passes).then(|| answer_of(terms, number, why))
+    (!passes).then(|| answer_of(terms, number, failure.in_one()))
 }

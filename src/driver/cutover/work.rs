@@ -117,7 +117,7 @@ impl Worker {
         }
         match self.try_pass(terms, number, stop).await {
             Ok(pass) => Worked::Passed(pass),
-            Err(failure) => Worked::Failed(said(&failure)),
+            Err(failure) => Worked::Failed(failure.in_one()),
         }
     }
 
@@ -181,7 +181,7 @@ impl Worker {
                 self.measured().digests = moved.compared;
                 Worked::Synced
             }
-            Err(failure) => Worked::Failed(said(&failure)),
+            Err(failure) => Worked::Failed(failure.in_one()),
         }
     }
 
@@ -189,7 +189,7 @@ impl Worker {
     pub async fn verify(&self, terms: &Terms, final_number: u32) -> Worked {
         match self.try_verify(terms, final_number).await {
             Ok(proof) => Worked::Verified(proof),
-            Err(failure) => Worked::Failed(said(&failure)),
+            Err(failure) => Worked::Failed(failure.in_one()),
         }
     }
 
@@ -400,12 +400,4 @@ fn millis(d: Duration) -> u64 {
 
 fn internal(e: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Internal, e)
-}
-
-/// The failure in one line, with what to do about it.
-fn said(failure: &Failure) -> String {
-    match &failure.hint {
-        Some(hint) => format!("{failure} ({hint})"),
-        None => failure.to_string(),
-    }
 }

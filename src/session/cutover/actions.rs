@@ -56,7 +56,7 @@ impl Doer {
     pub async fn act(&self, action: &Action) -> Outcome {
         let done = |result: Result<(), Failure>| match result {
             Ok(()) => Outcome::Done,
-            Err(failure) => failed(&failure),
+            Err(failure) => Outcome::Failed(failure.in_one()),
         };
         let zfs = &*self.tools.zfs;
         match action {
@@ -64,12 +64,12 @@ impl Doer {
             Action::Quiesce => done(self.stop().await),
             Action::ReadFormer => match datasets(zfs, &self.unit).await {
                 Ok(all) => Outcome::Former(former(&all).into()),
-                Err(failure) => failed(&failure),
+                Err(failure) => Outcome::Failed(failure.in_one()),
             },
             Action::Fence(leg) => done(self.fence(*leg).await),
             Action::Final(leg, number) => match self.take_final(*leg, *number).await {
                 Ok(guids) => Outcome::Final(guids.into()),
-                Err(failure) => failed(&failure),
+                Err(failure) => Outcome::Failed(failure.in_one()),
             },
             Action::Unfence(former) => done(fence::unfence(zfs, &self.unit, former).await),
             Action::Unquiesce => done(self.start().await),
@@ -258,11 +258,4 @@ impl Doer {
         }
         Ok(())
     }
-}
-
-fn failed(failure: &Failure) -> Outcome {
-    Outcome::Failed(match &failure.hint {
-        Some(hint) => format!("{failure} ({hint})"),
-        None => failure.to_string(),
-    })
 }

@@ -11,6 +11,7 @@ use crate::{
     types::{
         DatasetName, Failure, FailureClass, human_bytes,
         listing::{DatasetInfo, FENCE, SERVING},
+        mounts,
     },
 };
 
@@ -68,14 +69,9 @@ fn mountpoint_then(info: &DatasetInfo, wanted: &[Saved]) -> Option<String> {
 /// Whether a filesystem can be mounted at this directory: nothing in it, and nothing mounted there but the source that is
 /// about to leave.
 fn is_free(path: &str, dataset: &DatasetName, setup: &Setup) -> Result<(), Failure> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut there = mounts.lines().filter_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let at = before.split(' ').nth(4)?.replace("\\040", " ");
-        let source = after.split(' ').nth(1)?.replace("\\040", " ");
-        (at == path).then_some(source)
-    });
-    if let Some(source) = there.next_back() {
+    let mounts = mounts::parse(&std::fs::read("/proc/self/mountinfo").unwrap_or_default());
+    if let Some(mount) = mounts.iter().rfind(|m| m.at.as_os_str() == path) {
+        let source = mount.source.to_string_lossy();
         let leaves = source
             .parse::<DatasetName>()
             .is_ok_and(|name| name == *dataset || setup.other.iter().any(|root| name.is_at_or_below(root)));

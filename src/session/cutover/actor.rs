@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ use crate::{
     },
     limits::MAX_HOOKS,
     port::ledger::{Ledger, LedgerError, Opened},
-    session::crash::crash_point,
+    session::{client::unix_ms, crash::crash_point},
     types::{
         DatasetName, Failure, FailureClass,
         listing::{FENCE, SERVING},
@@ -160,11 +160,6 @@ pub(super) fn start(tools: Arc<Tools>, unit: Unit, stays: bool) -> mpsc::Sender<
         }
     });
     sender
-}
-
-fn now() -> Millis {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Millis(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }
 
 fn usage(e: impl std::fmt::Display) -> Failure {
@@ -335,7 +330,7 @@ impl Actor {
     }
 
     async fn step(&mut self, event: HostEvent) -> Result<(), Failure> {
-        let (next, effects) = std::mem::take(&mut self.host).step(event, now());
+        let (next, effects) = std::mem::take(&mut self.host).step(event, Millis(unix_ms()));
         self.host = next;
         for effect in effects {
             match effect {
