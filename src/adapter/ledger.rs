@@ -94,10 +94,14 @@ impl Ledgers for FileLedgers {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(LedgerError::Owned),
             Err(e) => return Err(failed(&path, e)),
         }
-        // The name itself must survive a crash, too.
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(|e| failed(&self.dir, e))?;
-        let (lines, whole) = whole_lines(&path, &mut file)?;
         let length = file.metadata().map_err(|e| failed(&path, e))?.len();
+        if length == 0 {
+            // It may have just been made, and the directory with it: the names must survive a crash, too.
+            for dir in [Some(self.dir.as_path()), self.dir.parent()].into_iter().flatten() {
+                File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| failed(dir, e))?;
+            }
+        }
+        let (lines, whole) = whole_lines(&path, &mut file)?;
         if length > whole {
             tracing::warn!(
                 "{}: the last {} bytes are a line that a crash tore; they are cut off",
@@ -117,6 +121,11 @@ impl Ledgers for FileLedgers {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(failed(&path, e)),
         }
+    }
+
+    fn is_owned(&self, name: &str) -> bool {
+        let shared = |file| flock(&file, FlockOperation::NonBlockingLockShared);
+        File::open(self.path(name)).is_ok_and(|file| shared(file) == Err(rustix::io::Errno::WOULDBLOCK))
     }
 
     fn names(&self, prefix: &str) -> Result<Vec<String>, LedgerError> {
@@ -154,7 +163,9 @@ mod tests {
         a.ledger.append("two").unwrap();
         assert!(a.ledger.append("no\nline").is_err());
         assert!(matches!(ledgers.open("a"), Err(LedgerError::Owned)));
+        assert!(ledgers.is_owned("a") && !ledgers.is_owned("b"));
         drop(a);
+        assert!(!ledgers.is_owned("a"));
         let path = dir.path().join("cutover/a.jsonl");
         fs::write(&path, "one\ntwo\n{\"rec").unwrap();
         assert_eq!(ledgers.read("a").unwrap(), ["one", "two"]);

@@ -126,6 +126,12 @@ impl Phase {
         matches!(self, Phase::Fence | Phase::Final | Phase::Sync { .. } | Phase::Verify { .. } | Phase::Promote { .. })
     }
 
+    /// Whether the source may be down, or what was begun has to come to its end before one side serves for good.
+    pub fn may_be_down(&self) -> bool {
+        !self.is_end()
+            && !matches!(self, Phase::Seed | Phase::CatchUp | Phase::Arm { .. } | Phase::Armed { .. } | Phase::Discard)
+    }
+
     /// Whether the source may be fenced, so that a person may have to break that.
     pub fn may_be_fenced(&self) -> bool {
         self.is_fenced_outage()

@@ -62,7 +62,7 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
                         }
                     }
                     let goes_on = !kept.phase.is_end() && kept.question.is_none();
-                    if goes_on && (first || is_down(&kept.phase)) {
+                    if goes_on && (first || kept.phase.may_be_down()) {
                         let peer = &story.begun.peer;
                         let leading = lead_from_here(&daemon, &engine, &config, &name, id, peer, &stop, false);
                         match leading {
@@ -87,12 +87,6 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
             () = stop.cancelled() => {}
         }
     }
-}
-
-/// Whether the source may be down, or something has to be undone.
-fn is_down(phase: &Phase) -> bool {
-    !phase.is_end()
-        && !matches!(phase, Phase::Seed | Phase::CatchUp | Phase::Arm { .. } | Phase::Armed { .. } | Phase::Discard)
 }
 
 /// Leads a cutover that nobody leads, to its end; `home` is one that is done, for one pass back.

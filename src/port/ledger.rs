@@ -44,6 +44,9 @@ pub trait Ledgers: Send + Sync {
     /// When it cannot be read.
     fn read(&self, name: &str) -> Result<Vec<String>, LedgerError>;
 
+    /// Whether a process owns the ledger of that name. Looks only.
+    fn is_owned(&self, name: &str) -> bool;
+
     /// The names of all ledgers that begin so, sorted.
     ///
     /// # Errors

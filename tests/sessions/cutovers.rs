@@ -87,6 +87,10 @@ impl Ledgers for MemoryLedgers {
         Ok(self.0.lock().unwrap().get(name).map(|e| e.0.clone()).unwrap_or_default())
     }
 
+    fn is_owned(&self, name: &str) -> bool {
+        self.0.lock().unwrap().get(name).is_some_and(|entry| entry.1)
+    }
+
     fn names(&self, prefix: &str) -> Result<Vec<String>, LedgerError> {
         Ok(self.0.lock().unwrap().keys().filter(|n| n.starts_with(prefix)).cloned().collect())
     }

@@ -16,16 +16,21 @@ use crate::{
     cutover::{
         coordinator::{Coordinator, Phase},
         effect::Command,
+        host::Host,
         leg::{CutoverId, Millis, Node, Side},
         terms::Terms,
     },
     driver::cutover::{Begun, End, Lead, Notice, PassReport, Story, Survey, break_here, leads, name_of},
     host,
+    session::cutover::Hosts,
     types::{DatasetName, Failure, FailureClass, human_bytes, human_rate},
 };
 
 /// How often a leader is looked for that owns the ledger and has no door yet.
 const DOOR_TRIES: u32 = 20;
+/// How often, and for how long, a source is looked at that is to serve again: a minute.
+const BREAK_LOOK_EVERY: Duration = Duration::from_millis(100);
+const BREAK_LOOKS: u32 = 600;
 /// How long a second command waits for what it asked for to show in the ledger.
 const FOLLOW: Duration = Duration::from_millis(250);
 
@@ -47,6 +52,9 @@ pub struct Object {
     why: Option<String>,
     /// What only a person can answer.
     needs: Option<String>,
+    /// For the text: the target serves, whatever the result.
+    #[serde(skip)]
+    at_target: bool,
 }
 
 /// The dataset at a side, with the peer's name before it if it is there.
@@ -84,6 +92,7 @@ fn object(story: &Story, it: &Coordinator, end: Option<End>) -> Object {
         pass_reports: story.passes.clone(),
         why: kept.why.clone(),
         needs: status.needs,
+        at_target: kept.phase == Phase::Discard,
     }
 }
 
@@ -95,7 +104,10 @@ fn text(object: &Object) -> String {
         "completed" => format!("cutover {id}: completed. {target} serves; {source} is destroyed"),
         "rolled_back" => format!("cutover {id}: rolled back. {source} serves; {target} does not"),
         "broken" => format!("cutover {id}: broken. {source} serves; {target} was given up"),
-        "stopped" => format!("cutover {id}: the command was stopped ({}); {source} serves", object.phase),
+        "stopped" => {
+            let serves = if object.at_target { target } else { source };
+            format!("cutover {id}: the command was stopped ({}); {serves} serves", object.phase)
+        }
         "under_way" => format!("cutover {id}: {}", object.phase),
         _ => format!("cutover {id}: {}, waits for you", object.phase),
     };
@@ -370,27 +382,32 @@ pub fn break_fence(global: &Global, id: CutoverId, output: &Output) -> Result<u8
     let engine = host::engine(&config);
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        let hosts = engine.cutovers.clone();
-        let broken = break_here(&engine, id).await?;
-        // The machine goes on by itself; it is waited for, as it ends with this process.
-        for _ in 0..600 {
-            let open = hosts.iter().flat_map(|h| h.units().unwrap_or_default()).any(|(_, host)| {
-                host.kept().part.leg().is_some_and(|leg| leg.id == id) && host.kept().part.summary().2
-            });
-            if !broken || !open {
-                break;
-            }
-            sleep(Duration::from_millis(100)).await;
+        if !break_here(&engine, id).await? {
+            return Err(unknown(id).hint("nor does a unit of this host take part in it"));
         }
-        Ok::<bool, Failure>(broken)
-    })?;
+        serves_again(engine.cutovers.as_deref(), id).await
+    });
     runtime.shutdown_timeout(Duration::from_secs(2));
-    if !done {
-        return Err(unknown(id).hint("nor does a unit of this host take part in it"));
-    }
+    done?;
     let object = serde_json::json!({ "id": id, "result": "broken", "exit_code": 0 });
     output.result(&object, format!("cutover {id}: broken. The source on this host serves; its target was given up"));
     Ok(0)
+}
+
+/// Waits for the unit's machine, which goes on by itself, and would end with this process.
+async fn serves_again(hosts: Option<&Hosts>, id: CutoverId) -> Result<(), Failure> {
+    for _ in 0..BREAK_LOOKS {
+        let units = hosts.map(Hosts::units).transpose()?.unwrap_or_default();
+        let of_this = |host: &Host| host.kept().part.leg().is_some_and(|leg| leg.id == id);
+        if !units.iter().any(|(_, host)| of_this(host) && host.kept().part.summary().2) {
+            return Ok(());
+        }
+        sleep(BREAK_LOOK_EVERY).await;
+    }
+    let text = format!("cutover {id} is broken, but the source does not serve again yet");
+    Err(Failure::new(FailureClass::Zfs, text).hint(format!(
+        "the log says what fails; repair it and run `zmigrated`, or this again; `cutover status {id}` tells"
+    )))
 }
 
 /// What would be done.

@@ -18,7 +18,7 @@ use crate::{
     },
     driver::cutover::{PassReport, Story, leads},
     host,
-    port::ledger::{LedgerError, Ledgers},
+    port::ledger::Ledgers,
     session::cutover::Hosts,
     types::{DatasetName, Failure, FailureClass},
 };
@@ -96,8 +96,7 @@ fn look(ledgers: &dyn Ledgers, hosts: Option<&Hosts>, id: Option<CutoverId>) -> 
     for (name, told) in leads(ledgers)? {
         let (story, it) = told?;
         if id.is_none_or(|id| id == story.begun.id || id == it.progress().terms.leg.id) {
-            // Opening it takes the lock, which only shows whether another has it.
-            let led = !it.progress().phase.is_end() && matches!(ledgers.open(&name), Err(LedgerError::Owned));
+            let led = ledgers.is_owned(&name);
             let lines = ledgers.read(&name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
             cutovers.push(cutover(&story, &it, led, proof(&lines)));
         }

@@ -107,11 +107,6 @@ pub enum Entry {
         /// This.
         command: Command,
     },
-    /// What the verification found, for people.
-    Proved {
-        /// Sentences.
-        found: Vec<String>,
-    },
 }
 
 impl Line {
@@ -136,7 +131,6 @@ impl Entry {
             Entry::Passed { .. } => "passed".into(),
             Entry::Predicted { .. } => "predicted".into(),
             Entry::Said { .. } => "said".into(),
-            Entry::Proved { .. } => "proved".into(),
         }
     }
 }
@@ -158,10 +152,6 @@ pub struct Story {
     pub quiesced_at: Option<Millis>,
     /// When one side served again, so far as is known here.
     pub served_at: Option<Millis>,
-    /// What the verification found.
-    pub found: Vec<String>,
-    /// When the last line was written.
-    pub last_at: Millis,
     /// The ids of its legs.
     pub legs: Vec<CutoverId>,
     /// Of records.
@@ -179,8 +169,6 @@ impl Story {
             predicted: None,
             quiesced_at: None,
             served_at: None,
-            found: Vec::new(),
-            last_at: Millis(0),
             legs: Vec::new(),
             count: 0,
         }
@@ -188,13 +176,11 @@ impl Story {
 
     /// Takes a line into account.
     pub fn hear(&mut self, line: &Line) {
-        self.last_at = line.at_ms;
         match &line.entry {
             Entry::Begun { .. } | Entry::Said { .. } => {}
             Entry::Passing { number } => self.passes_begun = self.passes_begun.max(*number),
             Entry::Passed { pass } => self.passes.push(pass.clone()),
             Entry::Predicted { downtime } => self.predicted = Some(*downtime),
-            Entry::Proved { found } => self.found.clone_from(found),
             Entry::Record { of } => {
                 // As the coordinator numbers its questions.
                 self.count += 1;
@@ -203,7 +189,6 @@ impl Story {
                         self.legs.push(terms.leg.id);
                         (self.predicted, self.quiesced_at, self.served_at) = (None, None, None);
                         self.passes.clear();
-                        self.found.clear();
                     }
                     Record::Moved { phase: Phase::Final, .. } => self.final_number = self.count,
                     Record::Moved { phase: Phase::Quiesce, .. } => {

@@ -217,7 +217,7 @@ impl Lead {
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !self.it.progress().phase.is_outage() => {
+                () = stop.cancelled(), if !self.it.progress().phase.may_be_down() => {
                     self.leave().await;
                     return Ok(End::Stopped);
                 }

@@ -19,7 +19,7 @@ use crate::{
     cutover::{
         call::{Seen, final_tag, pass_tag},
         effect::Result as Worked,
-        leg::{Millis, Node, Side},
+        leg::{Leg, Millis, Node, Side},
         predict::Pass,
         proof::{Means, Proof},
         terms::{Pair, Terms},
@@ -63,6 +63,8 @@ struct Measured {
     /// When the last pass' snapshot was taken.
     snapshot_at: Option<Instant>,
     report: Option<PassReport>,
+    /// The fence of the target's host in that leg, which it is received into; it stays the same until the leg is over.
+    enters: Option<(Leg, Option<String>)>,
     /// The last sync's streams were compared by their digests.
     digests: bool,
 }
@@ -318,8 +320,7 @@ impl Worker {
         }
         let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
         let mut options = options.clone();
-        let state = self.talk.state(terms, Side::Target).await?;
-        options.enters = state.fence.map(|leg| leg.to_string());
+        options.enters = self.enters(terms).await?;
         let outcome = tokio::select! {
             biased;
             outcome = attempt::with_session(&self.context, &options, report, &open.client, &open.local) => outcome,
@@ -339,6 +340,16 @@ impl Worker {
         }
         let all = |d: &crate::driver::DatasetReport| matches!(d.result, DatasetResult::Done | DatasetResult::UpToDate);
         if report.datasets.iter().all(all) { Ok(()) } else { Err(internal("a dataset has no result")) }
+    }
+
+    async fn enters(&self, terms: &Terms) -> Result<Option<String>, Failure> {
+        let known = self.measured().enters.clone().filter(|(leg, _)| *leg == terms.leg);
+        if let Some((_, fence)) = known {
+            return Ok(fence);
+        }
+        let fence = self.talk.state(terms, Side::Target).await?.fence.map(|leg| leg.to_string());
+        self.measured().enters = Some((terms.leg, fence.clone()));
+        Ok(fence)
     }
 
     fn options(&self, terms: &Terms, pair: &Pair, snapshot: Option<&SnapshotTag>) -> RunOptions {

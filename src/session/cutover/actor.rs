@@ -131,6 +131,8 @@ struct Actor {
     waiting: Vec<(Leg, u32, oneshot::Sender<Answered>)>,
     /// Asked while an action was under way.
     queued: Option<Request>,
+    /// A person's word that came while an action was under way.
+    broken: Option<Leg>,
     action: Option<JoinHandle<Outcome>>,
     notes: Arc<Mutex<VecDeque<String>>>,
 }
@@ -197,6 +199,7 @@ impl Actor {
             fresh,
             waiting: Vec::new(),
             queued: None,
+            broken: None,
             action: None,
             notes: Arc::default(),
         };
@@ -234,6 +237,9 @@ impl Actor {
                     let outcome = outcome.unwrap_or_else(|e| Outcome::Failed(format!("it ended unexpectedly: {e}")));
                     crash_point("host:ended");
                     self.step(HostEvent::Ended(outcome)).await?;
+                    if self.action.is_none() && let Some(leg) = self.broken.take() {
+                        self.step(HostEvent::Break(leg)).await?;
+                    }
                     if self.action.is_none() && let Some(request) = self.queued.take() {
                         self.step(HostEvent::Asked(request)).await?;
                     }
@@ -270,9 +276,13 @@ impl Actor {
                 self.step(HostEvent::Asked(request)).await
             }
             Message::Break { leg, tell } => {
-                self.step(HostEvent::Break(leg)).await?;
                 let _ = tell.send(Ok(()));
-                Ok(())
+                // The machine hears nothing while it acts; a fence that is being set again is waited for.
+                if self.host.doing().is_some() {
+                    self.broken = Some(leg);
+                    return Ok(());
+                }
+                self.step(HostEvent::Break(leg)).await
             }
         }
     }

@@ -24,6 +24,8 @@ pub fn cases() -> Vec<Case> {
         a_peer_without_the_grant,
         an_outage_that_lasts_too_long_is_rolled_back,
         an_unreadable_ledger_stops_everything,
+        a_target_that_is_lost_for_ever_is_left_by_a_persons_word,
+        a_signal_after_the_decision_waits_for_the_target,
     ]
 }
 
@@ -193,6 +195,46 @@ fn an_outage_that_lasts_too_long_is_rolled_back() {
     wait_for("the writer to run again", 20, || bench.writer_runs());
     bench.stop_writing();
     assert!(!bench.assert_one_side_has_it_all());
+}
+
+fn a_target_that_is_lost_for_ever_is_left_by_a_persons_word() {
+    for alone in [false, true] {
+        let mut bench = Bench::new();
+        bench.write();
+        let done = bench.start_with(&[], &[("ZMIGRATE_CRASH_AT", "lead:after:sync")]).wait(120);
+        assert_eq!(done.code, None);
+        let id = bench.status()["id"].as_str().unwrap().to_owned();
+        bench.site.bury_daemon();
+        assert!(!is_writable(&bench.east()) && !is_writable(&bench.west()));
+        if alone {
+            // As on a source's host that is not the one where the cutover was started: the leader's ledger is not there.
+            fs::remove_file(bench.site.dir.join(format!("east.state/cutover/lead-{id}.jsonl"))).unwrap();
+        }
+        bench.cutover(&["break", &id]).must(2).says(&["--i-have-destroyed-the-target"]);
+        assert!(!is_writable(&bench.east()), "only that word does it");
+        let result = json(&bench.cutover(&["break", &id, "--i-have-destroyed-the-target"]).must(0));
+        assert_eq!(result["result"], "broken");
+        assert!(is_writable(&bench.east()));
+        wait_for("the writer to run again", 20, || bench.writer_runs());
+        bench.wait_for_records(3);
+        bench.stop_writing();
+        assert!(!bench.assert_one_side_has_it_all(), "east serves");
+    }
+}
+
+fn a_signal_after_the_decision_waits_for_the_target() {
+    let bench = Bench::new();
+    bench.write();
+    let start = fs::read_to_string(bench.site.dir.join("start-west.sh")).unwrap();
+    break_hook(&bench, "start-west.sh", &format!("sleep 5\n{start}"));
+    let running = bench.start(&[]);
+    wait_for("the target to come up", 60, || running.stderr().contains(": activate"));
+    running.signal(rustix::process::Signal::INT);
+    let result = json(&running.wait(60).must(0));
+    assert_eq!(result["result"], "done", "what is decided is not left half way");
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
 }
 
 fn an_unreadable_ledger_stops_everything() {
