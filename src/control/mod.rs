@@ -71,12 +71,13 @@ async fn serve(stream: UnixStream, said: &mpsc::Sender<Said>) -> io::Result<()> 
     let word = match serde_json::from_str::<Command>(&line) {
         Ok(command) => {
             let (tell, told) = oneshot::channel();
-            match said.send((command, tell)).await {
-                Ok(()) => match told.await {
-                    Ok(result) => Word { declined: result.err() },
-                    Err(_) => Word { declined: Some("the process that leads it has just ended".into()) },
-                },
-                Err(_) => Word { declined: Some("the process that leads it is ending".into()) },
+            // One that is about to end hears nothing any more, and so nothing is answered.
+            if said.send((command, tell)).await.is_err() {
+                return Ok(());
+            }
+            match told.await {
+                Ok(result) => Word { declined: result.err() },
+                Err(_) => return Ok(()),
             }
         }
         Err(e) => Word { declined: Some(format!("not a command: {e}")) },
@@ -84,7 +85,7 @@ async fn serve(stream: UnixStream, said: &mpsc::Sender<Said>) -> io::Result<()> 
     write.write_all(format!("{}\n", serde_json::to_string(&word)?).as_bytes()).await
 }
 
-/// Says `command` at the door at `path`; `None` if there is nobody. The inner error is why it is declined.
+/// Says `command` at the door at `path`; `None` if there is nobody, or nobody any more. The inner error is why it is declined.
 ///
 /// # Errors
 /// When whoever is there does not answer.
@@ -98,6 +99,9 @@ pub async fn say(path: &Path, command: Command) -> io::Result<Option<Result<(), 
         stream.write_all(format!("{}\n", serde_json::to_string(&command)?).as_bytes()).await?;
         let mut line = String::new();
         BufReader::new((&mut stream).take(MAX_LINE)).read_line(&mut line).await?;
+        if line.is_empty() {
+            return Ok(None);
+        }
         let word: Word = serde_json::from_str(&line)?;
         Ok(Some(word.declined.map_or(Ok(()), Err)))
     };
@@ -127,7 +131,7 @@ mod tests {
         assert_eq!(say(&path, Command::Abort).await.unwrap(), Some(Ok(())));
         assert_eq!(say(&path, Command::Abort).await.unwrap(), Some(Err("not now".to_owned())));
         leader.await.unwrap();
-        assert!(say(&path, Command::Go).await.unwrap().unwrap().is_err());
+        assert_eq!(say(&path, Command::Go).await.unwrap(), None, "the leader has ended");
         drop(door);
         assert!(!path.exists());
     }

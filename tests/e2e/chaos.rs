@@ -70,6 +70,9 @@ const LANES: [Lane; 4] = [
 /// How long the daemon waits for a run that has lost its connections, in seconds.
 const LINK_LOST_S: u64 = 60;
 
+/// How long a run may take, in seconds: many sites share a machine, and a hang is for ever.
+const PATIENCE_S: u64 = 300;
+
 /// The window is 4 MiB, and each pipe holds one.
 const LARGE: usize = 10 << 20;
 
@@ -338,7 +341,7 @@ impl Chaos {
             *tally.kinds.entry(kind).or_default() += u32::from(hit);
         }
         tally.lap(1, &mut since);
-        let first = run.wait(90);
+        let first = run.wait(PATIENCE_S);
         tally.lap(2, &mut since);
         assert!(!first.stderr.contains("panicked"), "{}", first.stderr);
         // Killed, done, or with an error that says why.
@@ -350,7 +353,7 @@ impl Chaos {
             let of_daemon: Vec<u32> = children(self.site.daemon_pid()).into_iter().map(|(pid, _)| pid).collect();
             left_over(&self.site).iter().all(|pid| of_daemon.contains(pid))
         });
-        let again = lane.start(&self.site, &[]).wait(90);
+        let again = lane.start(&self.site, &[]).wait(PATIENCE_S);
         tally.lap(3, &mut since);
         assert_eq!(
             again.code,

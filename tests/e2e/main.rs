@@ -17,6 +17,7 @@ mod common;
 mod crashes;
 mod cutover;
 mod damage;
+mod databases;
 mod enrol;
 mod impostors;
 mod jobs;
@@ -101,6 +102,12 @@ fn main() -> ExitCode {
     .concat();
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
     let required: Vec<&str> = required.split(',').map(str::trim).filter(|r| !r.is_empty()).collect();
+    let no_databases = databases::absent();
+    if let (Some(why), false) = (&no_databases, args.list) {
+        eprintln!("e2e: NO DATABASES HERE, their trials do not run: {why}");
+    }
+    let of_databases = [databases::cases(), cutover::postgres_cases()].concat();
+    let of_databases = of_databases.into_iter().map(|case| (case, no_databases.clone()));
     let mut trials = Vec::new();
     for (backend, kernel) in [("zfs_fuse", false), ("openzfs", true)] {
         let absent = common::look(kernel).err();
@@ -108,8 +115,8 @@ fn main() -> ExitCode {
         if let (Some(why), false) = (&absent, args.list) {
             eprintln!("e2e: NO {backend} HERE, its {} trials do not run: {why}", cases.len());
         }
-        for case in &cases {
-            let (case, absent) = (*case, absent.clone());
+        for (case, lacks) in cases.iter().map(|case| (*case, None)).chain(of_databases.clone()) {
+            let absent = absent.clone().or(lacks);
             let ignored = absent.is_some() && !must_be;
             let trial = move || match absent {
                 Some(why) => Err(Failed::from(why)),

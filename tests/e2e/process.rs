@@ -138,20 +138,16 @@ pub fn wait_for(what: &str, within_s: u64, mut ready: impl FnMut() -> bool) {
 
 /// Living children of a process, with their arguments.
 pub fn children(parent: u32) -> Vec<(u32, Vec<String>)> {
-    let is_child = |pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // After the name in parentheses: state, then the parent.
-        let rest = stat.rsplit(") ").next().unwrap_or_default();
-        let mut words = rest.split(' ');
-        let alive = words.next() != Some("Z");
-        alive && words.next() == Some(&parent.to_string())
-    };
     let arguments = |pid: u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect()
     };
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| is_child(*pid)).map(|pid| (pid, arguments(pid))).collect()
+    // Each thread has its own. Far cheaper than a look at all processes, and trials look every few milliseconds.
+    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    let pids: Vec<u32> =
+        lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    pids.into_iter().filter(|pid| is_alive(*pid)).map(|pid| (pid, arguments(pid))).collect()
 }
 
 /// The `zfs VERB …` that `parent` has started, if it runs. Without arguments it is only asked for its usage.

@@ -178,6 +178,20 @@ impl Site {
         }
     }
 
+    /// A daemon on east as well. It is killed when dropped.
+    pub fn start_daemon_here(&self, environment: &[(&str, &str)]) -> Running {
+        let path = self.dir.join("east.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        if !text.starts_with("listen") {
+            fs::write(&path, format!("listen = \"127.0.0.1:0\"\n{text}")).unwrap();
+        }
+        let environment = [&[("RUST_LOG", "info")], environment].concat();
+        let args = ["--config", &*path.to_string_lossy()];
+        let running = Running::start(&program("zmigrated"), &args, &self.dir.join("daemon-here"), &environment);
+        wait_for("zmigrated on east to be ready", 20, || running.stderr().contains(" is ready"));
+        running
+    }
+
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().unwrap().id()
     }

@@ -26,8 +26,8 @@ use crate::{
     types::{DatasetName, Failure, FailureClass, human_bytes, human_rate},
 };
 
-/// How often a leader is looked for that owns the ledger and has no door yet.
-const DOOR_TRIES: u32 = 20;
+/// How often a leader is looked for that owns the ledger and has no door yet, or none any more.
+const DOOR_TRIES: u32 = 60;
 /// How often, and for how long, a source is looked at that is to serve again: a minute.
 const BREAK_LOOK_EVERY: Duration = Duration::from_millis(100);
 const BREAK_LOOKS: u32 = 600;
@@ -281,6 +281,14 @@ pub fn say(global: &Global, id: CutoverId, command: Command, output: &Output) ->
     let code = runtime.block_on(async {
         let mut tries = 0;
         loop {
+            // Whoever it was said to may have ended after it was done and before it could tell.
+            if let (Command::Abort, Some((_, story, it))) = (command, find(&*ledgers, id)?)
+                && it.progress().phase == Phase::RolledBack
+            {
+                let object = object(&story, &it, Some(End::Over));
+                output.result(&object, text(&object));
+                return Ok(0);
+            }
             if let Some(told) = at_the_door(&host::door(&config, id), command).await? {
                 told.map_err(|why| declined(id, &why))?;
                 return follow(&*ledgers, &name, command, output).await;

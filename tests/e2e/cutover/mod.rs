@@ -3,13 +3,17 @@
 
 mod faults;
 mod matrix;
+mod postgres;
 mod story;
+mod trouble;
 
 use crate::Case;
 
 pub fn cases() -> Vec<Case> {
-    [story::cases(), faults::cases(), matrix::cases()].concat()
+    [story::cases(), faults::cases(), trouble::cases(), matrix::cases()].concat()
 }
+
+pub use postgres::cases as postgres_cases;
 
 mod bench {
     //! A unit that moves between east and west, and its writer.
@@ -150,9 +154,13 @@ done
         }
 
         pub fn start_with(&self, more: &[&str], environment: &[(&str, &str)]) -> Running {
+            self.start_within("60s", more, environment)
+        }
+
+        pub fn start_within(&self, downtime: &str, more: &[&str], environment: &[(&str, &str)]) -> Running {
             let (east, west) = (self.east(), format!("west:{}", self.west()));
             let args =
-                ["cutover", "start", &east, &west, "--hook", "writer", "--max-downtime", "60s", "--output", "json"];
+                ["cutover", "start", &east, &west, "--hook", "writer", "--max-downtime", downtime, "--output", "json"];
             self.site.start_with(&[&args[..], more].concat(), environment)
         }
 

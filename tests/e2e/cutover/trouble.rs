@@ -1,0 +1,231 @@
+//! Troubles that come while it is under way: the link goes, a person thinks better of it, the command dies for good, the delta
+//! does not shrink, a clock is wrong.
+
+use std::{collections::BTreeMap, thread::sleep, time::Duration};
+
+use rustix::process::Signal;
+
+use super::bench::{Bench, is_writable, json};
+use crate::{
+    Case, cases,
+    process::{Running, wait_for},
+    proxy::Proxy,
+    zfs::{create, populate, tags},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        the_link_is_cut_in_each_phase,
+        the_link_falls_silent,
+        an_abort_in_each_phase,
+        passes_that_do_not_shrink,
+        pairs_move_as_one,
+        the_daemon_goes_on_where_the_command_died,
+        what_replicates_home,
+        a_clock_an_hour_off,
+    ]
+}
+
+/// As they are shown, in their order.
+const PHASES: [&str; 10] =
+    ["seed", "catch-up", "arming", "quiesce", "fence", "final sync", "verify", "promote", "activate", "release"];
+
+/// Waits until it says that this phase has begun, or has ended; true if it is at work.
+fn comes_to(running: &mut Running, phase: &str) -> bool {
+    let line = format!(": {phase}");
+    let mut ended = false;
+    wait_for(phase, 60, || {
+        ended = running.has_ended();
+        ended || running.stderr().contains(&line)
+    });
+    !ended
+}
+
+/// A bench whose link a trial can break, which is noticed after a few seconds.
+fn with_proxy() -> (Bench, Proxy) {
+    let mut bench = Bench::new();
+    bench.site.limits.push_str("\nidle_timeout_s = 5\nlink_lost_after_s = 60");
+    let proxy = Proxy::to(bench.site.port, &[]);
+    let grants = format!("{}cutover = [\"{}/in\"]\n", bench.site.default_grant(), bench.site.west);
+    bench.site.write_configs(&grants, Some(proxy.port));
+    bench.site.signal_daemon(Signal::TERM);
+    bench.site.reap_daemon(20);
+    bench.site.start_daemon();
+    (bench, proxy)
+}
+
+/// It ends by itself, or after `resume`; then one side serves, with every record. Returns its result.
+#[track_caller]
+fn ends_well(bench: &mut Bench, running: Running, phase: &str) -> String {
+    let done = running.wait(120);
+    let result = match done.code {
+        Some(0 | 8) => json(&done),
+        _ => json(&bench.cutover(&["resume", bench.status()["id"].as_str().unwrap()])),
+    };
+    let result = result["result"].as_str().unwrap().to_owned();
+    assert!(["done", "rolled_back"].contains(&&*result), "{phase}: {result}\n{}{}", done.stdout, done.stderr);
+    wait_for(&format!("{phase}: the writer to run"), 30, || bench.writer_runs());
+    bench.wait_for_records(2);
+    bench.stop_writing();
+    assert_eq!(bench.assert_one_side_has_it_all(), result == "done", "{phase}: {result}");
+    result
+}
+
+fn the_link_is_cut_in_each_phase() {
+    let (mut bench, proxy) = with_proxy();
+    let mut met = 0;
+    for phase in PHASES {
+        bench.write();
+        let mut running = bench.start(&["--tries", "5"]);
+        if comes_to(&mut running, phase) && proxy.cut_now() > 0 {
+            met += 1;
+        }
+        ends_well(&mut bench, running, phase);
+        bench.afresh();
+    }
+    assert!(met >= PHASES.len() - 2, "only {met} cuts met a cutover under way");
+}
+
+fn the_link_falls_silent() {
+    let (mut bench, proxy) = with_proxy();
+    for phase in ["quiesce", "final sync", "promote"] {
+        bench.write();
+        let mut running = bench.start(&["--tries", "5"]);
+        assert!(comes_to(&mut running, phase), "{phase}: it ended too early");
+        proxy.silence();
+        ends_well(&mut bench, running, phase);
+        bench.afresh();
+    }
+}
+
+fn an_abort_in_each_phase() {
+    let mut bench = Bench::new();
+    let mut ends = BTreeMap::new();
+    for phase in PHASES {
+        bench.write();
+        let mut running = bench.start(&[]);
+        comes_to(&mut running, phase);
+        let said = running.stderr();
+        let id = said.split("cutover ").nth(1).and_then(|rest| rest.split([':', ' ']).next()).unwrap().to_owned();
+        let aborted = bench.cutover(&["abort", &id]);
+        // Too late is said, and changes nothing.
+        assert!(matches!(aborted.code, Some(0 | 3)), "{phase}: {aborted:?}");
+        let result = ends_well(&mut bench, running, phase);
+        assert_eq!(result == "rolled_back", aborted.code == Some(0), "{phase}: {aborted:?}");
+        *ends.entry(result).or_insert(0) += 1;
+        bench.afresh();
+    }
+    assert!(ends["rolled_back"] >= 2 && ends["done"] >= 1, "{ends:?}");
+}
+
+fn passes_that_do_not_shrink() {
+    // No delta is small enough for a millisecond.
+    let mut bench = Bench::new();
+    bench.write();
+    let result = json(&bench.start_within("1ms", &["--not-converging", "abort"], &[]).wait(120).must(8));
+    assert_eq!(result["result"], "rolled_back");
+    assert!(bench.writer_runs(), "the writer was never stopped");
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all());
+    bench.afresh();
+    bench.write();
+    let more = ["--not-converging", "go", "--outage-limit", "60s"];
+    assert_eq!(json(&bench.start_within("1ms", &more, &[]).wait(120).must(0))["result"], "done");
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+    bench.afresh();
+    bench.write();
+    let asks = json(&bench.start_within("1ms", &["--outage-limit", "60s"], &[]).wait(120).must(9));
+    let id = asks["id"].as_str().unwrap();
+    assert!(asks["needs"].as_str().unwrap().contains("go"), "{asks}");
+    assert!(bench.writer_runs() && is_writable(&bench.east()));
+    assert_eq!(json(&bench.cutover(&["go", id]).must(0))["result"], "done");
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+fn pairs_move_as_one() {
+    let bench = Bench::new();
+    let (here, there) = (bench.site.e("logs"), bench.site.w("in/kept/logs"));
+    create(&here);
+    create(&bench.site.w("in/kept"));
+    populate(&here, 5, 300_000);
+    bench.write();
+    let result = json(&bench.start(&["--also", &format!("{here}={there}")]).wait(120).must(0));
+    assert_eq!(result["result"], "done");
+    assert!(!is_writable(&here) && is_writable(&there), "the second pair moved as well");
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+    let tag = tags(&there).into_iter().next_back().unwrap();
+    bench.site.assert_same_files(&format!("{here}@{tag}"), &format!("{there}@{tag}"));
+    json(&bench.cutover(&["back", result["id"].as_str().unwrap()]).must(0));
+    assert!(is_writable(&here) && !is_writable(&there));
+}
+
+fn the_daemon_goes_on_where_the_command_died() {
+    for point in ["lead:after:fence", "lead:after:promote"] {
+        let bench = Bench::new();
+        bench.write();
+        let here = bench.site.start_daemon_here(&[]);
+        assert_eq!(bench.start_with(&[], &[("ZMIGRATE_CRASH_AT", point)]).wait(120).code, None);
+        wait_for("the daemon to lead it to its end", 60, || bench.status()["phase"] == "done");
+        assert!(here.stderr().contains("nobody leads it any more"), "{}", here.stderr());
+        wait_for("the writer", 20, || bench.writer_runs());
+        bench.wait_for_records(3);
+        bench.stop_writing();
+        assert!(bench.assert_one_side_has_it_all());
+    }
+}
+
+fn what_replicates_home() {
+    let bench = Bench::new();
+    bench.write();
+    let here = bench.site.start_daemon_here(&[]);
+    let id = json(&bench.start(&["--reverse"]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    let at_the_end = tags(&bench.east());
+    wait_for("a pass home", 30, || tags(&bench.east()).iter().any(|tag| !at_the_end.contains(tag)));
+    assert!(!is_writable(&bench.east()) && is_writable(&bench.west()), "a copy is no serving side");
+    bench.wait_for_records(5);
+    drop(here);
+    json(&bench.cutover(&["back", &id]).must(0));
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all(), "east serves again");
+}
+
+fn a_clock_an_hour_off() {
+    let ahead = |library: &str| {
+        [("LD_PRELOAD", library), ("FAKETIME", "+1h"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("NO_FAKE_STAT", "1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
+    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+    assert!(std::path::Path::new(library).exists(), "{library} is missing: scripts/setup installs it");
+    let mut bench = Bench::new();
+    bench.write();
+    // West is an hour ahead.
+    bench.site.bury_daemon();
+    bench.site.daemon_environment = ahead(library).into();
+    bench.site.start_daemon();
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    assert!(bench.site.log().contains("clock") || bench.status()["phase"] == "done");
+    bench.wait_for_records(3);
+    json(&bench.cutover(&["back", &id]).must(0));
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all());
+    // East is.
+    bench.site.bury_daemon();
+    bench.site.daemon_environment.clear();
+    bench.site.start_daemon();
+    bench.afresh();
+    bench.write();
+    let environment = ahead(library);
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let result = json(&bench.start_with(&[], &environment).wait(120).must(0));
+    assert_eq!(result["result"], "done");
+    // What was measured is no hour.
+    assert!(result["downtime_ms"].as_u64().unwrap() < 60_000, "{result}");
+    sleep(Duration::from_millis(20));
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
