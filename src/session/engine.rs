@@ -31,7 +31,7 @@ use crate::{
     },
     types::{
         DatasetName, Failure, FailureClass, Guid,
-        listing::{Capabilities, PropertySource},
+        listing::{Capabilities, Property, PropertySource},
     },
     wire::message::{Listed, Reply, Request, RoleOfDataset},
 };
@@ -450,24 +450,36 @@ impl EngineSession {
         &self,
         dataset: &DatasetName,
         wanted: &[(String, String)],
-    ) -> Result<Vec<String>, Failure> {
+    ) -> Result<Vec<(String, String)>, Failure> {
         let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
-        let missing = |found: &[crate::types::listing::Property]| -> Vec<(String, String)> {
+        let found = self.zfs().get(dataset.as_str(), &names).await?;
+        self.mend(dataset, &found, wanted).await
+    }
+
+    /// The same, of what was `found` already. Each that is set is read back.
+    pub(super) async fn mend(
+        &self,
+        dataset: &DatasetName,
+        found: &[Property],
+        wanted: &[(String, String)],
+    ) -> Result<Vec<(String, String)>, Failure> {
+        let missing = |found: &[Property]| -> Vec<(String, String)> {
             let is_set = |name: &str, value: &str| {
                 found.iter().any(|p| p.name == name && p.value == value && p.source == PropertySource::Local)
             };
             wanted.iter().filter(|(name, value)| !is_set(name, value)).cloned().collect()
         };
-        let unset = missing(&self.zfs().get(dataset.as_str(), &names).await?);
+        let unset = missing(found);
         if unset.is_empty() {
-            return Ok(Vec::new());
+            return Ok(unset);
         }
         self.zfs().set(dataset, &unset).await?;
+        let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
         let still = missing(&self.zfs().get(dataset.as_str(), &names).await?);
         if let Some((name, value)) = still.first() {
             return Err(Failure::new(FailureClass::Zfs, format!("{dataset} does not take {name}={value}")));
         }
-        Ok(unset.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+        Ok(unset)
     }
 
     pub(super) async fn capabilities(&self, dataset: &DatasetName) -> Result<Capabilities, Failure> {

@@ -25,8 +25,8 @@ use crate::{
         token::ResumeToken,
     },
     types::{
-        DatasetName, Failure, FailureClass, SnapshotName,
-        listing::{Capabilities, DatasetKind, HELD, JOB, MANIFEST_PROPERTIES},
+        DatasetName, Failure, FailureClass, Guid, SnapshotName,
+        listing::{Capabilities, DatasetKind, HELD, JOB, MANIFEST_PROPERTIES, PropertySource},
     },
     wire::message::{ReceiveStep, SendStep, Transferred},
 };
@@ -145,7 +145,14 @@ pub(super) async fn open_receive(
 ) -> Result<Option<Transfer>, Failure> {
     let dataset = step.snapshot.dataset();
     let capabilities = session.capabilities(&dataset).await?;
-    match session.guid_of(step.snapshot.as_str()).await? {
+    let from = async {
+        match &step.from {
+            Some(from) => session.guid_of(from.as_str()).await,
+            None => Ok(None),
+        }
+    };
+    let (there, from_there) = tokio::try_join!(session.guid_of(step.snapshot.as_str()), from)?;
+    match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
             after_receive(session, &dataset, &step, &capabilities).await?;
@@ -155,7 +162,7 @@ pub(super) async fn open_receive(
         None => {}
     }
     if let (Some(from), Some(guid)) = (&step.from, step.from_guid)
-        && session.guid_of(from.as_str()).await? != Some(guid)
+        && from_there != Some(guid)
     {
         return Err(refused(format!("{from} changed since the run was planned; run it again")));
     }
@@ -234,19 +241,28 @@ async fn after_receive(
         }
     }
     let protections = protections(step.kind, capabilities);
-    let mended = session.ensure(dataset, &protections).await?;
+    let wanted: Vec<(String, String)> =
+        protections.iter().cloned().chain([(JOB.to_owned(), step.job.to_string())]).collect();
+    // One look for all of it: each is a command, for each step of each dataset.
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).chain([HELD]).collect();
+    let found = session.engine.zfs.get(dataset.as_str(), &names).await?;
+    let mended = session.mend(dataset, &found, &wanted).await?;
+    let mended: Vec<String> = mended
+        .iter()
+        .filter(|pair| protections.contains(pair))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     // Where they could not be set by the receive itself, setting them now is the plan and no news.
     let is_news = !step.creates || (capabilities.receive_properties && !step.resumes);
     if is_news && !mended.is_empty() {
         warnings.push(format!("{dataset} was not protected as it should be; set again: {}", mended.join(" ")));
     }
-    session.ensure(dataset, &[(JOB.to_owned(), step.job.to_string())]).await?;
+    let recorded = found.iter().find(|p| p.name == HELD && p.source == PropertySource::Local);
     if capabilities.holds {
         let tag = hold_tag(&step.job);
         session.engine.zfs.hold(&tag, std::slice::from_ref(&step.snapshot)).await?;
         // What this step started from, and what an earlier one recorded but did not come to release.
-        let recorded = session.engine.zfs.get(dataset.as_str(), &[HELD]).await?;
-        let recorded = recorded.first().and_then(|p| dataset.snapshot(&p.value.parse().ok()?).ok());
+        let recorded = recorded.and_then(|p| dataset.snapshot(&p.value.parse().ok()?).ok());
         let mut older: Vec<SnapshotName> = step.from.iter().cloned().chain(recorded).collect();
         older.retain(|name| name.dataset() == *dataset && *name != step.snapshot);
         older.dedup();
@@ -255,7 +271,10 @@ async fn after_receive(
         }
     }
     // Last: a target that names its newest snapshot here is protected and held.
-    session.ensure(dataset, &[(HELD.to_owned(), step.snapshot.tag().to_string())]).await?;
+    let newest = step.snapshot.tag().to_string();
+    if recorded.is_none_or(|p| p.value != newest) {
+        session.engine.zfs.set(dataset, &[(HELD.to_owned(), newest)]).await?;
+    }
     Ok(warnings)
 }
 
@@ -268,21 +287,25 @@ pub(super) async fn open_send(
 ) -> Result<Transfer, Failure> {
     let capabilities = session.capabilities(&step.snapshot.dataset()).await?;
     let mut to_hold = vec![step.snapshot.clone()];
-    let mut names = vec![(step.snapshot.to_string(), step.to_guid)];
-    if let Some((base, guid)) = &step.base {
-        match base {
-            Base::Snapshot(snapshot) => {
-                to_hold.push(snapshot.clone());
-                names.push((snapshot.to_string(), *guid));
-            }
-            Base::Bookmark(bookmark) => names.push((bookmark.to_string(), *guid)),
+    let base = match &step.base {
+        Some((Base::Snapshot(snapshot), guid)) => {
+            to_hold.push(snapshot.clone());
+            Some((snapshot.to_string(), *guid))
         }
-    }
-    for (name, guid) in names {
-        if session.guid_of(&name).await? != Some(guid) {
-            return Err(refused(format!("{name} was destroyed or replaced since the run was planned; run it again")));
+        Some((Base::Bookmark(bookmark), guid)) => Some((bookmark.to_string(), *guid)),
+        None => None,
+    };
+    let is_there = async |name: &str, guid: Guid| match session.guid_of(name).await? {
+        Some(found) if found == guid => Ok(()),
+        _ => Err(refused(format!("{name} was destroyed or replaced since the run was planned; run it again"))),
+    };
+    let base_is_there = async {
+        match &base {
+            Some((name, guid)) => is_there(name, *guid).await,
+            None => Ok(()),
         }
-    }
+    };
+    tokio::try_join!(is_there(step.snapshot.as_str(), step.to_guid), base_is_there)?;
     if let Some(token) = &step.resume {
         check_token(token, &step)?;
     }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -40,7 +41,8 @@ impl ZfsCommand {
         // together depends on another.
         let several = self.tools().await?.exact_list;
         let groups: Vec<&[(String, String)]> = if several { vec![properties] } else { properties.chunks(1).collect() };
-        for group in groups {
+        // Those that wait for the disk together wait once.
+        let each = groups.into_iter().map(|group| async move {
             let names: Vec<&str> = group.iter().map(|(name, _)| name.as_str()).collect();
             let operation = format!("set {} of {}", names.join(", "), subject(datasets));
             let assignments = group.iter().map(|(name, value)| args::assignment(name, value));
@@ -50,8 +52,9 @@ impl ZfsCommand {
             for list in argument_lists(&strs(datasets)) {
                 self.plain(&operation, &[&["set"], assignments.as_slice(), list].concat()).await?;
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        join_all(each).await.into_iter().collect()
     }
 
     pub(super) async fn inherit_on_all(

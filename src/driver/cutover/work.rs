@@ -39,11 +39,13 @@ const PATIENCE: u32 = 60;
 /// The pause between passes while it is held: the target stays this close behind.
 const HELD_PASSES: Duration = Duration::from_secs(10);
 
-/// `zfs` commands of an outage at the source that a pass does not have: read the properties, unmount, set, look, snapshot,
-/// look, verify. Counted in the code of the fence.
-const SOURCE_COMMANDS: u64 = 10;
-/// The same at the target: verify, look, set, mount.
-const TARGET_COMMANDS: u64 = 10;
+/// `zfs` commands one after the other in an outage at the source that a pass does not have: look, unmount, set (all at once),
+/// look; look by the final snapshot; verify (three, while the target does). Counted in the code of the fence.
+const SOURCE_COMMANDS: u64 = 8;
+/// The same at the target: look, mark, set (all at once), look, mount; and what these take beyond a look.
+const TARGET_COMMANDS: u64 = 7;
+/// Bytes that are sent in no time, so that all of what a pass of so few takes is what any takes.
+const SMALL_PASS: u64 = 4 << 20;
 /// Questions of an outage that go to the peer, one round trip each.
 const QUESTIONS: u64 = 5;
 
@@ -139,8 +141,8 @@ impl Worker {
         let round_trip = self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default();
         let report = {
             let mut measured = self.measured();
-            // The first pass measures the rate, and says nothing of what a transfer costs whatever its size.
-            let first = !std::mem::replace(&mut measured.is_warm, true);
+            // A large first pass measures the rate, and says nothing of what a transfer costs whatever its size.
+            let first = !std::mem::replace(&mut measured.is_warm, true) && moved.bytes > SMALL_PASS;
             let sending = if first {
                 moved.transfers
             } else {

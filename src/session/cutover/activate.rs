@@ -116,8 +116,8 @@ pub(super) async fn activate(
     let names: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
     // Before anything becomes writable, so that nothing is received into it any more.
     zfs.set_all(&names, &[(SERVING.to_owned(), leg.to_string())]).await?;
-    take_away(zfs, &all, FENCE).await?;
-    restore(zfs, &all, &wanted).await?;
+    let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &wanted));
+    unmarked.and(restored)?;
     // What the source inherited, the target inherits from other parents: where that makes a difference, the value is set.
     let all = datasets(zfs, unit).await?;
     let differs = |s: &&Saved| {

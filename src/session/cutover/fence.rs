@@ -5,8 +5,11 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     path::{Path, PathBuf},
 };
+
+use futures_util::future::join_all;
 
 use super::{
     Tools,
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     cutover::{leg::Leg, record::Saved},
-    port::zfs::{Zfs, ZfsErrorKind},
+    port::zfs::{Zfs, ZfsErrorKind, ZfsResult},
     types::{
         DatasetName, Failure, FailureClass,
         listing::{DatasetInfo, DatasetKind, FENCE, PropertySource},
@@ -63,13 +66,16 @@ pub(super) async fn fence(
             closed?;
         }
         let every: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
-        // After the unmount: a filesystem that is mounted does not become read-only everywhere.
-        zfs.set_all(&every, &[pairs("readonly", "on"), pairs(FENCE, &leg.to_string())].concat()).await?;
         let mountable: Vec<DatasetName> =
             all.iter().filter(|d| value(d, "canmount") == Some("on")).map(|d| d.name.clone()).collect();
+        // After the unmount: a filesystem that is mounted does not become read-only everywhere.
+        let (marks, noauto) =
+            ([pairs("readonly", "on"), pairs(FENCE, &leg.to_string())].concat(), pairs("canmount", "noauto"));
+        let mut work = vec![zfs.set_all(&every, &marks)];
         if !mountable.is_empty() {
-            zfs.set_all(&mountable, &pairs("canmount", "noauto")).await?;
+            work.push(zfs.set_all(&mountable, &noauto));
         }
+        together(work).await?;
         let now = datasets(zfs, unit).await?;
         if let Some(open) = now.iter().find(|d| !is_closed(d, leg)) {
             return Err(zfs_failed(format!("{} is not fenced although everything was done for it", open.name)));
@@ -157,6 +163,12 @@ pub(super) async fn take_away(zfs: &dyn Zfs, all: &[DatasetInfo], mark: &str) ->
     Ok(())
 }
 
+/// Carries all of it out at once, and tells the first failure when all has ended: each change waits for the pool to write, and
+/// those that wait together wait for the same writing.
+async fn together<F: Future<Output = ZfsResult<()>>>(work: Vec<F>) -> Result<(), Failure> {
+    join_all(work).await.into_iter().collect::<ZfsResult<()>>().map_err(Failure::from)
+}
+
 /// Whether a property is as it was noted, with its source.
 fn is_as_noted(all: &[DatasetInfo], saved: &Saved) -> bool {
     let now = all.iter().find(|d| d.name == saved.dataset).and_then(|d| d.property(&saved.property));
@@ -183,13 +195,11 @@ pub(super) async fn restore(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved])
             }
         }
     }
-    for ((property, received), datasets) in inherit {
-        zfs.inherit_all(&datasets, property, received).await?;
-    }
-    for ((property, value), datasets) in set {
-        zfs.set_all(&datasets, &pairs(property, value)).await?;
-    }
-    Ok(())
+    let set: Vec<_> = set.into_iter().map(|((property, value), datasets)| (datasets, pairs(property, value))).collect();
+    let inherited =
+        inherit.iter().map(|((property, received), datasets)| zfs.inherit_all(datasets, property, *received));
+    let all = inherited.chain(set.iter().map(|(datasets, pairs)| zfs.set_all(datasets, pairs))).collect();
+    together(all).await
 }
 
 /// Mounts what is noted as mounted, parents first.
