@@ -23,10 +23,12 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Begins in the guest what `inside` enters. /sys is read-only, by which systemd knows that devices are not its business: the guest
-/// has a udevd already. /tmp is its own, as it empties that.
+/// has a udevd already, and what would make device nodes is masked, or /dev/zfs would lose the mode that udev gave it. /tmp is
+/// its own, as systemd empties that.
 const SYSTEMD: &str = "mkdir -p /sys/fs/cgroup/zmlab; echo $$ >/sys/fs/cgroup/zmlab/cgroup.procs; \
      exec unshare --mount --pid --cgroup --ipc --fork --kill-child bash -c \"mount -t proc proc /proc; mount --bind /proc/sys /proc/sys; \
-     mount -o remount,bind,ro /proc/sys; mount -t tmpfs -o mode=755 run /run; mount -t tmpfs tmp /tmp; umount /sys/fs/cgroup; \
+     mount -o remount,bind,ro /proc/sys; mount -t tmpfs -o mode=755 run /run; mkdir -p /run/systemd/system; \
+     ln -s /dev/null /run/systemd/system/systemd-tmpfiles-setup-dev.service; mount -t tmpfs tmp /tmp; umount /sys/fs/cgroup; \
      mount -t cgroup2 cgroup /sys/fs/cgroup; mount -o remount,bind,ro /sys; mount --make-rshared /; \
      exec env -i container=zmlab PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --unit=sysinit.target --show-status=no\"";
 
@@ -45,6 +47,17 @@ fn made(end: &str) -> Option<PathBuf> {
     files.into_iter().find(|path| path.to_string_lossy().ends_with(end))
 }
 
+/// The same package without compression: an emulated guest takes minutes for it, each time.
+fn unpressed(deb: &Path, dir: &Path) -> String {
+    let (tree, new) = (dir.join("tree"), dir.join("zmigrate.deb"));
+    let run = |flags: &[&str], from: &Path, to: &Path| {
+        assert!(Command::new("dpkg-deb").args(flags).args([from, to]).status().unwrap().success());
+    };
+    run(&["-R"], deb, &tree);
+    run(&["--root-owner-group", "-Znone", "-b"], &tree, &new);
+    new.to_string_lossy().into_owned()
+}
+
 /// Runs a script where systemd is process 1.
 #[track_caller]
 fn inside(guest: Guest, script: &str) -> String {
@@ -60,10 +73,10 @@ fn is_active(guest: Guest) {
 }
 
 fn package_from_installation_to_purge(w: &World) {
+    let scratch = tempfile::tempdir().unwrap();
     let pair = Pair { target: "tank/dst/package/in/here".into(), ..w.pair("package", 4) };
-    let deb = made(".deb").unwrap();
-    let install = format!("dpkg -i /root/{}", deb.file_name().unwrap().to_string_lossy());
-    w.two.lab("cp", &[&deb.to_string_lossy()]);
+    let install = "dpkg -i /root/zmigrate.deb";
+    w.two.lab("cp", &[&unpressed(&made(".deb").unwrap(), scratch.path())]);
     w.two.sh(&format!("setsid bash -c '{SYSTEMD}' >{DIR}/systemd.log 2>&1 </dev/null & echo $! >{DIR}/systemd.pid"));
     let ready = format!("nsenter -t $(pgrep -P $(cat {DIR}/systemd.pid)) -m -p systemctl is-active sysinit.target");
     w.two.until(Duration::from_secs(300), &ready);
@@ -71,7 +84,7 @@ fn package_from_installation_to_purge(w: &World) {
     w.two.sh(&format!("{files} >{DIR}/before"));
 
     // Installed: there is a user, a place for its state, and nothing that runs, as nothing is configured.
-    inside(w.two, &install);
+    inside(w.two, install);
     inside(w.two, "systemctl is-enabled zmigrated; ! systemctl is-active zmigrated; ! systemctl is-failed zmigrated");
     let owned = inside(w.two, "stat -c \"%n %U %a\" /var/lib/zmigrate /etc/zmigrate /etc/zmigrate/pki");
     assert_eq!(owned, "/var/lib/zmigrate zmigrate 700\n/etc/zmigrate root 755\n/etc/zmigrate/pki zmigrate 700");
@@ -111,7 +124,7 @@ fn package_from_installation_to_purge(w: &World) {
     // Installed over itself, as by an update: another process, and the state is the same.
     let pid = || inside(w.two, "systemctl show -P MainPID zmigrated");
     let before = pid();
-    inside(w.two, &install);
+    inside(w.two, install);
     is_active(w.two);
     assert_ne!(pid(), before);
 
@@ -120,7 +133,7 @@ fn package_from_installation_to_purge(w: &World) {
         w.two,
         "dpkg -r zmigrate; ! pgrep -x zmigrated; ! test -e /usr/bin/zmigrated; test -e /etc/zmigrate/pki/node.key; test -e /var/lib/zmigrate",
     );
-    inside(w.two, &install);
+    inside(w.two, install);
     is_active(w.two);
     w.change(&pair, "s2", 100);
     assert_eq!(push().steps().len(), 1);
@@ -142,7 +155,7 @@ pub const REMOVE: &str = "if [ -e /root/zmlab/systemd.pid ]; then p=$(cat /root/
      if grep -qs '^unshare' /proc/$p/comm; then kill -9 $p; sleep 1; fi; rm -f /root/zmlab/systemd.pid; fi; \
      if dpkg -s zmigrate >/dev/null 2>&1; then dpkg --purge --force-all zmigrate >/dev/null 2>&1; fi; \
      if id zmigrate >/dev/null 2>&1; then userdel zmigrate; fi; \
-     rm -rf /etc/zmigrate /var/lib/zmigrate /root/zmigrate_*.deb; if [ -L /dev/log ]; then rm /dev/log; fi; \
+     rm -rf /etc/zmigrate /var/lib/zmigrate /root/zmigrate.deb; if [ -L /dev/log ]; then rm /dev/log; fi; \
      if [ -d /sys/fs/cgroup/zmlab ]; then find /sys/fs/cgroup/zmlab -depth -type d -exec rmdir {} + || true; fi";
 
 /// As a container's root directory, with /dev/zfs and nothing else of the guest; Docker itself is tried in `tests/package`.
