@@ -1,6 +1,8 @@
-//! What test programs share that work on a real ZFS: which one is here, commands around it, scratch pools, noise.
+//! What test programs share that work on a real ZFS: which one is here, commands around it, scratch pools, noise; a Docker Engine.
 
 #![allow(dead_code, reason = "each test program uses its own part of it")]
+
+pub mod engine;
 
 use std::{
     fs,

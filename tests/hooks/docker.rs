@@ -1,10 +1,8 @@
-//! A Docker Engine of our own: no bridge, no rules of iptables, an image made of one static busybox.
+//! A Docker Engine of our own, with an image made of one static busybox.
 
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,7 +12,11 @@ use zmigrate::{
     port::hook::{HookErrorKind, HookVerb},
 };
 
-use crate::{Case, call, common::run, need};
+use crate::{
+    Case, call,
+    common::{engine::Engine, run},
+    need,
+};
 
 pub fn look() -> Result<(), String> {
     need(&["dockerd", "docker", "busybox"])
@@ -30,101 +32,46 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-struct Engine {
-    dir: tempfile::TempDir,
-    daemon: Child,
+/// An engine with the image `box`.
+fn engine() -> Engine {
+    let it = Engine::new();
+    let root = it.dir().join("root/bin");
+    fs::create_dir_all(&root).unwrap();
+    fs::copy(run("which", &["busybox"]).unwrap().trim(), root.join("busybox")).unwrap();
+    symlink("busybox", root.join("sh")).unwrap();
+    let at = |name: &str| it.dir().join(name).display().to_string();
+    run("tar", &["-C", &at("root"), "-cf", &at("root.tar"), "."]).unwrap();
+    it.docker(&["import", &at("root.tar"), "box"]).unwrap();
+    it
 }
 
-impl Engine {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        let log = fs::File::create(at("log")).unwrap();
-        let daemon = Command::new("dockerd")
-            .args([
-                "--data-root",
-                &at("data"),
-                "--exec-root",
-                &at("exec"),
-                "-p",
-                &at("pid"),
-                "-H",
-                &format!("unix://{}", at("s")),
-            ])
-            .args(["--bridge=none", "--iptables=false", "--ip-forward=false", "--storage-driver=vfs"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let it = Self { dir, daemon };
-        let began = Instant::now();
-        while it.docker(&["version"]).is_err() {
-            let log = || fs::read_to_string(it.dir.path().join("log")).unwrap_or_default();
-            assert!(began.elapsed() < Duration::from_secs(60), "dockerd does not come up: {}", log());
-            sleep(Duration::from_millis(200));
-        }
-        let root = it.dir.path().join("root/bin");
-        fs::create_dir_all(&root).unwrap();
-        fs::copy(run("which", &["busybox"]).unwrap().trim(), root.join("busybox")).unwrap();
-        symlink("busybox", root.join("sh")).unwrap();
-        let (tar, root) =
-            (it.dir.path().join("root.tar").display().to_string(), it.dir.path().join("root").display().to_string());
-        run("tar", &["-C", &root, "-cf", &tar, "."]).unwrap();
-        it.docker(&["import", &tar, "box"]).unwrap();
-        it
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("s")
-    }
-
-    fn docker(&self, args: &[&str]) -> Result<String, String> {
-        run("docker", &[&["-H", &format!("unix://{}", self.socket().display())], args].concat())
-    }
-
-    /// A container that is made and not started.
-    fn create(&self, name: &str, options: &[&str], script: &str) -> HookKind {
-        let args =
-            [&["create", "--name", name, "--network", "none"], options, &["box", "/bin/sh", "-c", script]].concat();
-        self.docker(&args).unwrap();
-        HookKind::Docker { container: name.parse().unwrap(), socket: self.socket() }
-    }
-
-    fn status(&self, name: &str) -> String {
-        self.docker(&["inspect", "-f", "{{.State.Status}}", name]).unwrap().trim().to_owned()
-    }
+/// A container that is made and not started.
+fn create(engine: &Engine, name: &str, options: &[&str], script: &str) -> HookKind {
+    let args = [&["create", "--name", name, "--network", "none"], options, &["box", "/bin/sh", "-c", script]].concat();
+    engine.docker(&args).unwrap();
+    HookKind::Docker { container: name.parse().unwrap(), socket: engine.socket() }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if let Ok(all) = self.docker(&["ps", "-aq"]) {
-            for id in all.split_whitespace() {
-                let _ = self.docker(&["rm", "-f", id]);
-            }
-        }
-        // dockerd ends its containerd on SIGTERM.
-        let _ = run("kill", &[&self.daemon.id().to_string()]);
-        let _ = self.daemon.wait();
-    }
+fn status(engine: &Engine, name: &str) -> String {
+    engine.docker(&["inspect", "-f", "{{.State.Status}}", name]).unwrap().trim().to_owned()
 }
 
 const SERVE: &str = "trap 'exit 0' TERM; while :; do busybox sleep 0.1; done";
 
 fn a_container_is_stopped_and_started_also_twice() {
-    let engine = Engine::new();
-    let kind = engine.create("web-1", &[], SERVE);
+    let engine = engine();
+    let kind = create(&engine, "web-1", &[], SERVE);
     call(&kind, HookVerb::Prepare, 10).unwrap();
-    assert_eq!(engine.status("web-1"), "created");
+    assert_eq!(status(&engine, "web-1"), "created");
     for _ in 0..2 {
         call(&kind, HookVerb::Start, 10).unwrap();
-        assert_eq!(engine.status("web-1"), "running");
+        assert_eq!(status(&engine, "web-1"), "running");
     }
     call(&kind, HookVerb::Check, 10).unwrap();
     for _ in 0..2 {
         let said = call(&kind, HookVerb::Stop, 10).unwrap();
         assert_eq!(said.lines, ["container web-1 ended with exit code 0"]);
-        assert_eq!(engine.status("web-1"), "exited");
+        assert_eq!(status(&engine, "web-1"), "exited");
     }
     call(&kind, HookVerb::Start, 10).unwrap();
     engine.docker(&["pause", "web-1"]).unwrap();
@@ -133,38 +80,38 @@ fn a_container_is_stopped_and_started_also_twice() {
 }
 
 fn a_container_that_hangs_is_killed_by_docker() {
-    let engine = Engine::new();
-    let kind = engine.create("deaf", &[], "trap '' TERM; while :; do busybox sleep 0.1; done");
+    let engine = engine();
+    let kind = create(&engine, "deaf", &[], "trap '' TERM; while :; do busybox sleep 0.1; done");
     call(&kind, HookVerb::Start, 10).unwrap();
     let began = Instant::now();
     let said = call(&kind, HookVerb::Stop, 2).unwrap();
     assert!((2..10).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert_eq!(said.lines, ["container deaf ended with exit code 137"]);
-    assert_eq!(engine.status("deaf"), "exited");
+    assert_eq!(status(&engine, "deaf"), "exited");
 }
 
 fn a_container_that_does_not_stay_up_is_told() {
-    let engine = Engine::new();
-    let kind = engine.create("short", &[], "exit 7");
+    let engine = engine();
+    let kind = create(&engine, "short", &[], "exit 7");
     // It may still have been seen running by the start; the check sees it down.
     let _ = call(&kind, HookVerb::Start, 10);
-    while engine.status("short") == "running" {
+    while status(&engine, "short") == "running" {
         sleep(Duration::from_millis(50));
     }
     let down = call(&kind, HookVerb::Check, 5).unwrap_err();
     assert!(down.cause.contains("container short does not stay up (exit code 7); see docker logs short"), "{down}");
-    let kind = engine.create("again", &["--restart", "always"], "exit 7");
+    let kind = create(&engine, "again", &["--restart", "always"], "exit 7");
     let _ = call(&kind, HookVerb::Start, 10);
     sleep(Duration::from_secs(2));
     call(&kind, HookVerb::Stop, 10).unwrap();
     sleep(Duration::from_secs(2));
-    assert_eq!(engine.status("again"), "exited", "it was stopped, so it is not started again");
+    assert_eq!(status(&engine, "again"), "exited", "it was stopped, so it is not started again");
 }
 
 fn a_container_is_well_when_its_health_check_says_so() {
-    let engine = Engine::new();
+    let engine = engine();
     let health = ["--health-cmd", "busybox test -e /well", "--health-interval", "1s", "--health-retries", "2"];
-    let ill = engine.create("ill", &health, SERVE);
+    let ill = create(&engine, "ill", &health, SERVE);
     call(&ill, HookVerb::Start, 10).unwrap();
     let error = call(&ill, HookVerb::Check, 4).unwrap_err();
     assert_eq!(error.kind, HookErrorKind::TimedOut);
@@ -172,19 +119,19 @@ fn a_container_is_well_when_its_health_check_says_so() {
         error.cause.contains("is \"unhealthy\", not healthy") || error.cause.contains("is \"starting\""),
         "{error}"
     );
-    let well = engine.create("well", &health, &format!("busybox sleep 2; : > /well; {SERVE}"));
+    let well = create(&engine, "well", &health, &format!("busybox sleep 2; : > /well; {SERVE}"));
     call(&well, HookVerb::Start, 10).unwrap();
     call(&well, HookVerb::Check, 20).unwrap();
 }
 
 fn a_container_or_an_engine_that_is_not_there_is_told() {
-    let engine = Engine::new();
+    let engine = engine();
     let kind = HookKind::Docker { container: "nobody".parse().unwrap(), socket: engine.socket() };
     for verb in [HookVerb::Prepare, HookVerb::Stop, HookVerb::Start, HookVerb::Check] {
         let error = call(&kind, verb, 5).unwrap_err();
         assert!(error.cause.contains("No such container: nobody"), "{error}");
     }
-    let kind = HookKind::Docker { container: "nobody".parse().unwrap(), socket: engine.dir.path().join("none") };
+    let kind = HookKind::Docker { container: "nobody".parse().unwrap(), socket: engine.dir().join("none") };
     let error = call(&kind, HookVerb::Prepare, 5).unwrap_err();
     assert!(error.kind == HookErrorKind::Missing && error.cause.contains("No such file or directory"), "{error}");
 }

@@ -2,7 +2,7 @@
 //! link, processes that are killed and a guest that loses its power.
 //!
 //! `scripts/lab up 1; scripts/lab up 2` first. Without both guests every trial is reported as ignored, aloud, and never
-//! as passed; `ZMIGRATE_REQUIRE=lab` turns their absence into failures. Three trials run side by side, but for
+//! as passed; `ZMIGRATE_REQUIRE=lab` turns their absence into failures, and `lab,package` also that of the packages. Three trials run side by side, but for
 //! those that must be [`ALONE`]. **The pool `tank` of
 //! both guests is destroyed** before and after, and so is everything else that the suite makes in them.
 
@@ -20,6 +20,7 @@ mod many;
 mod mutants;
 #[path = "../mutants/mutate.rs"]
 mod mutate;
+mod package;
 mod panics;
 #[path = "../mutants/rng.rs"]
 mod rng;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         // First what takes longest.
         mutants::CASES,
         many::CASES,
+        package::CASES,
         unprivileged::CASES,
         trees::CASES,
         volume::CASES,
@@ -89,14 +91,15 @@ fn main() -> ExitCode {
     .concat();
     assert!(ALONE.iter().all(|alone| cases.iter().any(|(name, _)| name == alone)), "ALONE names what is no trial");
     let required = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default();
-    let required = required.split(',').any(|word| word.trim() == "lab");
+    let required = |what: &str| required.split(',').any(|word| word.trim() == what);
     let absent = if args.list { None } else { setup::absent().err().map(Arc::new) };
     if let Some(why) = &absent {
         eprintln!("lab: NO LAB HERE, its {} trials do not run: {why}", cases.len());
     }
     let trial = |(name, run): Case| {
-        let absent = absent.clone();
-        let ignored = absent.is_some() && !required;
+        let unmade = package::missing(name).map(Arc::new);
+        let ignored = absent.is_some() && !required("lab") || unmade.is_some() && !required("package");
+        let absent = absent.clone().or(unmade);
         let body = move || match absent {
             Some(why) => Err(Failed::from(&*why)),
             None => in_world(name, run),

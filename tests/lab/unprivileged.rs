@@ -7,12 +7,13 @@ use crate::{
 
 pub const CASES: &[Case] = &[("unprivileged_target", unprivileged_target)];
 
-/// The commands of the documentation that allow something on the target, in the trial's own names.
-fn allow(target: &str) -> String {
+/// The commands of the documentation that allow a user something on the target, in the trial's own names.
+pub fn allow(user: &str, target: &str) -> String {
     let text = include_str!("../../docs/unprivileged.md");
     let commands = text.lines().filter(|line| line.starts_with("zfs allow ") && line.ends_with(" tank/from-dc1"));
-    let commands: Vec<_> =
-        commands.map(|line| line.replace("-u zmigrate", "-u zmlab").replace("tank/from-dc1", target)).collect();
+    let commands: Vec<_> = commands
+        .map(|line| line.replace("-u zmigrate", &format!("-u {user}")).replace("tank/from-dc1", target))
+        .collect();
     assert!(!commands.is_empty(), "docs/unprivileged.md names no command");
     commands.join("; ")
 }
@@ -27,7 +28,7 @@ fn unprivileged_target(w: &World) {
          chown -R zmlab: {at}; \
          setsid setpriv --reuid zmlab --regid zmlab --clear-groups zmigrated -v --config {at}/zmigrate.toml \
          >{at}/log 2>&1 </dev/null & echo $! >{DIR}/unprivileged.pid",
-        allow("tank/dst/user")
+        allow("zmlab", "tank/dst/user")
     ));
     w.two.until(std::time::Duration::from_secs(10), &format!("grep 'is ready' {at}/log"));
     assert_eq!(w.two.sh(&format!("ps -o user= -p $(cat {DIR}/unprivileged.pid)")), "zmlab");
