@@ -121,7 +121,7 @@ fn a_container_is_well_when_its_health_check_says_so() {
     );
     let well = create(&engine, "well", &health, &format!("busybox sleep 2; : > /well; {SERVE}"));
     call(&well, HookVerb::Start, 10).unwrap();
-    call(&well, HookVerb::Check, 20).unwrap();
+    call(&well, HookVerb::Check, 90).unwrap();
 }
 
 fn a_container_or_an_engine_that_is_not_there_is_told() {

@@ -4,6 +4,7 @@
 //! running is often the very service that it was to start. The output of such a service is read as long as zmigrate runs.
 
 use std::{
+    io::PipeReader,
     os::fd::OwnedFd,
     path::Path,
     process::{ExitStatus, Stdio},
@@ -11,12 +12,15 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    io::ioctl_fionread,
+    process::{Pid, Signal, kill_process_group},
+};
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe::Receiver,
     process::{Child, Command},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::Trouble;
@@ -25,6 +29,11 @@ use crate::{
     limits::{MAX_HOOK_LINES_LOGGED, TERM_GRACE},
 };
 
+/// How long what a command wrote until its end may take to be read. It waits in the pipe, so this is never reached, unless
+/// somebody whom it left behind writes without a pause.
+const READ_WITHIN: Duration = Duration::from_secs(2);
+/// How often the pipe is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// After a command has ended its output ends at once, unless it left somebody behind who keeps it open.
 const OUTPUT_GRACE: Duration = Duration::from_millis(300);
 /// After SIGKILL a process is gone at once, unless it waits in the kernel; then nobody can end it.
@@ -104,6 +113,7 @@ pub async fn run(
     // It owns our copy of the writing end, which must be closed for the output to end.
     drop(command);
     let mut group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+    let unread = reader.try_clone().map_err(cannot)?;
     let reader = Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(cannot)?;
     let tail = Arc::new(Mutex::new(Tail::default()));
     let mut pump = tokio::spawn(pump(reader, Arc::clone(&tail), spot.hook.to_owned(), spot.verb));
@@ -116,6 +126,7 @@ pub async fn run(
         }
         Err(_) => (None, end(&mut child, &group).await),
     };
+    let _ = timeout(READ_WITHIN, emptied(unread)).await;
     // What it left running goes on writing to the pipe, and is read on.
     let _ = timeout(OUTPUT_GRACE, &mut pump).await;
     let lines = lock(&tail).lines();
@@ -139,6 +150,13 @@ async fn end(child: &mut Child, group: &Group) -> bool {
     let went = timeout(TERM_GRACE, child.wait()).await.is_ok();
     group.signal(Signal::KILL);
     went || timeout(KILL_GRACE, child.wait()).await.is_ok()
+}
+
+/// Returns once nothing is left in the pipe.
+async fn emptied(pipe: PipeReader) {
+    while ioctl_fionread(&pipe).is_ok_and(|bytes| bytes > 0) {
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Reads to the end of the output, logs it, and keeps its last lines.
