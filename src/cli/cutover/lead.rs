@@ -96,6 +96,21 @@ fn object(story: &Story, it: &Coordinator, end: Option<End>) -> Object {
     }
 }
 
+/// An abort has done what it was to do where the source serves, and not where it reached the target too late.
+fn measure_by(object: &mut Object, command: Option<Command>) {
+    if command != Some(Command::Abort) {
+        return;
+    }
+    match object.result {
+        "rolled_back" => object.exit_code = 0,
+        "done" => {
+            object.exit_code = FailureClass::Refused.exit_code();
+            note(format_args!("cutover {}: the target had been promoted before the abort reached it", object.id));
+        }
+        _ => {}
+    }
+}
+
 fn text(object: &Object) -> String {
     let mut text = String::new();
     let (id, source, target) = (object.id, &object.source, &object.target);
@@ -193,7 +208,8 @@ pub async fn run(
     let object = end.map(|end| object(lead.story(), lead.coordinator(), Some(end)));
     drop((door, lead));
     let _ = shown.await;
-    let object = object?;
+    let mut object = object?;
+    measure_by(&mut object, first);
     output.result(&object, text(&object));
     Ok(object.exit_code)
 }
@@ -285,9 +301,10 @@ pub fn say(global: &Global, id: CutoverId, command: Command, output: &Output) ->
             if let (Command::Abort, Some((_, story, it))) = (command, find(&*ledgers, id)?)
                 && it.progress().phase == Phase::RolledBack
             {
-                let object = object(&story, &it, Some(End::Over));
+                let mut object = object(&story, &it, Some(End::Over));
+                measure_by(&mut object, Some(command));
                 output.result(&object, text(&object));
-                return Ok(0);
+                return Ok(object.exit_code);
             }
             if let Some(told) = at_the_door(&host::door(&config, id), command).await? {
                 told.map_err(|why| declined(id, &why))?;
@@ -324,10 +341,7 @@ async fn follow(
         let kept = it.progress();
         if kept.phase.is_end() || kept.question.is_some() {
             let mut object = object(&story, &it, Some(End::Question));
-            // What was asked for is what came of it.
-            if command == Command::Abort && object.result == "rolled_back" {
-                object.exit_code = 0;
-            }
+            measure_by(&mut object, Some(command));
             output.result(&object, text(&object));
             return Ok(object.exit_code);
         }
@@ -347,8 +361,7 @@ async fn take_over(
     let context = Arc::new(run_context(global, &peer, 1)?);
     let (notices, heard) = mpsc::unbounded_channel();
     let lead = Lead::take_over(context, &*host::ledgers(config), name, notices)?;
-    let code = run(global, config, lead, heard, command, output).await?;
-    Ok(if command == Some(Command::Abort) && code == 8 { 0 } else { code })
+    run(global, config, lead, heard, command, output).await
 }
 
 /// Goes on with one cutover, or with all that are not over.
