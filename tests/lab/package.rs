@@ -85,7 +85,10 @@ fn package_from_installation_to_purge(w: &World) {
 
     // Installed: there is a user, a place for its state, and nothing that runs, as nothing is configured.
     inside(w.two, install);
-    inside(w.two, "systemctl is-enabled zmigrated; ! systemctl is-active zmigrated; ! systemctl is-failed zmigrated");
+    inside(
+        w.two,
+        "systemctl is-enabled zmigrated; if systemctl is-active zmigrated; then exit 1; fi; if systemctl is-failed zmigrated; then exit 1; fi",
+    );
     let owned = inside(w.two, "stat -c \"%n %U %a\" /var/lib/zmigrate /etc/zmigrate /etc/zmigrate/pki");
     assert_eq!(owned, "/var/lib/zmigrate zmigrate 700\n/etc/zmigrate root 755\n/etc/zmigrate/pki zmigrate 700");
     assert!(inside(w.two, "getent passwd zmigrate").ends_with(":/var/lib/zmigrate:/usr/sbin/nologin"));
@@ -131,7 +134,7 @@ fn package_from_installation_to_purge(w: &World) {
     // Removed: it is stopped, and what is the node's own stays. So it goes on when it is back.
     inside(
         w.two,
-        "dpkg -r zmigrate; ! pgrep -x zmigrated; ! test -e /usr/bin/zmigrated; test -e /etc/zmigrate/pki/node.key; test -e /var/lib/zmigrate",
+        "dpkg -r zmigrate; if pgrep -x zmigrated; then exit 1; fi; if test -e /usr/bin/zmigrated; then exit 1; fi; test -e /etc/zmigrate/pki/node.key; test -e /var/lib/zmigrate",
     );
     inside(w.two, install);
     is_active(w.two);
@@ -142,7 +145,7 @@ fn package_from_installation_to_purge(w: &World) {
     // Purged: what is left is what the node was given, and its user.
     inside(
         w.two,
-        "dpkg --purge zmigrate; ! test -e /var/lib/zmigrate; ! test -e /run/zmigrate; test -e /etc/zmigrate/pki/node.key",
+        "dpkg --purge zmigrate; if test -e /var/lib/zmigrate; then exit 1; fi; if test -e /run/zmigrate; then exit 1; fi; test -e /etc/zmigrate/pki/node.key",
     );
     let left = w.two.sh(&format!("{files} | comm -13 {DIR}/before - | grep -vE '^/etc/(zmigrate(/.*)?|(passwd|group|shadow|gshadow|subuid|subgid)-)$' || true"));
     assert_eq!(left, "");
