@@ -16,6 +16,7 @@ use crate::{
 
 pub fn cases() -> Vec<Case> {
     cases![
+        a_zfs_that_works_late_is_asked_again,
         a_stream_with_one_wrong_bit_is_found,
         a_stream_that_ends_early_is_found,
         a_full_target_says_so_and_goes_on_when_there_is_room,
@@ -289,4 +290,30 @@ fn a_done_that_is_lost_with_the_daemon_is_made_up_for() {
 
 fn a_done_that_is_lost_with_everybody_is_made_up_for() {
     lose_the_word(true);
+}
+
+/// A `zfs` whose module or daemon is not there yet.
+const LATE: &str = r#"
+if [ -e "$DIR/absent" ]; then
+  echo "internal error: failed to initialize ZFS library" >&2
+  exit 1
+fi
+exec zfs "$@"
+"#;
+
+fn a_zfs_that_works_late_is_asked_again() {
+    let mut site = Site::quiet();
+    site.west_more = site.wrapped_zfs("late", LATE);
+    let absent = site.dir.join("absent");
+    fs::write(&absent, "").unwrap();
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let db = site.source("db", 10_000);
+    let done = site.push("db", "in/db", &[]);
+    assert_ne!(done.code, Some(0));
+    let done = done.says(&["failed to initialize ZFS library"]);
+    assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+    fs::remove_file(absent).unwrap();
+    site.push("db", "in/db", &[]).must(0);
+    site.assert_equal(&db, &site.w("in/db"));
 }

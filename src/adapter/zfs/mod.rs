@@ -102,17 +102,25 @@ impl ZfsCommand {
             }
             Ok(out.stdout + &out.stderr)
         };
+        // What is not usage is why there is none: no kernel module, no daemon, no permission. That may pass, and is not kept.
+        let usage = async |args: &[&str]| -> ZfsResult<String> {
+            let out = self.zfs(operation, args).await?;
+            if out.stdout.contains("usage:") || out.stderr.contains("usage:") {
+                return Ok(out.stdout + &out.stderr);
+            }
+            Err(out.failure(operation, out.kind().unwrap_or(ZfsErrorKind::Other)))
+        };
         // Without arguments each prints its usage and does nothing. The hold changes nothing: there is no such pool.
         // (zfs-fuse's `hold` and `release` work although its `holds` may not.)
         let (version, send, receive, snapshot, bookmark, get, list, create, hold) = tokio::try_join!(
             text(&["version"]),
-            text(&["send"]),
-            text(&["receive"]),
-            text(&["snapshot"]),
-            text(&["bookmark"]),
-            text(&["get"]),
-            text(&["list", "-?"]),
-            text(&["create"]),
+            usage(&["send"]),
+            usage(&["receive"]),
+            usage(&["snapshot"]),
+            usage(&["bookmark"]),
+            usage(&["get"]),
+            usage(&["list", "-?"]),
+            usage(&["create"]),
             text(&["hold", "zmigrate:probe", "zmigrate-no-such-pool@zmigrate-no-such-snapshot"]),
         )?;
         let mut texts = Texts { version, send, receive, snapshot, bookmark, get, list, create, hold };
