@@ -113,7 +113,7 @@ fn a_container_is_well_when_its_health_check_says_so() {
     let health = ["--health-cmd", "busybox test -e /well", "--health-interval", "1s", "--health-retries", "2"];
     let ill = create(&engine, "ill", &health, SERVE);
     call(&ill, HookVerb::Start, 10).unwrap();
-    let error = call(&ill, HookVerb::Check, 4).unwrap_err();
+    let error = call(&ill, HookVerb::Check, 12).unwrap_err();
     assert_eq!(error.kind, HookErrorKind::TimedOut);
     assert!(
         error.cause.contains("is \"unhealthy\", not healthy") || error.cause.contains("is \"starting\""),

@@ -155,17 +155,23 @@ impl Work<'_> {
     /// Running, and healthy where its image or its options say how that is found out.
     pub(super) async fn container_is_well(&self, container: &ContainerName, socket: &Path) -> Outcome {
         let engine = Engine::new(socket, self.until);
+        let mut last = None;
+        let ill = |health: &str| Trouble::timed_out(format!("container {container} is {health:?}, not healthy"));
         loop {
-            let state = engine.inspect(container).await.map_err(EngineError::trouble)?;
+            let state = match (engine.inspect(container).await, &last) {
+                (Ok(state), _) => state,
+                // The time ran out while it was asked again: what it said before is the reason.
+                (Err(e), Some(health)) if e.timed_out => return Err(ill(health)),
+                (Err(e), _) => return Err(e.trouble()),
+            };
             Self::runs(container, &state)?;
             let health = state.health.map(|health| printable(&health.status));
             match health.as_deref() {
                 None | Some("" | "none" | "healthy") => return Ok(Vec::new()),
-                Some(health) if Instant::now() + ASK_EVERY >= self.until => {
-                    return Err(Trouble::timed_out(format!("container {container} is {health:?}, not healthy")));
-                }
+                Some(health) if Instant::now() + ASK_EVERY >= self.until => return Err(ill(health)),
                 Some(_) => sleep(ASK_EVERY).await,
             }
+            last = health;
         }
     }
 
