@@ -145,8 +145,10 @@ pub fn children(parent: u32) -> Vec<(u32, Vec<String>)> {
     // Each thread has its own. Far cheaper than a look at all processes, and trials look every few milliseconds.
     let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
-    let pids: Vec<u32> =
+    let mut pids: Vec<u32> =
         lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    // The oldest first.
+    pids.sort_unstable();
     pids.into_iter().filter(|pid| is_alive(*pid)).map(|pid| (pid, arguments(pid))).collect()
 }
 
