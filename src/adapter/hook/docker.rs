@@ -155,7 +155,7 @@ impl Work<'_> {
     /// Running, and healthy where its image or its options say how that is found out.
     pub(super) async fn container_is_well(&self, container: &ContainerName, socket: &Path) -> Outcome {
         let engine = Engine::new(socket, self.until);
-        let mut last = None;
+        let mut last: Option<String> = None;
         let ill = |health: &str| Trouble::timed_out(format!("container {container} is {health:?}, not healthy"));
         loop {
             let state = match (engine.inspect(container).await, &last) {
