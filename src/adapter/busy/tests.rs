@@ -74,7 +74,10 @@ impl Drop for Site {
 fn a_mount_that_nobody_uses_is_held_by_nobody() {
     let Some(site) = Site::new() else { return };
     fs::write(site.path().join("file"), "x").unwrap();
-    assert_eq!(site.look().processes, []);
+    // Who clones the mounts meanwhile, as another test's zfs-fuse may, has them as well.
+    let holders = site.look().processes;
+    let holds = holders.iter().flat_map(|holder| &holder.holds);
+    assert!(holds.clone().all(|hold| matches!(hold, Hold::Mount(_))), "{holders:?}");
 }
 
 #[test]
