@@ -5,7 +5,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use super::bench::{is_writable, json};
@@ -156,5 +155,4 @@ fn postgresql_moves_under_pgbench() {
     more(5);
     whole(count(), "east");
     assert!(is_writable(&east) && !is_writable(&west));
-    std::thread::sleep(Duration::from_millis(10));
 }

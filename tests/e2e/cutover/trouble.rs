@@ -1,7 +1,7 @@
 //! Troubles that come while it is under way: the link goes, a person thinks better of it, the command dies for good, the delta
 //! does not shrink, a clock is wrong.
 
-use std::{collections::BTreeMap, thread::sleep, time::Duration};
+use std::collections::BTreeMap;
 
 use rustix::process::Signal;
 
@@ -207,7 +207,7 @@ fn a_clock_an_hour_off() {
     bench.site.daemon_environment = ahead(library).into();
     bench.site.start_daemon();
     let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
-    assert!(bench.site.log().contains("clock") || bench.status()["phase"] == "done");
+    assert_eq!(bench.status()["phase"], "done");
     bench.wait_for_records(3);
     json(&bench.cutover(&["back", &id]).must(0));
     bench.wait_for_records(3);
@@ -225,7 +225,6 @@ fn a_clock_an_hour_off() {
     assert_eq!(result["result"], "done");
     // What was measured is no hour.
     assert!(result["downtime_ms"].as_u64().unwrap() < 60_000, "{result}");
-    sleep(Duration::from_millis(20));
     bench.stop_writing();
     assert!(bench.assert_one_side_has_it_all());
 }
