@@ -72,8 +72,9 @@ pub fn engine(config: &Config) -> Arc<Engine> {
         zfs: Arc::clone(&zfs),
         ledgers: ledgers(config),
         journal: Arc::clone(&journal),
-        hooks: hooks(config),
+        hooks: Mutex::new(hooks(config)),
         busy: busy(),
+        cannot_mount: cannot_mount(),
     });
     let locks = Arc::new(FileLocks::new(&config.state_dir));
     let engine =
@@ -100,6 +101,17 @@ pub fn ledgers(config: &Config) -> Arc<dyn Ledgers> {
 /// This host's hooks.
 pub fn hooks(config: &Config) -> Arc<dyn Hooks> {
     Arc::new(HostHooks::new(config.hooks.clone(), HookTools::of_the_system(&config.state_dir)))
+}
+
+/// Why a mount of this process would be no mount of the host, if so.
+fn cannot_mount() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some(format!("this process runs as user {}, who may not mount", rustix::process::geteuid().as_raw()));
+    }
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    // Who may not look at process 1 is not told apart; in a container that one is the container's.
+    let (ours, of_host) = (namespace("self")?, namespace("1")?);
+    (ours != of_host).then(|| "this process has a mount namespace of its own, so nobody else would see it".to_owned())
 }
 
 /// Who keeps a mount busy on this host.

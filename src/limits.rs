@@ -47,6 +47,8 @@ pub const MAX_SIZES: usize = 200;
 pub const MAX_JOBS_AT_A_TIME: usize = 8;
 /// Snapshots that one request may prune: one command each, so a peer's lock is held for minutes at most.
 pub const MAX_PRUNED: usize = 1000;
+/// How long a dataset must have been gone at the source before its copy is destroyed, whatever a job says: a day to notice in.
+pub const MIN_GONE: Duration = Duration::from_secs(86_400);
 /// How long a peer asks its ZFS for what it tells of itself: a pool that hangs must not keep a session.
 pub const ABOUT_WITHIN: Duration = Duration::from_secs(20);
 /// How long a listing may take that a person asked for, of datasets or of holds: a million snapshots at 5,000 a second, with a reserve

@@ -3,19 +3,25 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use crate::port::journal::{Entry, Journal, Phase};
 
+/// Bytes after which a new file is begun: some thirty thousand snapshots that went.
+const MAX_FILE_BYTES: u64 = 8 << 20;
+/// Files that are kept: `journal.jsonl`, and `journal.1.jsonl` for the one before it and so on.
+const FILES: usize = 4;
+
 /// See the module.
 #[derive(Debug)]
 pub struct FileJournal {
-    path: PathBuf,
-    file: Mutex<Option<File>>,
+    dir: PathBuf,
+    max_file_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -32,16 +38,39 @@ struct Line<'a> {
 impl FileJournal {
     /// A journal in `state_dir/journal.jsonl`; both are made when first needed.
     pub fn new(state_dir: &Path) -> FileJournal {
-        FileJournal { path: state_dir.join("journal.jsonl"), file: Mutex::new(None) }
+        FileJournal { dir: state_dir.to_owned(), max_file_bytes: MAX_FILE_BYTES }
     }
 
+    /// The file `n` files ago.
+    fn path(&self, n: usize) -> PathBuf {
+        self.dir.join(if n == 0 { "journal.jsonl".to_owned() } else { format!("journal.{n}.jsonl") })
+    }
+
+    /// The newest file, under a lock that other processes keep to: one that was full is put aside first.
     fn open(&self) -> io::Result<File> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(dir)?;
-        let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        // The name itself must survive a crash, too.
-        File::open(dir)?.sync_all()?;
-        Ok(file)
+        fs::create_dir_all(&self.dir)?;
+        loop {
+            let path = self.path(0);
+            let file = OpenOptions::new().append(true).create(true).open(&path)?;
+            flock(&file, FlockOperation::LockExclusive)?;
+            let held = file.metadata()?;
+            // Another process may have put it aside before we had the lock.
+            if fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino())) {
+                if held.len() == 0 {
+                    // The name itself must survive a crash, too.
+                    File::open(&self.dir)?.sync_all()?;
+                }
+                if held.len() < self.max_file_bytes {
+                    return Ok(file);
+                }
+                for n in (0..FILES - 1).rev() {
+                    match fs::rename(self.path(n), self.path(n + 1)) {
+                        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                        _ => {}
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -50,14 +79,9 @@ impl Journal for FileJournal {
         let line = Line { at: jiff::Timestamp::now().to_string(), pid: std::process::id(), by, phase, entry };
         let mut bytes = serde_json::to_vec(&line)?;
         bytes.push(b'\n');
-        let mut file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if file.is_none() {
-            *file = Some(self.open()?);
-        }
-        let Some(open) = file.as_mut() else { return Err(io::Error::other("the journal is not open")) };
-        // One write, in append mode: lines of several processes do not mix.
-        open.write_all(&bytes)?;
-        open.sync_data()
+        let mut file = self.open()?;
+        file.write_all(&bytes)?;
+        file.sync_data()
     }
 }
 
@@ -81,5 +105,28 @@ mod tests {
             (&lines[1]["cause"], &lines[1]["dataset"], &lines[1]["by"]),
             (&"busy".into(), &"tank/a".into(), &"dc1".into())
         );
+    }
+
+    #[test]
+    fn it_does_not_grow_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = FileJournal { dir: dir.path().to_owned(), max_file_bytes: 1000 };
+        let threads = [0, 1].map(|by| {
+            let journal = FileJournal { dir: dir.path().to_owned(), ..journal };
+            std::thread::spawn(move || {
+                for n in 0..40 {
+                    let entry = Entry::AbortPartial { dataset: format!("tank/{by}-{n}").parse().unwrap() };
+                    journal.append("dc1", &Phase::Done, &entry).unwrap();
+                }
+            })
+        });
+        threads.map(|thread| thread.join().unwrap());
+        let text = |n| fs::read_to_string(journal.path(n)).unwrap_or_default();
+        assert!(text(FILES).is_empty() && (1..FILES).all(|n| (1000..1400).contains(&text(n).len())));
+        // The last of each are there, whole, the newest in the newest file.
+        let all: String = (0..FILES).rev().map(text).collect();
+        let lines: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lines.iter().any(|line| line["dataset"] == "tank/0-39") && lines.iter().any(|line| line["dataset"] == "tank/1-39"));
+        assert!(text(0).lines().count() <= lines.len());
     }
 }

@@ -110,6 +110,8 @@ impl Ledgers for FileLedgers {
             );
             file.set_len(whole).and_then(|()| file.sync_data()).map_err(|e| failed(&path, e))?;
         }
+        // A line whose writer was killed before it synced it is read from memory all the same, and will be acted on.
+        file.sync_data().map_err(|e| failed(&path, e))?;
         let ledger = Box::new(FileLedger { file, bytes: whole, broken: false });
         Ok(Opened { ledger, lines })
     }

@@ -3,7 +3,7 @@
 //! The form is that of the Monitoring Plugins' guidelines: the first line says all, figures stand behind a `|`, further
 //! lines are details; the exit code is 0, 1, 2 or 3.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{args::Global, job_args::CheckArgs, output::Output};
@@ -13,6 +13,9 @@ use crate::{
     runner::overview::{JobStatus, overview},
     types::{Failure, JobName},
 };
+
+/// How far ahead of this clock that of a source may be.
+const AHEAD: SignedDuration = SignedDuration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -83,14 +86,14 @@ pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Fai
     };
     // A job that only people start is late by nobody's fault, unless it is asked for.
     let watched = statuses.iter().filter(|status| args.name.is_some() || status.schedule.is_some());
-    let jobs: Vec<Judged> = watched.map(|status| judge(status, args)).collect();
+    let jobs: Vec<Judged> = watched.map(|status| judge(status, args, now)).collect();
     let level = jobs.iter().map(|job| job.level).max_by_key(|level| level.rank()).unwrap_or(Level::Unknown);
     let text = text(level, &jobs, args);
     output.must_say(&CheckObject { level, exit_code: level.exit_code(), jobs }, text);
     Ok(level.exit_code())
 }
 
-fn judge(status: &JobStatus, args: &CheckArgs) -> Judged {
+fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     let max_lag_s = args.max_lag.map(|span| span.as_s()).or(status.max_lag_s);
     let warn_lag_s = args.warn_lag.map(|span| span.as_s());
     let lacking = status.datasets.iter().find(|d| d.common.is_none());
@@ -99,11 +102,19 @@ fn judge(status: &JobStatus, args: &CheckArgs) -> Judged {
         let dataset = worst.map_or(status.source.as_str(), |d| d.source.as_str());
         format!("{dataset} is {} behind", human_seconds(lag))
     };
-    let failed = status.last.as_ref().filter(|last| last.ended.is_some() && last.exit_code != 0);
+    // The one before, while one is at work: otherwise a job that always fails would be well for as long as it tries.
+    let failed = status.last_ended.as_ref().filter(|last| last.exit_code != 0);
+    let ahead = status.datasets.iter().find(|d| d.taken.is_some_and(|taken| taken.duration_since(now) > AHEAD));
     let (level, why) = match (status.lag_s, max_lag_s) {
+        _ if status.error.is_some() => (Level::Unknown, status.error.clone().unwrap_or_default()),
         _ if lacking.is_some() => {
             let dataset = lacking.map_or(status.source.as_str(), |d| d.source.as_str());
             (Level::Critical, format!("{dataset} and its target have no snapshot in common"))
+        }
+        _ if ahead.is_some() => {
+            let dataset = ahead.map_or(status.source.as_str(), |d| d.source.as_str());
+            let why = "is dated in the future: a clock is or was wrong, so the lag is not known";
+            (Level::Warning, format!("the newest snapshot of {dataset} that both sides have {why}"))
         }
         (None, _) => (Level::Critical, "nothing has been replicated yet".to_owned()),
         (Some(lag), Some(max)) if lag > max => {
@@ -114,7 +125,7 @@ fn judge(status: &JobStatus, args: &CheckArgs) -> Judged {
             let why = failed.and_then(|last| last.error.clone()).unwrap_or_default();
             (Level::Warning, format!("{}; the last run failed: {why}", behind(lag)))
         }
-        (Some(lag), _) if status.state == "paused" => (Level::Warning, format!("{}; it is paused", behind(lag))),
+        (Some(lag), _) if status.paused => (Level::Warning, format!("{}; it is paused", behind(lag))),
         (Some(_), None) if warn_lag_s.is_none() => {
             (Level::Unknown, "no limit: give --max-lag, or set max_lag in the job".to_owned())
         }

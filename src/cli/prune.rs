@@ -12,7 +12,7 @@ use super::{
     replicate::stop_on_signal,
 };
 use crate::{
-    driver::{PruneReport, Upkeep},
+    driver::{PruneReport, RetiredReport, Upkeep},
     host,
     runner::{overview::find, preview},
     types::{Failure, JobName},
@@ -27,6 +27,8 @@ struct PruneObject<'a> {
     /// Snapshots that went, or would go.
     dropped: usize,
     datasets: &'a [PruneReport],
+    /// Of the target, gone at the source.
+    deleted: &'a [RetiredReport],
     notes: &'a [String],
 }
 
@@ -48,6 +50,7 @@ pub fn run(global: &Global, args: &Prune, output: &Output) -> Result<u8, Failure
         dry_run: args.dry_run,
         dropped: found.destroyed(),
         datasets: &found.pruned,
+        deleted: &found.retired,
         notes: &found.notes,
     };
     if !output.is_json() {
@@ -70,6 +73,14 @@ fn text(found: &Upkeep, dry_run: bool) -> String {
             let word = if snapshot.keep { "keep" } else { "drop" };
             text.push_str(&format!("  {word}  @{}\n        {}\n", snapshot.tag, snapshot.why));
         }
+    }
+    for report in &found.retired {
+        let word = match (report.result, dry_run) {
+            ("destroyed", true) => "would be destroyed",
+            ("destroyed", false) => "destroyed",
+            (word, _) => word,
+        };
+        text.push_str(&format!("{} (target): {word}\n        {}\n", report.dataset, report.why));
     }
     text.push_str(&match (found.pruned.is_empty(), dry_run, found.destroyed()) {
         (true, _, _) => "the job has no rules (keep, keep_peer), so all snapshots stay".to_owned(),

@@ -16,14 +16,12 @@ use super::{
 };
 use crate::{
     hook::HookKind,
-    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, When, ca::CA_KEY_FILE},
+    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, RENEW_NODE, When, ca::CA_KEY_FILE},
     jobs::{Direction, Job},
     types::{DatasetName, PeerAddress, PeerName},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Time enough to notice a warning and to renew one node.
-const RENEW_NODE: Duration = Duration::from_secs(30 * DAY.as_secs());
 /// Changing the CA touches every node.
 const RENEW_CA: Duration = Duration::from_secs(180 * DAY.as_secs());
 
@@ -129,17 +127,16 @@ impl Findings {
                 format!("zmigrate ca init --dir {} makes an authority; or take [ca] out", dir.display()),
             );
         }
-        for (key, dir) in [("state_dir", &config.state_dir), ("runtime_dir", &config.runtime_dir)] {
-            match fs::metadata(dir) {
-                Ok(meta) if !meta.is_dir() => {
-                    self.add(Severity::Error, format!("{key} {} is not a directory", dir.display()), None);
-                }
-                Ok(_) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    self.add(Severity::Note, format!("{key} {} does not exist yet", dir.display()), None);
-                }
-                Err(e) => self.add(Severity::Error, format!("{key} {}: {e}", dir.display()), None),
+        let dir = &config.state_dir;
+        match fs::metadata(dir) {
+            Ok(meta) if !meta.is_dir() => {
+                self.add(Severity::Error, format!("state_dir {} is not a directory", dir.display()), None);
             }
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                self.add(Severity::Note, format!("state_dir {} does not exist yet", dir.display()), None);
+            }
+            Err(e) => self.add(Severity::Error, format!("state_dir {}: {e}", dir.display()), None),
         }
     }
 

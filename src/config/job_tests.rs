@@ -29,6 +29,7 @@ fn a_job_with_every_key() {
         prefix = "auto"
         keep = "24x1h"
         keep_peer = "last 3"
+        destroy_deleted = "30d"
         before = ["/bin/true", "a b"]
         after = "/bin/false"
         hook_timeout = "2m"
@@ -49,7 +50,8 @@ fn a_job_with_every_key() {
     assert_eq!((db.prefix.as_str(), db.keep.as_ref().unwrap().to_string().as_str()), ("auto", "24 × 1h"));
     assert_eq!((db.bandwidth.otherwise, db.bandwidth.by_hour[0].1), (Some(100 << 20), 20 << 20));
     assert_eq!((plain.snapshot, plain.retries, plain.prefix.as_str()), (false, 3, "plain"));
-    assert!(plain.schedule.trigger.is_none() && plain.keep.is_none());
+    assert_eq!(db.destroy_deleted.map(|s| s.to_string()).as_deref(), Some("30d"));
+    assert!(plain.schedule.trigger.is_none() && plain.keep.is_none() && plain.destroy_deleted.is_none());
 }
 
 #[test]
@@ -69,6 +71,8 @@ fn mistakes_in_jobs_have_their_place() {
         ("before = [\"true\"]", "6:10", "absolute path"),
         ("retries = 1000", "6:11", "must be 0 to 100"),
         ("exclude = [\"a\"]", "6:1", "only recursive = true"),
+        ("destroy_deleted = \"30d\"", "6:19", "only recursive = true"),
+        ("recursive = true\ndestroy_deleted = \"23h\"", "7:19", "a day at least"),
         ("bwlimit = \"0\"", "6:11", "lets nothing through"),
         ("bwlimit_hours = [\"20M\"]", "6:18", "is not like"),
         ("prefix = \"a/b\"", "6:10", "prefix"),

@@ -17,6 +17,7 @@ use crate::{
         schedule::{Bandwidth, Hours, Schedule, Trigger},
         span::Span,
     },
+    limits::MIN_GONE,
     types::{ByteSize, JobName, NameError},
 };
 
@@ -185,6 +186,7 @@ impl Table<'_> {
             prefix: prefix?,
             keep: self.parsed("keep"),
             keep_peer: self.parsed("keep_peer"),
+            destroy_deleted: self.destroy_deleted(recursive),
             before: self.command("before"),
             after: self.command("after"),
             hook_timeout: self.parsed("hook_timeout").unwrap_or(Span::seconds(60)),
@@ -194,6 +196,19 @@ impl Table<'_> {
             target: target?,
         };
         direction.map(|_| job)
+    }
+
+    fn destroy_deleted(&mut self, recursive: bool) -> Option<Span> {
+        const KEY: &str = "destroy_deleted";
+        let after: Span = self.parsed(KEY)?;
+        let (_, at) = self.text(KEY)?;
+        if !recursive {
+            self.problem(&at, KEY, "is for datasets below, which only recursive = true sends");
+        }
+        if after.as_s() < MIN_GONE.as_secs() {
+            self.problem(&at, KEY, "must be a day at least, to notice in");
+        }
+        Some(after)
     }
 
     fn direction(&mut self) -> Option<Direction> {

@@ -63,6 +63,7 @@ pub const KEYS: &[&str] = &[
     "job.NAME.prefix",
     "job.NAME.keep",
     "job.NAME.keep_peer",
+    "job.NAME.destroy_deleted",
     "job.NAME.before",
     "job.NAME.after",
     "job.NAME.hook_timeout",

@@ -177,6 +177,12 @@ pub fn is_made_by(tag: &str, legs: &[CutoverId]) -> bool {
     legs.iter().any(|id| made(id, "pass") || made(id, "final"))
 }
 
+/// Whether a tag is of a snapshot that some cutover makes.
+pub fn is_of_a_cutover(tag: &str) -> bool {
+    let id = tag.strip_prefix("zmigrate_").and_then(|rest| rest.split('_').next()).and_then(|id| id.parse().ok());
+    id.is_some_and(|id| is_made_by(tag, &[id]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,8 +192,10 @@ mod tests {
         let (id, legs) = (CutoverId(0x4f2a), [CutoverId(2), CutoverId(0x4f2a)]);
         assert!(is_made_by(&pass_tag(id, 7), &legs) && is_made_by(&final_tag(id, 7), &legs));
         assert!(!is_made_by(&pass_tag(CutoverId(1), 7), &legs) && !is_made_by(&pass_tag(id, 7), &[]));
+        assert!(is_of_a_cutover(&pass_tag(id, 7)) && is_of_a_cutover(&final_tag(id, 7)));
         for other in ["zmigrate_00004f2a_pass_", "zmigrate_00004f2a_pass_1x", "zmigrate_00004f2a_copy_1", "daily"] {
             assert!(!is_made_by(other, &legs), "{other}");
+            assert!(!is_of_a_cutover(other), "{other}");
         }
     }
 

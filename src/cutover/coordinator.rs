@@ -47,13 +47,15 @@ pub struct Progress {
     pub why: Option<String>,
     /// What a person is asked.
     pub question: Option<Question>,
+    /// A person said go where it held.
+    pub going: bool,
     /// A person said go although the downtime is predicted to be longer than asked.
     pub forced: bool,
 }
 
 impl Progress {
     fn begun(terms: Arc<Terms>, phase: Phase, number: u32) -> Progress {
-        Progress { terms, phase, number, since: None, failures: 0, why: None, question: None, forced: false }
+        Progress { terms, phase, number, since: None, failures: 0, why: None, question: None, going: false, forced: false }
     }
 
     /// The longest outage; after it, and before the decision, it is rolled back.
@@ -68,6 +70,9 @@ impl Progress {
             Record::Begun { terms, phase } => *self = Progress::begun(Arc::clone(terms), phase.clone(), number),
             Record::Moved { phase, at, why } => {
                 self.number = number;
+                if let Phase::Armed { go } = phase {
+                    self.going = *go;
+                }
                 if *phase == Phase::Quiesce {
                     self.since = self.since.or(Some(*at));
                 }
@@ -229,7 +234,9 @@ impl Turn<'_> {
         match self.kept().phase.clone() {
             Phase::Seed | Phase::CatchUp | Phase::Armed { go: false } => self.work(Work::Pass),
             Phase::Armed { go: true } if self.is_working() => {}
-            Phase::Armed { go: true } => self.enter(Phase::Quiesce, None),
+            // Once more, for it may have held for days: what came into being meanwhile has to come up as well, and what would fail
+            // by now fails before the source is stopped.
+            Phase::Armed { go: true } => self.enter(Phase::Arm { side: Side::Source }, None),
             Phase::Arm { side } => {
                 let datasets = terms.roots(side).into();
                 self.ask(side, Ask::Arm { side, datasets, verify: terms.verify });
@@ -309,7 +316,7 @@ impl Turn<'_> {
         let phase = self.kept().phase.clone();
         match (phase, answer.reply) {
             (Phase::Arm { side: Side::Source }, Reply::Armed) => self.enter(Phase::Arm { side: Side::Target }, None),
-            (Phase::Arm { side: Side::Target }, Reply::Armed) if terms.hold => {
+            (Phase::Arm { side: Side::Target }, Reply::Armed) if terms.hold && !self.kept().going => {
                 self.enter(Phase::Armed { go: false }, None);
             }
             (Phase::Arm { side: Side::Target }, Reply::Armed) => self.enter(Phase::Quiesce, None),
@@ -331,6 +338,11 @@ impl Turn<'_> {
             (phase, Reply::Serving) if phase.is_outage() => {
                 let why = "the source serves again: it was not asked to fence in time".to_owned();
                 self.enter(Phase::Retract { served: true }, Some(why));
+            }
+            // The target is promoted. A person broke the fence on the source's host.
+            (Phase::Release { .. } | Phase::Discard, Reply::Serving) => {
+                let why = "the source serves again, by hand, and the target serves as well: two sides may be written to";
+                self.question(Question::Failed { why: why.to_owned() });
             }
             (Phase::Withdraw, Reply::Serving) => self.enter(Phase::Retract { served: true }, None),
             (Phase::Withdraw, Reply::NeedsRuling) => self.enter(Phase::Retract { served: false }, None),
@@ -415,7 +427,7 @@ impl Turn<'_> {
     fn passed(&mut self, phase: &Phase) {
         let terms = Arc::clone(&self.kept().terms);
         match (phase, self.it.meter.verdict(terms.max_downtime)) {
-            (Phase::Armed { go: true }, _) => self.enter(Phase::Quiesce, None),
+            (Phase::Armed { go: true }, _) => self.pursue(),
             // The next one begins with the next tick, so that passes without data do not chase each other.
             (Phase::Armed { go: false }, _) => {}
             (Phase::Seed, _) => self.enter(Phase::CatchUp, None),

@@ -97,7 +97,7 @@ impl Part {
             Part::None => return None,
             Part::Source(_, Stage::Closed) => Side::Source,
             Part::Target(_, Register::Promoted { .. } | Register::Active) => Side::Source,
-            Part::Source(_, Stage::Released) | Part::Target(_, Register::Settled) => Side::Target,
+            Part::Source(_, Stage::Released | Stage::Discarded) | Part::Target(_, Register::Settled) => Side::Target,
             Part::UnknownFence(leg) => return Some(Refusal::UnknownFence { leg: *leg }),
             Part::Source(leg, _) | Part::Target(leg, _) => return Some(Refusal::OtherLeg { leg: *leg }),
         };

@@ -44,43 +44,42 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
             Some(hosts) => hosts.look_after(first),
             None => Ok(()),
         };
-        let found = looked.and_then(|()| leads(&*ledgers));
-        match found {
-            Ok(all) => {
-                for (name, read) in all {
-                    let Ok((story, it)) = read else { continue };
-                    let kept = it.progress();
-                    let id = story.begun.id;
-                    let due = homeward.get(&id).is_none_or(|at| at.elapsed() >= HOMEWARD_EVERY);
-                    if kept.phase == Phase::Done && story.begun.reverse && due {
-                        homeward.insert(id, Instant::now());
-                        if let Err(failure) =
-                            lead_from_here(&daemon, &engine, &config, &name, id, &story.begun.peer, &stop, true)
-                            && failure.class != FailureClass::Locked
-                        {
-                            tracing::error!("cutover {id}: {failure}");
-                        }
-                    }
-                    let goes_on = !kept.phase.is_end() && kept.question.is_none();
-                    if goes_on && (first || kept.phase.may_be_down()) {
-                        let peer = &story.begun.peer;
-                        let leading = lead_from_here(&daemon, &engine, &config, &name, id, peer, &stop, false);
-                        match leading {
-                            Ok(()) => {}
-                            Err(failure) if failure.class == FailureClass::Locked => {}
-                            Err(failure) => tracing::error!("cutover {id}: {failure}"),
-                        }
+        // Also where a host's ledger cannot be read: another cutover is none the worse for it.
+        let found = leads(&*ledgers);
+        let trouble = looked.err().or_else(|| found.as_ref().err().cloned());
+        if let Ok(all) = found {
+            for (name, read) in all {
+                let Ok((story, it)) = read else { continue };
+                let kept = it.progress();
+                let id = story.begun.id;
+                let due = homeward.get(&id).is_none_or(|at| at.elapsed() >= HOMEWARD_EVERY);
+                if kept.phase == Phase::Done && story.begun.reverse && due {
+                    homeward.insert(id, Instant::now());
+                    if let Err(failure) =
+                        lead_from_here(&daemon, &engine, &config, &name, id, &story.begun.peer, &stop, true)
+                        && failure.class != FailureClass::Locked
+                    {
+                        tracing::error!("cutover {id}: {failure}");
                     }
                 }
-                told.clear();
-            }
-            // Once, however often it is looked at.
-            Err(failure) if failure.message == told => {}
-            Err(failure) => {
-                tracing::error!("cutovers cannot be looked after: {failure}");
-                told = failure.message;
+                let goes_on = !kept.phase.is_end() && kept.question.is_none();
+                if goes_on && (first || kept.phase.may_be_down()) {
+                    let peer = &story.begun.peer;
+                    let leading = lead_from_here(&daemon, &engine, &config, &name, id, peer, &stop, false);
+                    match leading {
+                        Ok(()) => {}
+                        Err(failure) if failure.class == FailureClass::Locked => {}
+                        Err(failure) => tracing::error!("cutover {id}: {failure}"),
+                    }
+                }
             }
         }
+        // Once, however often it is looked at.
+        let now = trouble.map(|failure| failure.message).unwrap_or_default();
+        if !now.is_empty() && now != told {
+            tracing::error!("not all cutovers can be looked after: {now}");
+        }
+        told = now;
         first = false;
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}

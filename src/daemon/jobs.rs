@@ -84,9 +84,12 @@ impl Jobs {
         Arc::clone(&self.config.borrow())
     }
 
-    /// From now on the jobs of this configuration are run.
+    /// From now on the jobs of this configuration are run, and its hooks called.
     pub fn reload(&self, config: Config) {
         self.engine.set_needs(host::needs(&config));
+        if let Some(hosts) = &self.engine.cutovers {
+            hosts.set_hooks(host::hooks(&config));
+        }
         self.config.send_replace(Arc::new(config));
     }
 
@@ -114,7 +117,7 @@ impl Jobs {
 
     /// Looks, for as long as the daemon lives.
     pub async fn watch(self: Arc<Self>) {
-        let since = Timestamp::now();
+        let mut since = Timestamp::now();
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watched: BTreeMap<JobName, Watched> = BTreeMap::new();
@@ -124,6 +127,8 @@ impl Jobs {
                 () = self.draining.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            // A clock that was set back takes the beginning along.
+            since = since.min(Timestamp::now());
             let config = self.config();
             // A job that was changed is another one: what it did is read again.
             watched.retain(|name, at| config.jobs.get(name).is_some_and(|now| *now == *at.job));
@@ -185,7 +190,10 @@ impl Jobs {
                 () = this.draining.cancelled() => None,
                 slot = this.slots.acquire() => slot.ok(),
             };
-            if slot.is_some() {
+            // It may have waited long: for others of a time that is over now, or somebody paused it meanwhile.
+            let files = JobFiles::new(&config.state_dir);
+            let may_begin = job.schedule.allows(Timestamp::now()) && !files.is_paused(&job.name);
+            if slot.is_some() && may_begin {
                 let context = JobContext {
                     config,
                     store: Arc::clone(&this.store),

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{Daemon, listen_on};
 use crate::{
+    identity::When,
     runner::overview::{JobStatus, overview},
     types::Failure,
 };
@@ -49,6 +50,7 @@ macro_rules! metrics {
 metrics! {
     "zmigrate_build_info" gauge ["version"] "Always 1; the label says which version runs.",
     "zmigrate_sessions" gauge [""] "Sessions of peers that are open.",
+    "zmigrate_certificate_expires_timestamp_seconds" gauge [""] "When this host's certificate expires, in seconds since 1970.",
     "zmigrate_job_running" gauge ["job_name"] "1 while a run of the job is at work.",
     "zmigrate_job_paused" gauge ["job_name"] "1 while the job is paused.",
     "zmigrate_job_runs_total" counter ["job_name"] "Runs that ended.",
@@ -108,10 +110,11 @@ async fn answer(daemon: &Arc<Daemon>, mut stream: TcpStream) -> std::io::Result<
     let line = request.split(|b| *b == b'\r').next().unwrap_or_default();
     let (status, body) = if line.starts_with(b"GET /metrics ") || line.starts_with(b"GET /metrics?") {
         let (config, sessions) = (daemon.jobs.config(), daemon.registry.open_sessions());
+        let expires = daemon.store.own().not_after;
         // It reads files.
         let read = tokio::task::spawn_blocking(move || overview(&config, None, Timestamp::now())).await;
         match read {
-            Ok(Ok(jobs)) => ("200 OK", render(&jobs, sessions)),
+            Ok(Ok(jobs)) => ("200 OK", render(&jobs, sessions, expires)),
             Ok(Err(failure)) => ("500 Internal Server Error", format!("{failure}\n")),
             Err(_) => ("500 Internal Server Error", "it could not be read\n".to_owned()),
         }
@@ -128,13 +131,14 @@ async fn answer(daemon: &Arc<Daemon>, mut stream: TcpStream) -> std::io::Result<
 }
 
 /// The text of Prometheus' exposition format, version 0.0.4.
-fn render(jobs: &[JobStatus], sessions: usize) -> String {
+fn render(jobs: &[JobStatus], sessions: usize, expires: When) -> String {
     let mut text = String::new();
     for metric in METRICS {
         let mut lines = String::new();
         let short = metric.name.trim_start_matches("zmigrate_");
         match short {
             "build_info" => sample(&mut lines, metric, &[("version", env!("CARGO_PKG_VERSION"))], 1.0),
+            "certificate_expires_timestamp_seconds" => sample(&mut lines, metric, &[], expires.unix_s() as f64),
             "sessions" => sample(&mut lines, metric, &[], sessions as f64),
             _ => jobs.iter().for_each(|job| of_job(&mut lines, metric, short, job)),
         }
@@ -148,11 +152,11 @@ fn render(jobs: &[JobStatus], sessions: usize) -> String {
 }
 
 fn of_job(lines: &mut String, metric: &Metric, short: &str, job: &JobStatus) {
-    let ended = job.last.as_ref().filter(|last| last.ended.is_some());
+    let ended = job.last_ended.as_ref();
     let seconds = |at: jiff::Timestamp| at.as_second() as f64;
     let value = match short {
         "job_running" => Some(f64::from(job.state == "running")),
-        "job_paused" => Some(f64::from(job.state == "paused")),
+        "job_paused" => Some(f64::from(job.paused)),
         "job_runs_total" => Some(job.runs as f64),
         "job_failed_runs_total" => Some(job.failed_runs as f64),
         "job_wire_bytes_total" => Some(job.wire_bytes as f64),
@@ -234,7 +238,7 @@ mod tests {
         let state = JobState {
             source: job.dataset.to_string(),
             target: place(job),
-            last: Some(LastRun { started: now, ended: Some(now), ..LastRun::default() }),
+            last: Some(LastRun { started: now, ended: Some(now), exit_code: 5, ..LastRun::default() }),
             last_good: Some(now),
             lags: vec![lag("", Some(common)), lag("/b", None)],
             runs: 3,
@@ -242,7 +246,7 @@ mod tests {
             ..JobState::default()
         };
         files.save(job, &state).unwrap();
-        let text = render(&overview(&config, None, now).unwrap(), 2);
+        let text = render(&overview(&config, None, now).unwrap(), 2, When::from_unix_s(7));
         for metric in METRICS {
             assert!(
                 text.contains(&format!("# TYPE {} {}\n", metric.name, metric.kind)),
@@ -252,11 +256,22 @@ mod tests {
         }
         for line in [
             "zmigrate_sessions 2",
+            "zmigrate_certificate_expires_timestamp_seconds 7",
+            "zmigrate_job_last_exit_code{job_name=\"db\"} 5",
             "zmigrate_job_runs_total{job_name=\"db\"} 3",
             "zmigrate_job_datasets_without_base{job_name=\"db\"} 1",
             "zmigrate_dataset_lag_seconds{job_name=\"db\",source=\"t/db\",target=\"t/x\"} 90",
             "zmigrate_job_next_start_timestamp_seconds{job_name=\"db\"} 1795669200",
         ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+        }
+        // While the next one is at work, it is still the one before that ended: an alert on it must not begin anew each time.
+        let _lock = files.lock(&job.name).unwrap();
+        let mut state = state;
+        state.begin(LastRun { run: "2".into(), started: now, ..LastRun::default() });
+        files.save(job, &state).unwrap();
+        let text = render(&overview(&config, None, now).unwrap(), 2, When::from_unix_s(7));
+        for line in ["zmigrate_job_running{job_name=\"db\"} 1", "zmigrate_job_last_exit_code{job_name=\"db\"} 5"] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Daemon;
 use crate::{
     identity::{
-        CRL_FILE, IdentityStore,
+        CRL_FILE, IdentityStore, RENEW_NODE, When,
         ca::{Ca, EnrolDirs},
     },
     limits::WATCH_EVERY,
@@ -25,13 +25,30 @@ use crate::{
 /// How soon a list that could not be taken over is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How often it is said that a certificate is about to end.
+const TELL_EVERY: Duration = Duration::from_secs(86_400);
+
+/// A certificate that ends stops everything at once, so it is said early, and each day.
+fn tell_of_the_end(store: &IdentityStore) {
+    let (own, now) = (store.own(), When::now());
+    if now.after(RENEW_NODE) > own.not_after {
+        let hint = format!("renew it: `zmigrate ca issue {} --renew` where the CA is, see docs/authority.md", own.name);
+        tracing::warn!(hint, "the certificate of {} expires {}", own.name, own.not_after);
+    }
+}
+
 /// Looks, for as long as the daemon lives.
 pub(super) async fn watch(daemon: Arc<Daemon>) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut list = daemon.enrolment.as_ref().map(|enrolment| AuthorityList::new(enrolment.dirs().clone()));
+    let mut told: Option<Instant> = None;
     loop {
         ticks.tick().await;
+        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            told = Some(Instant::now());
+            tell_of_the_end(&daemon.store);
+        }
         let store = Arc::clone(&daemon.store);
         // Files: not for the threads of the runtime.
         let looked = tokio::task::spawn_blocking(move || {

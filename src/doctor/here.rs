@@ -1,6 +1,6 @@
 //! Configuration, identity, clock and directories of this host.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use super::{Checks, Patient, rough};
 use crate::{
@@ -13,6 +13,8 @@ use crate::{
 const NOT_BEFORE: u64 = 1_767_225_600;
 /// The journal grows by a few hundred bytes for each thing that is destroyed; below this something else fills the disk.
 const SPACE_WARN: u64 = 100 << 20;
+/// Entries of the state directory that are looked at.
+const MAX_ENTRIES: usize = 1000;
 /// Too little for a day of journal and locks.
 const SPACE_FAIL: u64 = 1 << 20;
 
@@ -73,9 +75,7 @@ pub(super) fn clock(checks: &mut Checks, patient: &Patient) {
 }
 
 pub(super) fn directories(checks: &mut Checks, config: &Config) {
-    for (key, dir) in [("state_dir", &config.state_dir), ("runtime_dir", &config.runtime_dir)] {
-        directory(checks, key, dir);
-    }
+    directory(checks, "state_dir", &config.state_dir);
 }
 
 fn directory(checks: &mut Checks, key: &str, dir: &Path) {
@@ -94,6 +94,19 @@ fn directory(checks: &mut Checks, key: &str, dir: &Path) {
             FailureClass::Usage,
             format!("{key} {shown}: {at} cannot be written ({e})"),
             format!("give it to the user that runs zmigrate: install -d -m 700 -o USER {shown}"),
+        );
+        return;
+    }
+    // What a command made that was run as somebody else.
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(MAX_ENTRIES);
+    if let Some((foreign, e)) =
+        entries.filter_map(|entry| Some((entry.path(), access(entry.path(), Access::WRITE_OK).err()?))).next()
+    {
+        checks.fail(
+            "dirs",
+            FailureClass::Usage,
+            format!("{} cannot be written ({e}): a command was run as another user", foreign.display()),
+            format!("run all commands as one user, and give it everything: chown -R USER {shown}"),
         );
         return;
     }

@@ -63,6 +63,9 @@ pub(super) async fn with_session(
         Direction::Push => (here, there, client.identity().clone()),
         Direction::Pull => (there, here, context.identity.clone()),
     };
+    if options.dry_run && options.snapshot.is_some() {
+        report.notes.push("a run would take a snapshot first, and send it as well; this plan is without it".to_owned());
+    }
     if !options.dry_run {
         lock(&target, &options.target).await?;
         if let Some(tag) = options.snapshot.as_ref().filter(|_| report.snapshot.is_none()) {

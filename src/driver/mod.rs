@@ -16,6 +16,7 @@ mod probe;
 mod report;
 mod side;
 mod step;
+mod retire;
 mod upkeep;
 pub mod verify;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
 pub use probe::{ProbeOptions, ProbeReport, ReceiverSeconds, probe};
 pub use report::{DatasetReport, DatasetResult, Report, StepReport};
+pub use retire::RetiredReport;
 pub use upkeep::{PruneReport, SnapshotReport, Upkeep, UpkeepOptions, upkeep};
 
 use crate::{

@@ -3,7 +3,7 @@
 //! Invariants: what is known of the target is recorded before anything is destroyed on the source; whoever destroys judges
 //! again (`session/prune.rs`), so a decision of this side is only ever a wish.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{
     Direction, RunContext,
     attempt::lock,
+    retire::{RetiredReport, retire},
     side::{Side, unexpected},
     stopped,
 };
@@ -19,13 +20,14 @@ use crate::{
         lag::{Lag, lags},
         names::Prefix,
         retention::Retention,
+        span::Span,
         spare::{Decision, Need, Subject},
     },
     limits::{MAX_PRUNED, MAX_SIZES},
     plan::ExcludePattern,
     session::{client::Client, engine::EngineSession, prune::correct},
     types::{
-        DatasetName, Failure, Guid, JobId, JobName, SnapshotTag,
+        DatasetName, Failure, FailureClass, Guid, JobId, JobName, SnapshotTag,
         listing::{DatasetInfo, JOB},
         transfer::{Base, Depth, SendFlags, SendSpec},
     },
@@ -56,6 +58,8 @@ pub struct UpkeepOptions {
     pub keep_source: Option<Retention>,
     /// Which of them stay on the target; `None` for all.
     pub keep_target: Option<Retention>,
+    /// How long a copy stays whose source was deleted; `None` for ever.
+    pub destroy_deleted: Option<Span>,
     /// By which ages are reckoned.
     pub now: Timestamp,
     /// Destroy nothing.
@@ -91,14 +95,31 @@ pub struct Upkeep {
     pub lags: Vec<Lag>,
     /// Both sides of each dataset, where there are rules.
     pub pruned: Vec<PruneReport>,
+    /// Datasets of the target that are gone at the source, where the job has a time for them.
+    pub retired: Vec<RetiredReport>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// The first that could not be destroyed; what came after it was judged all the same.
+    pub failure: Option<Failure>,
 }
 
 impl Upkeep {
     /// Snapshots that went, or would go.
     pub fn destroyed(&self) -> usize {
         self.pruned.iter().flat_map(|p| &p.snapshots).filter(|s| !s.keep).count()
+    }
+}
+
+impl Upkeep {
+    /// Keeps a failure of one dataset; one of the session ends everything.
+    fn unless_it_ends_all(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
+        match result {
+            Err(failure) if matches!(failure.class, FailureClass::Zfs | FailureClass::Refused) => {
+                self.failure.get_or_insert(failure);
+                Ok(())
+            }
+            result => result,
+        }
     }
 }
 
@@ -168,19 +189,22 @@ async fn with_session(
             // Holds are looked at where something is to go, so that a round without news costs no command for each dataset.
             let subject = Subject { dataset: from, holds: &[], needs: &needs, prefix: &options.prefix };
             let mut decided = subject.decide(Some(rules), options.now);
-            for batch in wanted(&decided).chunks(MAX_PRUNED) {
-                correct(&mut decided, local.prune_source(&lag.source, &options.prefix, batch, options.dry_run).await?);
-            }
+            let pruned = prune_source(local, options, &lag.source, &mut decided).await;
             found.pruned.push(report(&lag.source, "source", decided));
+            found.unless_it_ends_all(pruned)?;
         }
         if let (Some(rules), Some(to)) = (&options.keep_target, to) {
             let needs = [need(options, lag.common.as_ref().map(|c| c.guid))];
             let subject = Subject { dataset: to, holds: &[], needs: &needs, prefix: &options.prefix };
             let mut decided = subject.decide(Some(rules), options.now);
-            prune_target(&target, client, options, to, &mut decided, &mut found.notes).await?;
+            let pruned = prune_target(&target, client, options, to, &mut decided, &mut found.notes).await;
             found.pruned.push(report(&lag.target, "target", decided));
+            found.unless_it_ends_all(pruned)?;
         }
     }
+    let listings = (&source_has.listing, &target_has.listing);
+    let retired = retire(&target, client, options, listings, takes_part, &mut found).await;
+    found.unless_it_ends_all(retired)?;
     Ok(found)
 }
 
@@ -191,6 +215,33 @@ fn need(options: &UpkeepOptions, has: Option<Guid>) -> Need {
 /// What is to go, oldest first.
 fn wanted(decided: &[Decision]) -> Vec<(SnapshotTag, Guid)> {
     decided.iter().filter(|d| !d.keep).map(|d| (d.tag.clone(), d.guid)).collect()
+}
+
+async fn prune_source(
+    local: &EngineSession,
+    options: &UpkeepOptions,
+    dataset: &DatasetName,
+    decided: &mut [Decision],
+) -> Result<(), Failure> {
+    let wanted = wanted(decided);
+    for (at, batch) in wanted.chunks(MAX_PRUNED).enumerate() {
+        match local.prune_source(dataset, &options.prefix, batch, options.dry_run).await {
+            Ok(pruned) => correct(decided, pruned),
+            Err(failure) => {
+                undone(decided, &wanted[at * MAX_PRUNED..], &failure);
+                return Err(failure);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was to go and, as far as this side knows, did not.
+fn undone(decided: &mut [Decision], rest: &[(SnapshotTag, Guid)], failure: &Failure) {
+    let rest: HashSet<Guid> = rest.iter().map(|(_, guid)| *guid).collect();
+    for decision in decided.iter_mut().filter(|d| !d.keep && rest.contains(&d.guid)) {
+        (decision.keep, decision.why) = (true, format!("could not be destroyed: {failure}"));
+    }
 }
 
 async fn prune_target(
@@ -222,7 +273,7 @@ async fn prune_target(
         keep_all(decided, "the dataset is no target of a job (it has no zmigrate:job)");
         return Ok(());
     };
-    for batch in wanted.chunks(MAX_PRUNED) {
+    for (at, batch) in wanted.chunks(MAX_PRUNED).enumerate() {
         let request = PruneRequest {
             dataset: info.name.clone(),
             job: job.clone(),
@@ -230,9 +281,13 @@ async fn prune_target(
             snapshots: batch.to_vec(),
             dry_run: options.dry_run,
         };
-        match target.ask(Request::Prune(request)).await? {
-            Reply::Pruned(pruned) if pruned.len() == batch.len() => correct(decided, pruned),
-            _ => return Err(unexpected()),
+        match target.ask(Request::Prune(request)).await {
+            Ok(Reply::Pruned(pruned)) if pruned.len() == batch.len() => correct(decided, pruned),
+            Ok(_) => return Err(unexpected()),
+            Err(failure) => {
+                undone(decided, &wanted[at * MAX_PRUNED..], &failure);
+                return Err(failure);
+            }
         }
     }
     Ok(())

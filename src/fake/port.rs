@@ -93,19 +93,9 @@ fn rollback(host: &mut Host, what: &str, to: &SnapshotName) -> ZfsResult<()> {
     if d.receiving {
         return busy(what, "dataset is busy");
     }
-    let newer: Vec<_> = d.snaps.iter().filter(|s| s.createtxg > createtxg).cloned().collect();
-    for s in newer {
-        let full = name.snapshot(&s.tag).map_err(|e| fail(what, Other, e.to_string()))?;
-        if host.has_clones(&full) {
-            return busy(what, &format!("cannot rollback to '{to}': clones of previous snapshots exist"));
-        }
-        if !s.holds.is_empty() || s.users > 0 {
-            return busy(what, &format!("cannot destroy '{full}': dataset is busy"));
-        }
+    if d.snaps.iter().any(|s| s.createtxg > createtxg) || d.bookmarks.iter().any(|b| b.createtxg > createtxg) {
+        return Err(fail(what, Diverged, format!("cannot rollback to '{to}': more recent snapshots or bookmarks exist")));
     }
-    let d = host.need(what, &name)?;
-    d.snaps.retain(|s| s.createtxg <= createtxg);
-    d.bookmarks.retain(|b| b.createtxg <= createtxg);
     d.live = objects;
     Ok(())
 }

@@ -36,6 +36,9 @@ mod token;
 mod trust;
 mod when;
 
+/// How long before its end a certificate is warned of: time enough to notice, and to renew one node.
+pub const RENEW_NODE: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
+
 pub use error::IdentityError;
 pub use loaded::LoadedIdentity;
 pub use name::{Identity, NODE_URI_PREFIX, Serial, node_uri, peer_identity};

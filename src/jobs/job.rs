@@ -101,6 +101,8 @@ pub struct Job {
     pub keep: Option<Retention>,
     /// Which of its snapshots stay at the peer; `None` for all. Of a push alone.
     pub keep_peer: Option<Retention>,
+    /// How long a copy stays whose source was deleted; `None` for ever.
+    pub destroy_deleted: Option<Span>,
     /// A program and its arguments, run before the snapshot is taken. Empty for none.
     pub before: Vec<String>,
     /// The same, run after the snapshot was taken.

@@ -114,6 +114,11 @@ impl Retention {
         let mut order: Vec<usize> = (0..snapshots.len()).collect();
         order.sort_by_key(|at| (snapshots[*at].1, snapshots[*at].0));
         let mut kept = vec![None; snapshots.len()];
+        // Of a clock that was ahead. They stay until their time has come, and count for nothing until then: otherwise they would
+        // be the newest of every rule, and all that is taken now would go.
+        for at in order.extract_if(.., |at| snapshots[*at].1 > now) {
+            kept[at] = Some("dated in the future".to_owned());
+        }
         for rule in &self.rules {
             for at in rule.keeps(snapshots, &order, now) {
                 kept[at].get_or_insert_with(|| rule.to_string());
@@ -133,7 +138,6 @@ impl Rule {
                 order.iter().copied().filter(|at| glob.is_match(snapshots[*at].0.as_str())).collect()
             }
             Rule::Within(span) => {
-                // What is dated in the future is younger than any age.
                 let young = |at: &usize| now.as_second() - snapshots[*at].1.as_second() <= span.as_signed_s();
                 order.iter().copied().filter(young).collect()
             }

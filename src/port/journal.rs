@@ -39,6 +39,17 @@ pub enum Entry {
         /// Its GUID.
         guid: Guid,
     },
+    /// A copy whose source was deleted long enough ago, as its job says.
+    Retire {
+        /// This dataset.
+        dataset: DatasetName,
+        /// Its GUID.
+        guid: Guid,
+        /// Since when this host knew, by its clock.
+        gone_since: String,
+        /// Its snapshots, oldest first.
+        snapshots: Vec<SnapshotName>,
+    },
     /// The operator lets go of something that zmigrate left in ZFS.
     ReleaseState {
         /// `bookmark`, `hold`, `receive`, or the name of a property.

@@ -207,7 +207,8 @@ pub trait Zfs: Send + Sync {
     /// it has snapshots; succeeds if there is none.
     async fn destroy_filesystem(&self, dataset: &DatasetName) -> ZfsResult<()>;
 
-    /// `zfs rollback -r`: destroys the snapshots and bookmarks newer than `to`, and what was written since. Never `-R`.
+    /// `zfs rollback`: throws away what was written since `to`, which has to be the newest; `Diverged` where there are newer
+    /// snapshots or bookmarks. Never `-r`: whoever destroys those names each.
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()>;
 
     /// `zfs receive -A`: throws away the state of an interrupted receive; succeeds if there is none.

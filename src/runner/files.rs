@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     jobs::{Job, lag::Lag, spare::Need},
+    plan::ExcludePattern,
     port::needs::Needs,
     types::{DatasetName, Failure, FailureClass, JobName},
 };
@@ -46,6 +48,15 @@ pub struct LastRun {
     pub wire_bytes: u64,
     /// Snapshots that it destroyed.
     pub pruned: u64,
+}
+
+impl LastRun {
+    /// It was begun, is not at work, and did not end.
+    pub fn cut_off(&mut self) {
+        "interrupted".clone_into(&mut self.result);
+        self.exit_code = FailureClass::Interrupted.exit_code();
+        self.error.get_or_insert_with(|| "it was cut off".to_owned());
+    }
 }
 
 /// How far a run has come: written once a second by whoever runs it, for whoever watches.
@@ -79,12 +90,18 @@ pub struct JobState {
     pub target: String,
     /// The run that was begun last.
     pub last: Option<LastRun>,
+    /// The one before it, or what became of it: the last that ended.
+    #[serde(default)]
+    pub last_ended: Option<LastRun>,
     /// When a run went well last.
     pub last_good: Option<Timestamp>,
     /// When both sides were looked at last.
     pub looked: Option<Timestamp>,
     /// What was seen then.
     pub lags: Vec<Lag>,
+    /// What was left out then: patterns of names below the root.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Runs since the state began: all, and those that failed.
     pub runs: u64,
     /// See `runs`.
@@ -94,6 +111,18 @@ pub struct JobState {
 }
 
 impl JobState {
+    /// Takes in that a run begins. One that was begun and did not end was cut off, and did not go well.
+    pub fn begin(&mut self, run: LastRun) {
+        if let Some(mut before) = self.last.replace(run) {
+            if before.ended.is_none() {
+                before.cut_off();
+                self.runs += 1;
+                self.failed_runs += 1;
+            }
+            self.last_ended = Some(before);
+        }
+    }
+
     /// True if it is about this very job, and not one that had its name.
     pub fn is_of(&self, job: &Job) -> bool {
         (self.source.as_str(), self.target.as_str()) == (job.dataset.as_str(), place(job).as_str())
@@ -104,6 +133,11 @@ impl JobState {
 pub fn place(job: &Job) -> String {
     format!("{} {}", job.peer, job.target)
 }
+
+/// How often a lock is tried again, and how long after.
+const LOCK_TRIES: u32 = 5;
+/// See [`LOCK_TRIES`].
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The directory.
 #[derive(Clone, Debug)]
@@ -146,7 +180,16 @@ impl JobFiles {
         let path = self.path(name, "lock");
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(|e| self.failed("open", &path, &e))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let mut tried = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // Who only asks whether it is at work holds it for a moment, see `is_running`.
+        for _ in 0..LOCK_TRIES {
+            if tried != Err(rustix::io::Errno::WOULDBLOCK) {
+                break;
+            }
+            std::thread::sleep(LOCK_PAUSE);
+            tried = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        }
+        match tried {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut by = String::new();
@@ -218,19 +261,41 @@ impl JobFiles {
     /// When there is a state and it cannot be read.
     pub fn load(&self, job: &Job) -> Result<JobState, Failure> {
         let path = self.path(&job.name, "json");
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(MAX_STATE_BYTES + 1).read_to_end(&mut bytes));
-        match read {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(JobState::default()),
-            Err(e) => return Err(self.failed("read", &path, &e)),
-            Ok(_) if bytes.len() as u64 > MAX_STATE_BYTES => {
-                return Err(self.failed("read", &path, &io::Error::other("it is too long")));
-            }
-            Ok(_) => {}
-        }
-        let state: JobState = serde_json::from_slice(&bytes)
-            .map_err(|e| self.failed("read", &path, &e.into()).hint("move it away; the next run makes a new one"))?;
+        let state = match self.read(&path)? {
+            None => JobState::default(),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                self.failed("read", &path, &e.into()).hint("it is damaged; the next run moves it away and makes a new one")
+            })?,
+        };
         Ok(if state.is_of(job) { state } else { JobState::default() })
+    }
+
+    /// The same, for whoever holds the lock: what is damaged is moved away to `NAME.json.damaged`, and said. Nothing is lost but
+    /// figures, and until the run's end all snapshots stay, because nothing is known of what targets have.
+    ///
+    /// # Errors
+    /// When it cannot be read or moved.
+    pub fn load_or_set_aside(&self, job: &Job) -> Result<(JobState, Option<String>), Failure> {
+        let path = self.path(&job.name, "json");
+        let parses = |bytes: Vec<u8>| serde_json::from_slice::<JobState>(&bytes).is_ok();
+        if self.read(&path)?.is_none_or(parses) {
+            return Ok((self.load(job)?, None));
+        }
+        let aside = self.path(&job.name, "json.damaged");
+        fs::rename(&path, &aside).map_err(|e| self.failed("move away", &path, &e))?;
+        Ok((JobState::default(), Some(format!("{} was damaged and is now {}", path.display(), aside.display()))))
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+        let mut bytes = Vec::new();
+        match File::open(path).and_then(|file| file.take(MAX_STATE_BYTES + 1).read_to_end(&mut bytes)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.failed("read", path, &e)),
+            Ok(_) if bytes.len() as u64 > MAX_STATE_BYTES => {
+                Err(self.failed("read", path, &io::Error::other("it is too long")))
+            }
+            Ok(_) => Ok(Some(bytes)),
+        }
     }
 
     /// Replaces what is known. For whoever holds the lock.
@@ -292,9 +357,10 @@ impl Needs for JobNeeds {
             let by = format!("job {}", job.name);
             let Some(state) = self.state(job) else { return Some(Need { by, has: None }) };
             let lag = state.lags.iter().find(|lag| lag.source == *dataset);
-            // One that leaves the dataset out by a property was seen without it.
-            let left_out = job.exclude_property.is_some() && *dataset != job.dataset && state.looked.is_some();
-            if lag.is_none() && left_out {
+            // What it left out when it looked last, as by a property. What it has not seen yet it may want.
+            let below = dataset.relative_to(&job.dataset).unwrap_or_default();
+            let covers = |pattern: &String| pattern.parse::<ExcludePattern>().is_ok_and(|p| p.excludes(below));
+            if lag.is_none() && !below.is_empty() && state.left_out.iter().any(covers) {
                 return None;
             }
             Some(Need { by, has: lag.and_then(|lag| lag.common.as_ref()).map(|common| common.guid) })

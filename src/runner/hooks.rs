@@ -1,13 +1,19 @@
 //! The programs of a job that run before and after its snapshot is taken.
 //!
-//! Invariants: no shell; a program that takes too long is killed with all that it started; what it prints is bounded.
+//! Invariants: no shell; a program that takes too long is killed with all that it started, and one that ended by itself is not:
+//! what it left running may be what it was to start; what it prints is bounded.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -59,19 +65,16 @@ pub async fn run_hook(job: &Job, run: &str, stage: Stage, snapshot: &str, result
         .spawn()
         .map_err(|e| failed(format!("cannot be started: {e}")))?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let end = async {
-        let (out, err, status) = tokio::join!(bounded(stdout), bounded(stderr), child.wait());
-        (out, err, status)
-    };
+    let (out, err) = (Said::of(child.stdout.take()), Said::of(child.stderr.take()));
     let limit = Duration::from_secs(job.hook_timeout.as_s());
-    let Ok((out, err, status)) = timeout(limit, end).await else {
+    let Ok(status) = timeout(limit, child.wait()).await else {
         if let Some(group) = group {
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = child.wait().await;
         return Err(failed(format!("took longer than {} and was killed", job.hook_timeout)));
     };
+    let (out, err) = tokio::join!(out.so_far(), err.so_far());
     for (text, what) in [(&out, "stdout"), (&err, "stderr")] {
         if !text.is_empty() {
             tracing::info!(hook = name, what, "{text}");
@@ -85,17 +88,35 @@ pub async fn run_hook(job: &Job, run: &str, stage: Stage, snapshot: &str, result
     }
 }
 
+/// After a program has ended its output ends at once, unless it left somebody behind who keeps it open.
+const OUTPUT_GRACE: Duration = Duration::from_millis(300);
+
 /// The first bytes of what a program prints; the rest is read and thrown away, so that it does not block.
-async fn bounded(from: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut from) = from else { return String::new() };
-    let (mut kept, mut buffer) = (Vec::new(), [0; 1024]);
-    while let Ok(n) = from.read(&mut buffer).await {
-        if n == 0 {
-            break;
-        }
-        let room = MAX_OUTPUT.saturating_sub(kept.len());
-        kept.extend_from_slice(&buffer[..n.min(room)]);
+struct Said {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Said {
+    fn of(from: Option<impl AsyncRead + Unpin + Send + 'static>) -> Said {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&kept);
+        let reader = tokio::spawn(async move {
+            let (Some(mut from), mut buffer) = (from, [0; 1024]) else { return };
+            while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                let mut kept = to.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = MAX_OUTPUT.saturating_sub(kept.len());
+                kept.extend_from_slice(&buffer[..n.min(room)]);
+            }
+        });
+        Said { kept, reader }
     }
-    let text = String::from_utf8_lossy(&kept);
-    text.chars().filter(|c| !c.is_control() || *c == '\n').collect::<String>().trim().to_owned()
+
+    /// What it said, once the program has ended. Whom it left behind is read on, so that nobody blocks.
+    async fn so_far(mut self) -> String {
+        let _ = timeout(OUTPUT_GRACE, &mut self.reader).await;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&kept);
+        text.chars().filter(|c| !c.is_control() || *c == '\n').collect::<String>().trim().to_owned()
+    }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::files::{JobFiles, LastRun, Progress};
+use super::files::{JobFiles, JobState, LastRun, Progress};
 use crate::{
     config::Config,
     jobs::{Direction, Job, lag::Lag},
@@ -19,6 +19,8 @@ pub struct DatasetStatus {
     pub target: DatasetName,
     /// The newest snapshot that both sides had when they were looked at last.
     pub common: Option<SnapshotTag>,
+    /// When that one was taken, by the clock of the source.
+    pub taken: Option<Timestamp>,
     /// Seconds since that one was taken; `null` where there is none.
     pub lag_s: Option<u64>,
     /// Snapshots of the source that were newer.
@@ -40,14 +42,21 @@ pub struct JobStatus {
     pub peer: String,
     /// The dataset that is written.
     pub target: DatasetName,
-    /// `running`, `paused`, `idle`, or `new` if it never ran.
+    /// `running`, `paused`, `idle`, `new` if it never ran, or `unreadable`.
     pub state: &'static str,
+    /// No run begins by itself.
+    pub paused: bool,
+    /// Why nothing is known of it: what was written down cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// What starts it; absent if only people do.
     pub schedule: Option<String>,
     /// When it is to start next, unless it is paused.
     pub next: Option<Timestamp>,
     /// The run that was begun last.
     pub last: Option<LastRun>,
+    /// The run that ended last: the one begun last, or the one before while that is at work.
+    pub last_ended: Option<LastRun>,
     /// When a run went well last.
     pub last_good: Option<Timestamp>,
     /// When both sides were looked at last.
@@ -90,18 +99,22 @@ pub fn find<'a>(config: &'a Config, name: &JobName) -> Result<&'a Job, Failure> 
 /// All jobs, or the one of that name, by name.
 ///
 /// # Errors
-/// When there is no such job, or what was written down cannot be read.
+/// When there is no such job.
 pub fn overview(config: &Config, only: Option<&JobName>, now: Timestamp) -> Result<Vec<JobStatus>, Failure> {
     if let Some(name) = only {
         find(config, name)?;
     }
     let files = JobFiles::new(&config.state_dir);
     let wanted = config.jobs.values().filter(|job| only.is_none_or(|name| *name == job.name));
-    wanted.map(|job| status(job, &files, now)).collect()
+    Ok(wanted.map(|job| status(job, &files, now)).collect())
 }
 
-fn status(job: &Job, files: &JobFiles, now: Timestamp) -> Result<JobStatus, Failure> {
-    let state = files.load(job)?;
+fn status(job: &Job, files: &JobFiles, now: Timestamp) -> JobStatus {
+    // One that cannot be read must not hide the others.
+    let (state, error) = match files.load(job) {
+        Ok(state) => (state, None),
+        Err(failure) => (JobState::default(), Some(failure.to_string())),
+    };
     let (running, paused) = (files.is_running(&job.name), files.is_paused(&job.name));
     let now_s = u64::try_from(now.as_second()).unwrap_or_default();
     let datasets: Vec<DatasetStatus> = state.lags.iter().map(|lag| dataset(lag, now_s)).collect();
@@ -111,23 +124,29 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> Result<JobStatus, Fail
     let next = job.schedule.next(last_started, now, now, job.seed()).filter(|_| !paused);
     let mut last = state.last;
     if let Some(last) = last.as_mut().filter(|last| last.ended.is_none() && !running) {
-        "interrupted".clone_into(&mut last.result);
+        last.cut_off();
     }
-    Ok(JobStatus {
+    let last_ended = if running { state.last_ended } else { last.clone() };
+    let progress = files.progress(&job.name).filter(|p| running && last.as_ref().is_some_and(|last| last.run == p.run));
+    JobStatus {
         job: job.name.clone(),
         direction: job.direction,
         source: job.dataset.clone(),
         peer: job.peer.to_string(),
         target: job.target.clone(),
         state: match (running, paused, &last) {
+            _ if error.is_some() => "unreadable",
             (true, _, _) => "running",
             (_, true, _) => "paused",
             (_, _, None) => "new",
             _ => "idle",
         },
+        paused,
+        error,
         schedule: job.schedule.trigger.as_ref().map(ToString::to_string),
         next,
         last,
+        last_ended,
         last_good: state.last_good,
         looked: state.looked,
         lag_s: lags.and_then(|lags| lags.into_iter().max()),
@@ -136,9 +155,9 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> Result<JobStatus, Fail
         runs: state.runs,
         failed_runs: state.failed_runs,
         wire_bytes: state.wire_bytes,
-        progress: if running { files.progress(&job.name) } else { None },
+        progress,
         datasets,
-    })
+    }
 }
 
 fn dataset(lag: &Lag, now_s: u64) -> DatasetStatus {
@@ -146,6 +165,7 @@ fn dataset(lag: &Lag, now_s: u64) -> DatasetStatus {
         source: lag.source.clone(),
         target: lag.target.clone(),
         common: lag.common.as_ref().map(|common| common.tag.clone()),
+        taken: lag.common.as_ref().and_then(|c| Timestamp::from_second(i64::try_from(c.taken_unix_s).ok()?).ok()),
         lag_s: lag.age_s(now_s),
         unsent_snapshots: lag.unsent_snapshots,
         unsent_bytes: lag.unsent_bytes,

@@ -60,6 +60,10 @@ pub struct JobReport {
     pub replication: Option<Report>,
     /// How far each dataset is behind, as seen at the end.
     pub lags: Vec<Lag>,
+    /// Bytes of the streams of all attempts.
+    pub raw_bytes: u64,
+    /// Payload bytes on the wire, of all attempts.
+    pub wire_bytes: u64,
     /// Snapshots that were destroyed.
     pub pruned: usize,
     /// What a person should know.
@@ -125,8 +129,8 @@ pub(super) fn record(report: &JobReport, by: Started, ended: Option<Timestamp>) 
         exit_code: report.exit_code,
         attempts: report.attempts,
         snapshot: report.snapshot.as_ref().map(ToString::to_string),
-        raw_bytes: report.replication.as_ref().map_or(0, |r| r.raw_bytes),
-        wire_bytes: report.replication.as_ref().map_or(0, |r| r.wire_bytes),
+        raw_bytes: report.raw_bytes,
+        wire_bytes: report.wire_bytes,
         seconds: report.seconds,
         datasets: datasets.len(),
         pruned: report.pruned,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -19,11 +19,11 @@ use crate::{
     driver::{self, Board, RunContext, RunOptions, Upkeep, UpkeepOptions, upkeep},
     host,
     identity::IdentityStore,
-    jobs::{Direction, Job, lag::Lag},
+    jobs::{Direction, Job, lag::Lag, span::Span},
     plan::{EncryptionMode, ExcludePattern, History as Snapshots},
     port::zfs::{Depth, SnapshotRequest, Zfs},
-    session::engine::Engine,
-    types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag, listing::JOB},
+    session::{engine::Engine, snapshot::not_ours},
+    types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag},
     wire::message::Compression,
 };
 
@@ -62,14 +62,17 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
         snapshot: None,
         replication: None,
         lags: Vec::new(),
+        raw_bytes: 0,
+        wire_bytes: 0,
         pruned: 0,
         notes: Vec::new(),
         error: None,
     };
     let history = History::new(&context.config.state_dir);
-    let mut state = files.load(job)?;
+    let (mut state, damaged) = files.load_or_set_aside(job)?;
+    report.notes.extend(damaged);
     (state.source, state.target) = (job.dataset.to_string(), place(job));
-    state.last = Some(LastRun { run: report.run.clone(), started, result: "running".into(), ..LastRun::default() });
+    state.begin(LastRun { run: report.run.clone(), started, result: "running".into(), ..LastRun::default() });
     files.save(job, &state)?;
     history.append(&record(&report, by, None)).map_err(|e| {
         Failure::new(FailureClass::Usage, format!("the history cannot be written: {e}"))
@@ -93,7 +96,7 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
     .instrument(span)
     .await;
     let ended = Timestamp::now();
-    let (raw_bytes, wire_bytes) = report.replication.as_ref().map_or((0, 0), |r| (r.raw_bytes, r.wire_bytes));
+    let (raw_bytes, wire_bytes) = (report.raw_bytes, report.wire_bytes);
     state.last = Some(LastRun {
         run: report.run.clone(),
         started,
@@ -133,7 +136,7 @@ pub async fn preview(context: &JobContext, job: &Job, act: bool) -> Result<Upkee
     let mut state = files.load(job)?;
     (state.source, state.target) = (job.dataset.to_string(), place(job));
     let exclude = run.exclude().await?;
-    run.keep_up(exclude, &mut state, !act).await
+    run.keep_up(exclude, &mut state, true, !act).await
 }
 
 struct Run<'a> {
@@ -148,9 +151,12 @@ impl Run<'_> {
         let exclude = self.exclude().await?;
         let push = job.direction == Direction::Push;
         let tag = if job.snapshot { Some(self.tag(report.started)?) } else { None };
+        // A program that fails after the snapshot fails the run, at its end: what was asked of it is done, and backups go on.
+        let mut late = None;
         if let (Some(tag), true) = (&tag, push) {
             // Here and now, so that there is one of this time also when the peer is away.
-            report.snapshot = Some(self.snapshot(&report.run, tag, &exclude).await?);
+            let (taken, after) = self.snapshot(&report.run, tag, &exclude).await?;
+            (report.snapshot, late) = (Some(taken), after.err());
         }
         let remote_tag = tag.filter(|_| !push);
         if !push {
@@ -159,17 +165,18 @@ impl Run<'_> {
         let replicated = self.replicate(report, &exclude, remote_tag).await;
         if !push {
             let result = if replicated.is_ok() { "ok" } else { "failed" };
-            run_hook(job, &report.run, Stage::After, "", result).await?;
+            late = run_hook(job, &report.run, Stage::After, "", result).await.err();
         }
         replicated?;
-        let reached = report.replication.as_ref().is_some_and(|r| !matches!(r.exit_code, 2 | 4 | 5 | 75 | 130));
-        if reached {
-            let found = self.keep_up(exclude, state, false).await?;
+        let exit_code = report.replication.as_ref().map(|r| r.exit_code);
+        if exit_code.is_some_and(|code| !matches!(code, 2 | 4 | 5 | 75 | 130)) {
+            let found = self.keep_up(exclude, state, exit_code == Some(0), false).await?;
             report.pruned = found.destroyed();
             report.notes.extend(found.notes);
             report.lags = found.lags;
+            late = found.failure.or(late);
         }
-        Ok(())
+        late.map_or(Ok(()), Err)
     }
 
     fn tag(&self, now: Timestamp) -> Result<SnapshotTag, Failure> {
@@ -201,19 +208,26 @@ impl Run<'_> {
         &*self.context.engine.zfs
     }
 
-    /// Runs the programs around one atomic snapshot of the source on this host.
-    async fn snapshot(&self, run: &str, tag: &SnapshotTag, exclude: &[ExcludePattern]) -> Result<SnapshotTag, Failure> {
+    /// Runs the programs around one atomic snapshot of the source on this host; how the second one ended comes along.
+    async fn snapshot(
+        &self,
+        run: &str,
+        tag: &SnapshotTag,
+        exclude: &[ExcludePattern],
+    ) -> Result<(SnapshotTag, Result<(), Failure>), Failure> {
         let (job, root) = (self.job, &self.job.dataset);
         let found = self.zfs().datasets(std::slice::from_ref(root)).await?;
         let Some(info) = found.first() else {
             return Err(Failure::new(FailureClass::Zfs, format!("there is no dataset {root} on this host"))
                 .hint("it may have been renamed, or its pool is not imported; the target keeps what it has"));
         };
-        if let Some(other) = info.local(JOB) {
-            // A snapshot that only this host has would keep the job that writes here from going on.
-            let text = format!("{root} is the target of {other}, so no snapshot is taken of it");
-            return Err(Failure::new(FailureClass::Refused, text)
-                .hint(format!("set snapshot = false in [job.{}]: it passes on the snapshots that come", job.name)));
+        // Before anything is stopped for it; the engine looks again, and at what is below.
+        if let Some(failure) = not_ours(info) {
+            let job = &job.name;
+            let hint = failure.hint.clone().unwrap_or_default();
+            return Err(failure.hint(format!(
+                "{hint}; with snapshot = false, [job.{job}] passes on the snapshots that are there"
+            )));
         }
         let mut except: Vec<DatasetName> = Vec::new();
         if job.recursive && !exclude.is_empty() {
@@ -231,9 +245,7 @@ impl Run<'_> {
             Err(_) => (tag.as_str(), "failed"),
         };
         let after = run_hook(job, run, Stage::After, name, result).await;
-        let taken = taken?;
-        after?;
-        Ok(taken)
+        Ok((taken?, after))
     }
 
     async fn take(&self, tag: &SnapshotTag, except: &[DatasetName]) -> Result<SnapshotTag, Failure> {
@@ -245,7 +257,7 @@ impl Run<'_> {
                 recursive: job.recursive,
                 except: except.to_vec(),
             };
-            match self.zfs().snapshot(&request).await.map_err(Failure::from) {
+            match self.context.engine.snapshot_source(request).await {
                 Ok(()) => return Ok(tag),
                 // A clock that was set back, or another job of this prefix in the same second.
                 Err(failure) if failure.exists && later < NAME_TRIES => {
@@ -311,15 +323,24 @@ impl Run<'_> {
                 self.files.show_progress(&job.name, None);
                 done
             };
+            report.raw_bytes = report.raw_bytes.saturating_add(done.raw_bytes);
+            report.wire_bytes = report.wire_bytes.saturating_add(done.wire_bytes);
             if done.snapshot.is_some() {
                 report.snapshot.clone_from(&done.snapshot);
                 tag = None;
+            } else if tag.is_some() {
+                // It may have been taken, and only the answer lost.
+                tag = Some(self.tag(Timestamp::now())?);
             }
             let again = matches!(done.exit_code, 5)
                 || done.error.as_ref().is_some_and(|e| e.transient && e.class != FailureClass::Locked);
             let why = done.error.as_ref().or_else(|| done.failures().next()).map(ToString::to_string);
             report.replication = Some(done);
             let Some(wait) = job.wait_before(report.attempts).filter(|_| again) else { return Ok(()) };
+            if self.next_is_due_within(report.started, wait) {
+                // It takes a snapshot of its own time, and lets others have a turn.
+                return Ok(());
+            }
             tracing::warn!("{}; try {} follows in {wait}", why.unwrap_or_default(), report.attempts + 1);
             tokio::select! {
                 biased;
@@ -329,11 +350,21 @@ impl Run<'_> {
         }
     }
 
-    /// Looks at both sides, writes down what the target has, and prunes.
+    /// True if the next run is to start by itself before a retry would.
+    fn next_is_due_within(&self, started: Timestamp, wait: Span) -> bool {
+        let (now, schedule) = (Timestamp::now(), &self.job.schedule);
+        let at = SignedDuration::from_secs(wait.as_signed_s());
+        let next = schedule.next(Some(started), started, now, self.job.seed());
+        next.is_some_and(|next| now.checked_add(at).is_ok_and(|retry| next <= retry))
+    }
+
+    /// Looks at both sides, writes down what the target has, and prunes. `is_whole`: all of the job was replicated just now, or
+    /// nobody tried.
     async fn keep_up(
         &self,
         exclude: Vec<ExcludePattern>,
         state: &mut JobState,
+        is_whole: bool,
         dry_run: bool,
     ) -> Result<Upkeep, Failure> {
         let job = self.job;
@@ -350,13 +381,16 @@ impl Run<'_> {
             prefix: job.prefix.clone(),
             keep_source,
             keep_target,
+            destroy_deleted: job.destroy_deleted.filter(|_| is_whole),
             now: Timestamp::now(),
             dry_run,
         };
+        let left_out: Vec<String> = options.exclude.iter().map(|pattern| pattern.as_str().to_owned()).collect();
         let known = std::sync::Mutex::new(state);
         let record = |lags: &[Lag]| -> Result<(), Failure> {
             let mut state = known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             state.lags = lags.to_vec();
+            state.left_out.clone_from(&left_out);
             state.looked = Some(Timestamp::now());
             // Without the job's lock nothing is written.
             if dry_run { Ok(()) } else { self.files.save(job, &state) }

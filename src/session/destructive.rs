@@ -88,6 +88,15 @@ impl EngineSession {
                     .hint(format!("`zfs release {tag} {snapshot}` there, if nobody needs it")));
             }
         }
+        // Each is destroyed by itself, so what would stop that halfway is looked for first.
+        if let Some(clone) = self.clone_of(&newer).await? {
+            return Err(refused(format!("{clone} is a clone of a newer snapshot, so nothing was rolled back"))
+                .hint("`zfs promote` or destroy it there, if nobody needs what it comes from"));
+        }
+        let (createtxg, mut marks) = (found.snapshots[at].createtxg, Vec::new());
+        for bookmark in found.bookmarks.iter().filter(|b| b.createtxg > createtxg) {
+            marks.push(found.bookmark_name(bookmark).map_err(|e| Failure::new(FailureClass::Internal, e))?);
+        }
         let entry = Entry::Rollback { to: to.clone(), destroys: destroys.to_vec() };
         let act = async {
             // What was the newest common snapshot is held by the job itself; the one that will be takes its place.
@@ -97,10 +106,26 @@ impl EngineSession {
                     self.zfs().release(&tag, &newer).await?;
                 }
             }
+            // By name, the newest first: what nobody was shown stops the rollback, and is not lost.
+            for snapshot in newer.iter().rev() {
+                self.zfs().destroy_snapshot(snapshot).await?;
+            }
+            for bookmark in &marks {
+                self.zfs().destroy_bookmark(bookmark).await?;
+            }
             self.zfs().rollback(to).await
         };
         self.journalled(entry, act).await?;
         Ok(Reply::Done)
+    }
+
+    /// A dataset that was cloned from one of these snapshots of one pool, if there is any.
+    pub(super) async fn clone_of(&self, snapshots: &[SnapshotName]) -> Result<Option<DatasetName>, Failure> {
+        let Some(first) = snapshots.first() else { return Ok(None) };
+        let pool = first.dataset().pool().parse().map_err(|e| Failure::new(FailureClass::Internal, e))?;
+        let all = self.zfs().tree(&pool).await?;
+        let clone = all.into_iter().find(|info| info.origin.as_ref().is_some_and(|from| snapshots.contains(from)));
+        Ok(clone.map(|clone| clone.name))
     }
 
     pub(super) async fn abort_partial(&self, dataset: DatasetName) -> Result<Reply, Failure> {
@@ -135,3 +160,7 @@ impl EngineSession {
         Ok(result?)
     }
 }
+
+#[cfg(test)]
+#[path = "destructive_tests.rs"]
+mod tests;

@@ -2,7 +2,8 @@
 //! for a peer alike.
 //!
 //! Invariants: nothing is destroyed but by [`Request::Rollback`], [`Request::AbortPartial`],
-//! [`Request::RemovePlaceholder`] (destructive.rs) and [`Request::Prune`] (prune.rs); a target is only touched under its lock.
+//! [`Request::RemovePlaceholder`] (destructive.rs), [`Request::Prune`] (prune.rs) and [`Request::Retire`] (retire.rs); a target is
+//! only touched under its lock.
 
 use std::{
     collections::BTreeMap,
@@ -220,7 +221,7 @@ impl EngineSession {
             Request::List { root, depth, role } => self.list(&root, depth, role).await,
             Request::Lock { target } => self.lock_target(target),
             Request::Snapshot(request) => {
-                self.zfs().snapshot(&request).await?;
+                self.engine.snapshot_source(request).await?;
                 Ok(Reply::Done)
             }
             Request::CreatePlaceholder { dataset } => self.create_placeholder(&dataset).await,
@@ -296,6 +297,7 @@ impl EngineSession {
                 self.acknowledge(&snapshot, guid, &job, &superseded).await
             }
             Request::Prune(request) => self.prune_target(request).await,
+            Request::Retire(request) => self.retire(request, jiff::Timestamp::now()).await,
             Request::Bye => {
                 self.shut_down().await;
                 Ok(Reply::Done)
@@ -432,6 +434,15 @@ impl EngineSession {
             return Ok(());
         }
         Err(Failure::new(FailureClass::Protocol, format!("{dataset} is not under a lock of this session")))
+    }
+
+    /// The same, of a dataset that is itself no target of the session, but lies below one.
+    pub(super) fn must_hold_above(&self, dataset: &DatasetName) -> Result<(), Failure> {
+        self.must_hold(dataset)?;
+        if lock(&self.locks).iter().any(|(held, _)| held != dataset && dataset.is_at_or_below(held)) {
+            return Ok(());
+        }
+        Err(Failure::new(FailureClass::Protocol, format!("{dataset} is a target itself, not one below it")))
     }
 
     /// The GUID of a snapshot or bookmark, `None` if there is none.

@@ -19,6 +19,8 @@ mod keeper;
 pub mod patience;
 pub mod probe;
 pub mod prune;
+mod retire;
+pub mod snapshot;
 pub mod registry;
 pub mod state;
 pub mod told;

@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -88,10 +88,12 @@ pub struct PeerSession {
     host: String,
     /// The certificate that opened it.
     serial: Serial,
+    /// What both sides named.
+    features: u64,
     control: Channel,
     transfers: Mutex<BTreeMap<u32, Channel>>,
-    /// What the session does and holds.
-    work: OnceLock<Arc<EngineSession>>,
+    /// What the session does and holds. Weak, for that holds this: whoever serves the session keeps it alive.
+    work: OnceLock<Weak<EngineSession>>,
     send_window: u64,
     window: u64,
     idle_timeout: Duration,
@@ -137,11 +139,11 @@ impl PeerSession {
     }
 
     fn holds(&self, target: &DatasetName) -> bool {
-        self.work.get().is_some_and(|work| work.holds(target))
+        self.work.get().and_then(Weak::upgrade).is_some_and(|work| work.holds(target))
     }
 
     fn holds_anything(&self) -> bool {
-        self.work.get().is_none_or(|work| work.holds_locks())
+        self.work.get().is_none_or(|work| work.upgrade().is_some_and(|work| work.holds_locks()))
     }
 
     fn end(&self, reason: &Failure) {
@@ -244,6 +246,7 @@ impl Registry {
             identity: identity.clone(),
             host: hello.host.chars().filter(|c| !c.is_control()).take(64).collect(),
             serial: serial.clone(),
+            features: hello.features & features::OURS,
             control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW, self.limits.idle_timeout),
             transfers: Mutex::default(),
             work: OnceLock::new(),
@@ -286,7 +289,7 @@ impl Registry {
         let holder = format!("{} on {}", session.identity, session.host);
         let channels: Arc<dyn Channels> = Arc::clone(&session) as _;
         let work = Arc::new(EngineSession::new(Arc::clone(&self.engine), holder, channels));
-        let _ = session.work.set(Arc::clone(&work));
+        let _ = session.work.set(Arc::downgrade(&work));
         tracing::info!(identity = %session.identity, host = %session.host, "session opened");
         let mut requests = JoinSet::new();
         let end = tokio::select! {
@@ -370,6 +373,10 @@ impl Registry {
     }
 
     async fn answer(&self, session: &PeerSession, work: &EngineSession, request: Request) -> Result<Reply, Failure> {
+        if request.feature().is_some_and(|feature| session.features & feature == 0) {
+            let text = "a request came that the two sides have not agreed on";
+            return Err(Failure::new(FailureClass::Protocol, text));
+        }
         for (access, dataset) in request.needs() {
             self.authority.check(&session.identity, access, &dataset)?;
         }
@@ -477,7 +484,7 @@ impl PeerSession {
         Welcome {
             agent: AGENT.into(),
             clock_unix_ms: unix_ms(),
-            features: hello.features & features::OURS,
+            features: self.features,
             window: self.window,
             session: self.id,
             next: channel.next_expected(),

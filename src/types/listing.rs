@@ -178,6 +178,8 @@ pub const JOB: &str = "zmigrate:job";
 /// The user property on a target that says which snapshot the job holds there; set last after a receive, so a target whose
 /// newest snapshot it does not name has something left to be finished.
 pub const HELD: &str = "zmigrate:held";
+/// The user property on a target whose source was deleted: since when its host knows, such as `2026-11-26T04:00:00Z`.
+pub const GONE: &str = "zmigrate:gone";
 /// The user property that fences a dataset: `<cutover id>:<epoch>`.
 pub const FENCE: &str = "zmigrate:fence";
 /// The user property of a dataset that a cutover promoted: `<cutover id>:<epoch>`. Unless it is fenced it is the writable
@@ -203,6 +205,7 @@ pub const LISTED_PROPERTIES: &[&str] = &[
     PLACEHOLDER,
     JOB,
     HELD,
+    GONE,
     FENCE,
     SERVING,
 ];

@@ -34,8 +34,10 @@ pub mod features {
     pub const VERIFY: u64 = 16;
     /// The request `Prune`.
     pub const PRUNE: u64 = 32;
+    /// The request `Retire`.
+    pub const RETIRE: u64 = 64;
     /// All that this build has.
-    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE;
+    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE | RETIRE;
 }
 
 /// A session's unguessable name; valid only together with the identity that opened it.

@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::verify::{VerifyAnswer, VerifyAsk};
+use super::{
+    hello::features,
+    verify::{VerifyAnswer, VerifyAsk},
+};
 use crate::types::{
     Access, DatasetName, Failure, Guid, JobId, PoolStatus, SnapshotName, SnapshotTag, ZfsVersion,
     listing::{Capabilities, DatasetInfo, DatasetKind, Listing},
@@ -212,6 +215,9 @@ pub enum Request {
     Prune(PruneRequest),
     /// With [`super::hello::features::VERIFY`]: what is in a snapshot there, to compare it with a copy here.
     Verify(VerifyAsk),
+    /// With [`super::hello::features::RETIRE`]: the source of a dataset on a target is gone, or is back. The target marks it, and
+    /// destroys it when it has been gone for long enough.
+    Retire(RetireRequest),
 }
 
 /// Snapshots that a job no longer keeps on its target.
@@ -236,6 +242,39 @@ pub struct Pruned {
     pub tag: SnapshotTag,
     /// Why it stays; `None` if it is gone, or would be.
     pub spared: Option<String>,
+}
+
+/// A dataset on a target whose source was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetireRequest {
+    /// Below a target under a lock of the session. It must bear `zmigrate:job` of this job.
+    pub dataset: DatasetName,
+    /// The job.
+    pub job: JobId,
+    /// What the names of the job's snapshots begin with; a dataset that has others stays.
+    pub prefix: String,
+    /// False if the source has it again.
+    pub gone: bool,
+    /// Seconds that it stays, by the target's clock; the target has a least of its own.
+    pub after_s: u64,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What became of a dataset whose source was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Retired {
+    /// Its time has not come.
+    Waits {
+        /// Since when its host knows, in seconds since 1970.
+        since_unix_s: i64,
+    },
+    /// Its time has come, and it stays: why.
+    Stays(String),
+    /// It is gone, or would be.
+    Destroyed,
+    /// The source has it again; nothing is known against it any more.
+    Back,
 }
 
 /// What the gate lets through in a probe.
@@ -294,6 +333,8 @@ pub enum Reply {
     Pruned(Vec<Pruned>),
     /// To `Verify`.
     Verified(Box<VerifyAnswer>),
+    /// To `Retire`.
+    Retired(Retired),
 }
 
 /// What is at a side, and what it can do.
@@ -353,6 +394,19 @@ pub enum StreamMessage {
 }
 
 impl Request {
+    /// The feature ([`super::hello::features`]) without which it is not sent: the requests of the first release have none.
+    pub fn feature(&self) -> Option<u64> {
+        match self {
+            Request::About => Some(features::ABOUT),
+            Request::OpenProbe { .. } | Request::FinishProbe { .. } => Some(features::PROBE),
+            Request::Cutover { .. } => Some(features::CUTOVER),
+            Request::Prune(_) => Some(features::PRUNE),
+            Request::Verify(_) => Some(features::VERIFY),
+            Request::Retire(_) => Some(features::RETIRE),
+            _ => None,
+        }
+    }
+
     /// The grants without which a peer refuses the request. Empty for those that only concern the session itself.
     pub fn needs(&self) -> Vec<(Access, DatasetName)> {
         let base_of = |base: &Base| match base {
@@ -396,6 +450,7 @@ impl Request {
             Request::Cutover { unit, .. } => unit.iter().map(|root| (Access::Cutover, root.clone())).collect(),
             Request::Prune(request) => vec![(Access::Push, request.dataset.clone())],
             Request::Verify(ask) => vec![ask.needs()],
+            Request::Retire(request) => vec![(Access::Push, request.dataset.clone())],
             // An `About` tells only what concerns the asking identity.
             Request::FinishReceive { .. }
             | Request::FinishSend { .. }
@@ -437,6 +492,20 @@ mod tests {
             dry_run: true,
         };
         assert_eq!(hex::encode(number(Request::Prune(prune))), "130161016a01700101740701");
+        let retire = RetireRequest {
+            dataset: "a".parse().unwrap(),
+            job: "j".parse().unwrap(),
+            prefix: "p".into(),
+            gone: true,
+            after_s: 300,
+            dry_run: false,
+        };
+        assert_eq!(hex::encode(number(Request::Retire(retire))), "150161016a017001fb2c0100");
+        let retired = |retired| hex::encode(encode(&Reply::Retired(retired), Use::Reply).unwrap());
+        assert_eq!(retired(Retired::Waits { since_unix_s: 5 }), "0b000a");
+        assert_eq!(retired(Retired::Stays("w".into())), "0b010177");
+        assert_eq!(retired(Retired::Destroyed), "0b02");
+        assert_eq!(retired(Retired::Back), "0b03");
         let verify = VerifyAsk {
             snapshot: "a@b".parse().unwrap(),
             guid: Guid(7),

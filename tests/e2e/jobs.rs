@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         programs_run_around_the_snapshot,
         what_has_a_property_is_left_out,
         a_source_that_was_renamed_or_made_again,
+        what_is_deleted_at_the_source_goes_after_its_time,
         what_a_peer_prunes_is_granted_and_its_own,
         lag_is_told_to_monitoring,
         kills_at_any_moment_cost_no_base,
@@ -97,8 +98,9 @@ fn a_job_never_overlaps_itself() {
     site.source("db", SLOW_BYTES);
     let first = site.start(&["job", "run", "db", "--cron"]);
     wait_for("the first run", 10, || !own(&site.e("db")).is_empty());
-    let second = site.start(&["job", "run", "db", "--cron"]).wait(20).must(75).says(&["job db is at work already"]);
-    assert_eq!(second.stdout, "");
+    let second = site.start(&["job", "run", "db", "--cron"]).wait(20).must(75);
+    assert_eq!((second.stdout.as_str(), second.stderr.as_str()), ("", ""), "cron would send a mail");
+    site.start(&["job", "run", "db"]).wait(20).must(75).says(&["job db is at work already"]);
     assert_eq!(own(&site.e("db")).len(), 1, "the second one took a snapshot");
     let status = json(&site.start(&["status", "--output", "json"]).wait(20).must(0));
     assert_eq!(status["jobs"][0]["state"], "running", "{status}");
@@ -335,6 +337,66 @@ fn what_has_a_property_is_left_out() {
     assert!(there("new") && there("a/b"));
 }
 
+/// Destroys a source as its owner would, who lets go of the holds of the job that writes `target`.
+fn destroy_source(source: &str, target: &str) {
+    wait_for("the end of the source", 10, || {
+        let held =
+            crate::common::run("zfs", &["list", "-H", "-r", "-t", "snapshot", "-o", "name", source]).unwrap_or_default();
+        let tag = get(target, "zmigrate:job").0;
+        held.lines().for_each(|name| drop(crate::common::run("zfs", &["release", &format!("zmigrate:{tag}"), name])));
+        let _ = crate::common::run("zfs", &["unmount", source]);
+        crate::common::run("zfs", &["destroy", "-r", source]).is_ok()
+    });
+}
+
+/// Only where the job has a time for it, only after that time, and only what the job itself made.
+fn what_is_deleted_at_the_source_goes_after_its_time() {
+    let mut site = site(&job("db", "db", "recursive = true"));
+    let db = site.source("db", 1000);
+    for child in ["a", "a/b", "c", "d"] {
+        create(&format!("{db}/{child}"));
+        populate(&format!("{db}/{child}"), 1, 1000);
+    }
+    let target = |child: &str| site.w(&format!("in/db/{child}"));
+    let mark = |child: &str| get(&target(child), "zmigrate:gone").0;
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    // Not of the job: it has nothing to do with what is gone at the source.
+    create(&target("mine"));
+    // Renamed: its snapshots live on.
+    rename(&format!("{db}/d"), &format!("{db}/e"));
+    destroy_source(&format!("{db}/a"), &target("a"));
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert!(exists(&target("a/b")) && mark("a") == "-", "without destroy_deleted nothing is even marked");
+
+    let more = site.more.replace("recursive = true", "recursive = true\ndestroy_deleted = \"30d\"");
+    let (a, a_b, c, d, mine) = (target("a"), target("a/b"), target("c"), target("d"), target("mine"));
+    site.more = more;
+    site.write_configs(&site.default_grant(), None);
+    let gone = |dataset: &str| get(dataset, "zmigrate:gone").0;
+    run(&site, &["job", "run", "db"]).must(0).says(&[&format!("{a} is gone at the source since"), "stays for 30d"]);
+    let marked = gone(&a);
+    assert!(marked.ends_with('Z') && gone(&a_b).ends_with('Z') && gone(&c) == "-" && gone(&d) == "-" && gone(&mine) == "-", "{marked}");
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_eq!(gone(&a), marked, "the time began anew");
+    // Its time has come, but somebody made a snapshot there.
+    for dataset in [&a, &a_b] {
+        zfs(&["set", "zmigrate:gone=2026-01-01T00:00:00Z 2026-02-01T00:00:00Z", dataset]);
+    }
+    snapshot(&a, "by-hand");
+    let said = run(&site, &["prune", "db", "-n"]).must(0).stdout;
+    assert!(said.contains(&format!("{a_b} (target): would be destroyed")) && exists(&a_b), "{said}");
+    assert!(said.contains("it was renamed and not deleted"), "{said}");
+    run(&site, &["job", "run", "db"]).must(0).says(&[
+        &format!("{a_b} was destroyed"),
+        &format!("{a} is gone at the source for 30d, and stays: @by-hand was not made by this job"),
+    ]);
+    assert!(!exists(&a_b) && exists(&a));
+    destroy(&format!("{a}@by-hand")).unwrap();
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert!(!exists(&a) && exists(&c) && exists(&d) && exists(&mine));
+    site.assert_equal(&db, &site.w("in/db"));
+}
+
 fn a_source_that_was_renamed_or_made_again() {
     let site = site(&job("db", "db", "keep = \"last 1\"\nkeep_peer = \"last 1\"\nmax_lag = \"1h\"\nevery = \"1h\""));
     let db = site.source("db", 1000);
@@ -360,14 +422,7 @@ fn a_source_that_was_renamed_or_made_again() {
     run(&site, &["job", "run", "db", "--cron"]).must(0);
     assert_eq!(own(&site.w("in/db")).len(), 1);
     // Deleted at the source: what is there stays.
-    wait_for("the end of the source", 10, || {
-        let held =
-            crate::common::run("zfs", &["list", "-H", "-r", "-t", "snapshot", "-o", "name", &db]).unwrap_or_default();
-        let tag = get(&site.w("in/db"), "zmigrate:job").0;
-        held.lines().for_each(|name| drop(crate::common::run("zfs", &["release", &format!("zmigrate:{tag}"), name])));
-        let _ = crate::common::run("zfs", &["unmount", &db]);
-        crate::common::run("zfs", &["destroy", "-r", &db]).is_ok()
-    });
+    destroy_source(&db, &site.w("in/db"));
     run(&site, &["job", "run", "db", "--cron"]).must(6);
     assert!(own(&site.w("in/db")).len() == 1 && tags(&site.w("in/db")).contains(&"s1".to_owned()));
 }

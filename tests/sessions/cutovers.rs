@@ -234,8 +234,9 @@ impl Sides {
             zfs: Arc::new(host.zfs.clone()),
             ledgers: Arc::new(self.ledgers[usize::from(!near)].clone()),
             journal: Arc::new(host.journal.clone()),
-            hooks: Arc::new(WriterHooks(Arc::clone(&self.writer))),
+            hooks: Mutex::new(Arc::new(WriterHooks(Arc::clone(&self.writer)))),
             busy: Arc::new(Nobody),
+            cannot_mount: None,
         });
         let (locks, journal) = (Arc::new(host.locks.clone()), Arc::new(host.journal.clone()));
         Arc::new(Engine::new(Arc::new(host.zfs.clone()), locks, journal, 1000).with_cutovers(hosts))

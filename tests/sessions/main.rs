@@ -12,6 +12,7 @@ mod hostile;
 mod links;
 mod probes;
 mod random;
+mod releases;
 mod scale;
 mod streams;
 mod transfers;

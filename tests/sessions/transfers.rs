@@ -53,6 +53,30 @@ async fn tree(mut world: World) {
     assert!(world.target.journal.0.lock().unwrap().is_empty(), "something was destroyed");
 }
 
+/// A daemon runs for years, and its peers come each minute.
+#[test]
+fn nothing_of_a_session_stays_in_memory() {
+    run(async {
+        for direction in [Direction::Push, Direction::Pull] {
+            let mut world = World::new(direction).await;
+            history(&mut world).await;
+            let (holders, links) = (world.daemon.holders_of_the_engine(), std::sync::Arc::strong_count(&world.link));
+            for _ in 0..3 {
+                assert_eq!(world.run(&world.recursive()).await.exit_code, 0);
+            }
+            // The answer to Bye is sent by a session that is about to end.
+            for _ in 0..100 {
+                if world.daemon.registry().open_sessions() == 0 && world.daemon.holders_of_the_engine() == holders {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            assert_eq!(world.daemon.holders_of_the_engine(), holders, "sessions that are over hold the engine");
+            assert_eq!(std::sync::Arc::strong_count(&world.link), links, "runs that are over hold the link");
+        }
+    });
+}
+
 #[test]
 fn a_tree_is_pushed() {
     run(async { tree(World::new(Direction::Push).await).await });

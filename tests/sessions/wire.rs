@@ -26,6 +26,10 @@ use zmigrate::{
         registry::{Authority, Registry, RegistryLimits},
     },
     types::{Access, DatasetName, Failure, FailureClass, PeerName},
+    wire::{
+        codec::{self, Use},
+        hello::{Hello, PREFACE_LEN, encode_hello, features},
+    },
 };
 
 /// What becomes of one connection. The bytes are those of one direction, from its start, handshake included.
@@ -55,6 +59,8 @@ impl Trouble {
 struct Wire {
     inner: Option<DuplexStream>,
     trouble: Trouble,
+    /// The hello names only what the first release had, and so does the answer.
+    of_the_first_release: bool,
     sent: u64,
     heard: u64,
     silent: bool,
@@ -111,6 +117,14 @@ impl AsyncWrite for Wire {
         if this.silent {
             return Poll::Ready(Ok(bytes.len()));
         }
+        if this.of_the_first_release && this.sent == 0 {
+            let old = hello_of_the_first_release(bytes);
+            let Some(inner) = &mut this.inner else { return Poll::Ready(Err(reset())) };
+            let n = ready!(Pin::new(inner).poll_write(cx, &old))?;
+            assert_eq!(n, old.len(), "an empty pipe takes a hello");
+            this.sent += n as u64;
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let most = this.trouble.cut_sent.map_or(u64::MAX, |limit| limit - this.sent);
         let part = &bytes[..bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX))];
         let Some(inner) = &mut this.inner else { return Poll::Ready(Err(reset())) };
@@ -126,6 +140,12 @@ impl AsyncWrite for Wire {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.check(cx)?).poll_shutdown(cx)
     }
+}
+
+/// The same hello, with the features of the first release alone.
+fn hello_of_the_first_release(bytes: &[u8]) -> Vec<u8> {
+    let hello: Hello = codec::decode(&bytes[PREFACE_LEN..], Use::Hello).expect("the client writes its hello at once");
+    encode_hello(&Hello { features: features::STRIPING, ..hello }).unwrap()
 }
 
 /// Grants in memory.
@@ -170,6 +190,11 @@ impl Daemon {
         Arc::clone(&self.now.lock().unwrap().0)
     }
 
+    /// How many hold the engine: each session does while it lives.
+    pub fn holders_of_the_engine(&self) -> usize {
+        Arc::strong_count(&self.engine)
+    }
+
     /// Stops as on SIGTERM and starts again at once; the old one still has to end what it had in work.
     pub fn restart(&self) {
         let new = Registry::new(Arc::clone(&self.engine), Arc::clone(&self.authority), self.limits.clone());
@@ -179,7 +204,7 @@ impl Daemon {
     }
 
     /// A connection to the daemon of this moment.
-    fn connect(&self, identity: &PeerName, trouble: Trouble, dead: &CancellationToken) -> Wire {
+    fn connect(&self, identity: &PeerName, trouble: Trouble, old: bool, dead: &CancellationToken) -> Wire {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (registry, alive) = self.now.lock().unwrap().clone();
         let (identity, serial) = (identity.clone(), Serial::try_from("0a".to_owned()).unwrap());
@@ -193,6 +218,7 @@ impl Daemon {
         Wire {
             inner: Some(ours),
             trouble,
+            of_the_first_release: old,
             sent: 0,
             heard: 0,
             silent: false,
@@ -212,6 +238,7 @@ pub struct SimLink {
     troubles: Mutex<VecDeque<Trouble>>,
     dials: AtomicU64,
     down: AtomicBool,
+    of_the_first_release: AtomicBool,
     live: Mutex<CancellationToken>,
 }
 
@@ -224,6 +251,7 @@ impl SimLink {
             troubles: Mutex::default(),
             dials: AtomicU64::new(0),
             down: AtomicBool::new(false),
+            of_the_first_release: AtomicBool::new(false),
             live: Mutex::default(),
         })
     }
@@ -236,6 +264,11 @@ impl SimLink {
     pub fn heal(&self) {
         self.troubles.lock().unwrap().clear();
         self.down.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on either side takes the other for one of the first release.
+    pub fn of_the_first_release(&self) {
+        self.of_the_first_release.store(true, Ordering::SeqCst);
     }
 
     /// Troubles that no connection has met yet.
@@ -274,7 +307,7 @@ impl Link for SimLink {
         }
         let trouble = self.troubles.lock().unwrap().pop_front().unwrap_or_default();
         let dead = self.live.lock().unwrap().clone();
-        let connection = Box::new(self.daemon.connect(&self.us, trouble, &dead));
+        let connection = Box::new(self.daemon.connect(&self.us, trouble, self.of_the_first_release.load(Ordering::SeqCst), &dead));
         Ok(Dialled { connection, identity: self.them.clone() })
     }
 }

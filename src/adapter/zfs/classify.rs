@@ -82,6 +82,7 @@ const RULES: &[(&[&str], ZfsErrorKind)] = &[
     (&["resource busy"], Busy),
     (&["has dependent clones"], Busy),
     (&["clones of previous snapshots exist"], Busy),
+    (&["more recent snapshots"], Diverged),
     (&["does not exist"], NotFound),
     (&["no such pool"], NotFound),
     (&["could not find any snapshots to destroy"], NotFound),
@@ -172,6 +173,11 @@ mod tests {
         (
             "cannot destroy 'zp/a@s1': snapshot has dependent clones\nuse '-R' to destroy the following datasets:\nzp/cl",
             Busy,
+        ),
+        ("cannot rollback to 'zp/r@s1': more recent snapshots exist\nuse '-r' to force deletion", Diverged),
+        (
+            "cannot rollback to 'zp/r@s1': more recent snapshots or bookmarks exist\nuse '-r' to force deletion of the following\nsnapshots and bookmarks:\nzp/r@s2",
+            Diverged,
         ),
         ("cannot rollback to 'zp/r@s2': clones of previous snapshots exist\nuse '-R' to force", Busy),
         ("cannot receive new filesystem stream: out of space", NoSpace),

@@ -296,7 +296,7 @@ impl Zfs for ZfsCommand {
     }
 
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
-        self.plain(&format!("roll back to {to}"), &["rollback", "-r", to.as_str()]).await
+        self.plain(&format!("roll back to {to}"), &["rollback", to.as_str()]).await
     }
 
     async fn abort_receive(&self, dataset: &DatasetName) -> ZfsResult<()> {

@@ -20,7 +20,7 @@ use crate::{
         leg::{CutoverId, Millis, Node, Side},
         terms::Terms,
     },
-    driver::cutover::{Begun, End, Lead, Notice, PassReport, Story, Survey, break_here, leads, name_of},
+    driver::cutover::{Begun, BrokenHere, End, Lead, Notice, PassReport, Story, Survey, break_here, leads, name_of},
     host,
     session::cutover::Hosts,
     types::{DatasetName, Failure, FailureClass, human_bytes, human_rate},
@@ -33,6 +33,8 @@ const BREAK_LOOK_EVERY: Duration = Duration::from_millis(100);
 const BREAK_LOOKS: u32 = 600;
 /// How long a second command waits for what it asked for to show in the ledger.
 const FOLLOW: Duration = Duration::from_millis(250);
+/// Looks at a cutover that nobody leads before it counts as left: longer than zmigrated takes to notice one.
+const LEFT_AFTER: u32 = 20;
 
 /// What a cutover came to.
 #[derive(Serialize)]
@@ -335,12 +337,18 @@ async fn follow(
     command: Command,
     output: &Output,
 ) -> Result<u8, Failure> {
+    let mut looks_alone = 0;
     loop {
+        // In this order: one that has just ended has written what it did.
+        looks_alone = if ledgers.is_owned(name) { 0 } else { looks_alone + 1 };
         let lines = ledgers.read(name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
         let (story, it) = crate::driver::cutover::read(&lines, &ledgers.place(name))?;
         let kept = it.progress();
-        if kept.phase.is_end() || kept.question.is_some() {
-            let mut object = object(&story, &it, Some(End::Question));
+        // Nobody leads it, and nobody will by himself: where the source may be down, zmigrated does.
+        let is_left = looks_alone >= LEFT_AFTER && !kept.phase.may_be_down();
+        if kept.phase.is_end() || kept.question.is_some() || is_left {
+            let end = if is_left { End::Stopped } else { End::Question };
+            let mut object = object(&story, &it, Some(end));
             measure_by(&mut object, Some(command));
             output.result(&object, text(&object));
             return Ok(object.exit_code);
@@ -403,15 +411,21 @@ pub fn break_fence(global: &Global, id: CutoverId, output: &Output) -> Result<u8
     let engine = host::engine(&config);
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        if !break_here(&engine, id).await? {
+        let Some(broken) = break_here(&engine, id).await? else {
             return Err(unknown(id).hint("nor does a unit of this host take part in it"));
-        }
-        serves_again(engine.cutovers.as_deref(), id).await
+        };
+        serves_again(engine.cutovers.as_deref(), id).await.map(|()| broken)
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
-    done?;
-    let object = serde_json::json!({ "id": id, "result": "broken", "exit_code": 0 });
-    output.result(&object, format!("cutover {id}: broken. The source on this host serves; its target was given up"));
+    let (text, serves) = match done? {
+        BrokenHere::Serves => ("The source on this host serves; its target was given up", true),
+        BrokenHere::MarkGone => (
+            "The mark of its fence is gone. What the datasets were before is not written down on this host: set readonly, canmount and volmode by hand, mount them, and start what uses them",
+            false,
+        ),
+    };
+    let object = serde_json::json!({ "id": id, "result": "broken", "exit_code": 0, "serves": serves });
+    output.result(&object, format!("cutover {id}: broken. {text}"));
     Ok(0)
 }
 

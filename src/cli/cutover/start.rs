@@ -73,7 +73,7 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
             },
             max_downtime,
             outage_limit: if forced && args.outage_limit.is_none() {
-                Millis(max_downtime.0.saturating_mul(10))
+                Millis(max_downtime.0.saturating_mul(10)).max(limit)
             } else {
                 limit
             },

@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read};
 pub use self::{
     notice::Notice,
-    survey::{Survey, break_here, survey},
+    survey::{BrokenHere, Survey, break_here, survey},
 };
 use self::{talk::Talk, work::Worker};
 use super::RunContext;
@@ -431,7 +431,11 @@ impl Lead {
             let result = match work {
                 Work::Pass => worker.pass(&terms, number, matches!(phase, Phase::Armed { .. }), &token).await,
                 Work::Sync => worker.sync(&terms, &token).await,
-                Work::Verify => worker.verify(&terms, final_number).await,
+                Work::Verify => tokio::select! {
+                    biased;
+                    () = token.cancelled() => return,
+                    proof = worker.verify(&terms, final_number) => proof,
+                },
             };
             if !token.is_cancelled() {
                 let _ = events.send(Event::Worked(leg, result));

@@ -6,7 +6,9 @@ use super::talk::Talk;
 use crate::{
     cutover::{
         call::{Call, State},
+        host::Part,
         leg::{CutoverId, Side},
+        source::Stage,
         terms::Terms,
     },
     driver::RunContext,
@@ -41,18 +43,47 @@ pub async fn survey(context: &Arc<RunContext>, terms: &Terms) -> Result<Survey, 
     result
 }
 
-/// A host's own word on a unit of it, for a person who is there without the cutover's leader.
+/// What a person's word on this host alone came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenHere {
+    /// The source will serve, as it was.
+    Serves,
+    /// Only the mark of the fence goes: what the datasets were before is not known here.
+    MarkGone,
+}
+
+/// A host's own word on a unit of it, for a person who is there without the cutover's leader; `None` where no unit takes part.
 ///
 /// # Errors
-/// When there is no such leg there.
-pub async fn break_here(engine: &Engine, id: CutoverId) -> Result<bool, Failure> {
+/// When there is nothing to break here.
+pub async fn break_here(engine: &Engine, id: CutoverId) -> Result<Option<BrokenHere>, Failure> {
     let hosts = engine.cutovers.as_ref();
     let hosts = hosts.ok_or_else(|| Failure::new(FailureClass::Internal, "no cutovers here"))?;
     for (unit, host) in hosts.units()? {
-        if let Some(leg) = host.kept().part.leg().filter(|leg| leg.id == id) {
-            hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
-            return Ok(true);
-        }
+        let part = &host.kept().part;
+        let Some(leg) = part.leg().filter(|leg| leg.id == id) else { continue };
+        let broken = match part {
+            Part::UnknownFence(_) => BrokenHere::MarkGone,
+            Part::Source(
+                _,
+                Stage::Quiescing { .. }
+                | Stage::Fencing
+                | Stage::Fenced
+                | Stage::Withdrawing
+                | Stage::Unfencing
+                | Stage::Starting
+                | Stage::Released,
+            ) => BrokenHere::Serves,
+            Part::None | Part::Source(..) | Part::Target(..) => {
+                let (side, stage, _) = part.summary();
+                let side = side.map_or("not part", |side| if side == Side::Source { "the source" } else { "the target" });
+                let text = format!("{unit} on this host is {side} of cutover {id} ({stage}): it has no fence that could be broken");
+                return Err(Failure::new(FailureClass::Refused, text)
+                    .hint("break is for the host of a source that is fenced, when its target is destroyed"));
+            }
+        };
+        hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
+        return Ok(Some(broken));
     }
-    Ok(false)
+    Ok(None)
 }

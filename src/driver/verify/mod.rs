@@ -29,7 +29,7 @@ use crate::{
     types::{
         DatasetName, Failure, FailureClass, SnapshotName,
         content::ContentCounts,
-        listing::{DatasetInfo, Listing},
+        listing::{DatasetInfo, Listing, SnapshotInfo},
         transfer::Depth,
     },
     wire::{
@@ -233,19 +233,40 @@ fn newest_common(
     })
 }
 
+/// Snapshots that one side alone has.
+struct Alone {
+    /// Newer than the newest that both have: the sides differ.
+    newer: Vec<String>,
+    /// How many are older: each side prunes by its own rules.
+    older: usize,
+}
+
+impl Alone {
+    fn of(here: &DatasetInfo, there: &DatasetInfo) -> Alone {
+        let is_common = |s: &SnapshotInfo| there.snapshot_by_guid(s.guid).is_some();
+        let begin = here.snapshots.iter().rposition(is_common).map_or(0, |at| at + 1);
+        let (older, newer) = here.snapshots.split_at(begin);
+        Alone {
+            newer: newer.iter().map(|s| s.tag.to_string()).collect(),
+            older: older.iter().filter(|s| !is_common(s)).count(),
+        }
+    }
+}
+
 /// What the two listings tell.
 fn by_guids(options: &VerifyOptions, source: Option<&DatasetInfo>, target: Option<&DatasetInfo>) -> DatasetVerified {
     let name = |info: Option<&DatasetInfo>| info.map(|info| info.name.clone());
     let mut verified = DatasetVerified::new(name(source), name(target), options.content);
-    let only = |here: Option<&DatasetInfo>, there: Option<&DatasetInfo>| -> Vec<String> {
-        let of = here.into_iter().flat_map(|info| &info.snapshots);
-        let missing = of.filter(|s| there.is_none_or(|there| there.snapshot_by_guid(s.guid).is_none()));
-        missing.map(|snapshot| snapshot.tag.to_string()).collect()
-    };
     // Of a dataset that one side lacks, that is all there is to say.
     if let (Some(here), Some(there)) = (source, target) {
-        verified.only_at_source = only(source, target);
-        verified.only_at_target = only(target, source);
+        let (at_source, at_target) = (Alone::of(here, there), Alone::of(there, here));
+        verified.only_at_source = at_source.newer;
+        verified.only_at_target = at_target.newer;
+        for (side, older) in [("source", at_source.older), ("target", at_target.older)].into_iter().filter(|(_, n)| *n > 0) {
+            verified.notes.push(format!(
+                "{older} older snapshots are only at the {side}, as pruning leaves them; that is no difference"
+            ));
+        }
         verified.common = newest_common(here, there).map(|((snapshot, guid), _)| CommonSnapshot {
             snapshot: snapshot.tag().to_string(),
             guid: guid.to_string(),

@@ -69,9 +69,9 @@ pub struct DatasetVerified {
     pub result: VerifyResult,
     /// The newest snapshot on both sides.
     pub common: Option<CommonSnapshot>,
-    /// Snapshots that only the source has, the oldest first.
+    /// Snapshots that only the source has and that are newer than the newest on both, the oldest first.
     pub only_at_source: Vec<String>,
-    /// Snapshots that only the target has, the oldest first.
+    /// The same of the target.
     pub only_at_target: Vec<String>,
     /// Bytes written to the target since its newest snapshot; `None` where nobody can tell.
     pub target_written_bytes: Option<u64>,

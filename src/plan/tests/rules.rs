@@ -203,6 +203,10 @@ fn types_do_not_mix() {
         [ds("backup/db").snaps("a"), ds("backup/db/v").snaps("a")],
     );
     assert!(matches!(c.recursive().refusal(), Refusal::WrongType { .. }));
+    // Also a volume that this very run would make.
+    let volume = ds("tank/db/v").volume().snaps("a");
+    let c = case([ds("tank/db").snaps("a"), volume, ds("tank/db/v/x").snaps("a")], []).recursive();
+    assert!(matches!(c.refusal(), Refusal::ParentNotFilesystem { parent, .. } if parent == name("backup/db/v")));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 use super::{
     Tools, activate,
     fence::{self, is_fenced},
-    look::{datasets, former, leg_in, may_be_set, snapshots_of},
+    look::{MOUNTED, datasets, former, is_mounted, leg_in, may_be_set, snapshots_of, value},
     unit::Unit,
 };
 use crate::{
@@ -23,7 +23,10 @@ use crate::{
         journal::{Entry, Phase},
         zfs::{Depth, SnapshotRequest, ZfsErrorKind},
     },
-    types::{Failure, FailureClass, Guid, SnapshotName, SnapshotTag, listing::FENCE},
+    types::{
+        DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag,
+        listing::{DatasetInfo, FENCE},
+    },
 };
 
 /// Lines of hooks that are kept for people.
@@ -88,13 +91,29 @@ impl Doer {
                     let text = format!("{} holds an interrupted receive", info.name);
                     return Err(Failure::new(FailureClass::Refused, text));
                 }
-                Ok(())
+                let mounted: Vec<&DatasetInfo> = all.iter().filter(|d| is_mounted(d)).collect();
+                if let Some(info) = mounted.first() {
+                    self.must_be_able_to_mount(&info.name)?;
+                }
+                // It could be unmounted, and by a rollback not be mounted again.
+                let by_hand = |d: &&&DatasetInfo| value(d, "mountpoint").is_some_and(|place| !place.starts_with('/'));
+                mounted.iter().find(by_hand).map_or(Ok(()), |info| Err(activate::mounted_by_hand(&info.name)))
             }
             Side::Target => {
                 let wanted = self.wanted(self.former.as_ref());
+                if let Some(will) = wanted.iter().find(|s| s.property == MOUNTED && s.local.as_deref() == Some("yes")) {
+                    self.must_be_able_to_mount(&will.dataset)?;
+                }
                 activate::prepare(&*self.tools.zfs, &self.unit, &wanted, &self.setup).await
             }
         }
+    }
+
+    fn must_be_able_to_mount(&self, dataset: &DatasetName) -> Result<(), Failure> {
+        let Some(why) = &self.tools.cannot_mount else { return Ok(()) };
+        let text = format!("{dataset} has to be mounted and unmounted on the host of the {}, and {why}", word(self.side));
+        Err(Failure::new(FailureClass::Refused, text)
+            .hint("run zmigrated there as root, in the mount namespace of the host: docs/packages.md has the drop-in for it"))
     }
 
     async fn try_hooks(&self) -> Result<(), Failure> {
@@ -126,13 +145,13 @@ impl Doer {
     async fn hook(&self, name: &str, verb: HookVerb) -> Result<(), Failure> {
         let usage = |e: String| Failure::new(FailureClass::Usage, e);
         let name: HookName = name.parse().map_err(|e| usage(format!("{e}")))?;
-        if !self.tools.hooks.declared(&name) {
+        if !self.tools.hooks().declared(&name) {
             let text = format!("the configuration of this host declares no hook {name}");
             return Err(usage(text).hint(format!("add [hook.{name}] to it, on the host of the {}", word(self.side))));
         }
         let datasets = self.unit.roots().to_vec();
         let call = HookCall { name: name.clone(), verb, leg: self.leg, side: self.side, datasets };
-        let (lines, result) = match self.tools.hooks.call(&call).await {
+        let (lines, result) = match self.tools.hooks().call(&call).await {
             Ok(output) => (output.lines, Ok(())),
             Err(e) => (e.output.lines.clone(), Err(Failure::new(FailureClass::Zfs, e))),
         };

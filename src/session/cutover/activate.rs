@@ -10,7 +10,7 @@ use crate::{
     port::zfs::Zfs,
     types::{
         DatasetName, Failure, FailureClass, human_bytes,
-        listing::{DatasetInfo, FENCE, SERVING},
+        listing::{DatasetInfo, DatasetKind, FENCE, SERVING},
         mounts,
     },
 };
@@ -43,16 +43,27 @@ pub(super) async fn prepare(zfs: &dyn Zfs, unit: &Unit, wanted: &[Saved], setup:
         }
         let is_mounted_then = noted(wanted, &info.name, MOUNTED) == Some("yes");
         let locked = info.encryption.as_ref().filter(|e| !e.key_loaded);
-        if let Some(encryption) = locked.filter(|_| is_mounted_then) {
+        // Without its key a volume has no device, and ZFS says nothing.
+        let has_device_then = info.kind == DatasetKind::Volume && noted(wanted, &info.name, "volmode") != Some("none");
+        if let Some(encryption) = locked.filter(|_| is_mounted_then || has_device_then) {
             let root = encryption.root.as_ref().unwrap_or(&info.name);
             return Err(refused(format!("the key of {} is not loaded there", info.name))
                 .hint(format!("`zfs load-key {root}` on that host")));
         }
         if is_mounted_then && let Some(path) = mountpoint_then(info, wanted) {
+            if !path.starts_with('/') {
+                return Err(mounted_by_hand(&info.name));
+            }
             is_free(&path, &info.name, setup)?;
         }
     }
     Ok(())
+}
+
+/// Of a dataset whose mount point is `legacy` or `none`: `zfs mount` does not mount it.
+pub(super) fn mounted_by_hand(dataset: &DatasetName) -> Failure {
+    refused(format!("{dataset} is mounted by hand or by fstab (its mountpoint is no path), so zmigrate could not mount it"))
+        .hint(format!("`zfs set mountpoint=/PATH {dataset}` there, and take it out of /etc/fstab; or unmount it and mount it by a hook"))
 }
 
 fn noted<'a>(wanted: &'a [Saved], dataset: &DatasetName, property: &str) -> Option<&'a str> {
@@ -63,7 +74,7 @@ fn noted<'a>(wanted: &'a [Saved], dataset: &DatasetName, property: &str) -> Opti
 fn mountpoint_then(info: &DatasetInfo, wanted: &[Saved]) -> Option<String> {
     let now = info.property("mountpoint").map(|p| p.value.clone());
     let path = info.local("mountpoint").map(str::to_owned);
-    path.or_else(|| noted(wanted, &info.name, "mountpoint").map(str::to_owned)).or(now).filter(|p| p.starts_with('/'))
+    path.or_else(|| noted(wanted, &info.name, "mountpoint").map(str::to_owned)).or(now)
 }
 
 /// Whether a filesystem can be mounted at this directory: nothing in it, and nothing mounted there but the source that is

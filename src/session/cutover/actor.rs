@@ -142,7 +142,14 @@ pub(super) fn start(tools: Arc<Tools>, unit: Unit, stays: bool) -> mpsc::Sender<
     let (sender, mut messages) = mpsc::channel(16);
     tokio::spawn(async move {
         let ended = match Actor::open(tools, unit.clone(), stays).await {
-            Ok(Some(mut actor)) => actor.run(&mut messages).await,
+            Ok(Some(mut actor)) => {
+                let ended = actor.run(&mut messages).await;
+                if let Err(failure) = &ended {
+                    // Whoever waits is told why, and does not ask for ever.
+                    actor.waiting.drain(..).for_each(|(_, _, tell)| drop(tell.send(Err(failure.clone()))));
+                }
+                ended
+            }
             Ok(None) => Ok(()),
             Err(failure) => Err(failure),
         };
@@ -261,11 +268,11 @@ impl Actor {
     async fn hear(&mut self, message: Message) -> Result<(), Failure> {
         match message {
             Message::Ask { request, setup, tell } => {
+                self.waiting.push((request.leg, request.number, tell));
                 self.let_epochs_pass(&request).await?;
                 if let (Ask::Arm { .. }, Some(setup)) = (&request.ask, setup) {
-                    self.take_setup(setup).await?;
+                    self.take_setup(request.leg, setup).await?;
                 }
-                self.waiting.push((request.leg, request.number, tell));
                 if self.host.doing().is_some() {
                     let newer = self.queued.as_ref().is_none_or(|q| q.leg != request.leg || q.number <= request.number);
                     if newer {
@@ -312,16 +319,17 @@ impl Actor {
         Ok(())
     }
 
-    async fn take_setup(&mut self, setup: Setup) -> Result<(), Failure> {
+    async fn take_setup(&mut self, leg: Leg, setup: Setup) -> Result<(), Failure> {
         if setup == self.setup {
             return Ok(());
         }
         if setup.hooks.len() > MAX_HOOKS {
             return Err(usage(format!("more than {MAX_HOOKS} hooks")));
         }
-        // Once it is under way nothing about it changes.
+        // Once it is under way nothing about it changes, and nothing ever by a leg that is about to be refused.
         let (_, stage, open) = self.host.kept().part.summary();
-        if open && !matches!(stage, "armed" | "undecided") {
+        let is_current = self.host.kept().part.leg() == Some(leg);
+        if open && !(is_current && matches!(stage, "armed" | "undecided")) {
             return Ok(());
         }
         self.append(Entry::Setup { setup: setup.clone() })?;

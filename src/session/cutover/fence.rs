@@ -22,6 +22,7 @@ use crate::{
     types::{
         DatasetName, Failure, FailureClass,
         listing::{DatasetInfo, DatasetKind, FENCE, PropertySource},
+        mounts,
     },
 };
 
@@ -49,7 +50,9 @@ pub(super) async fn fence(
 ) -> Result<(), Failure> {
     let zfs = &*tools.zfs;
     let all = datasets(zfs, unit).await?;
-    if let Some(new) = all.iter().find(|d| !former.iter().any(|s| s.dataset == d.name)) {
+    // One that a way home brought after the fence was set is read-only by itself, and fenced by what is above it.
+    let is_new = |d: &&DatasetInfo| !former.iter().any(|s| s.dataset == d.name) && !is_closed(d, leg);
+    if let Some(new) = all.iter().find(is_new) {
         return Err(zfs_failed(format!("{} came into being while the fence was being set", new.name)));
     }
     if !is_fenced(&all, leg) {
@@ -95,8 +98,9 @@ async fn unmount(tools: &Tools, all: &[DatasetInfo], kill_busy: bool) -> Result<
         if let Err(e) = &unmounted
             && e.kind == ZfsErrorKind::Busy
         {
-            let below = all.iter().filter(|d| is_mounted(d) && d.name.is_at_or_below(&info.name));
-            let places: Vec<PathBuf> = below.filter_map(|d| value(d, "mountpoint")).map(PathBuf::from).collect();
+            let below: Vec<&DatasetName> =
+                all.iter().map(|d| &d.name).filter(|name| name.is_at_or_below(&info.name)).collect();
+            let places = places_of(&below, &std::fs::read("/proc/self/mountinfo").unwrap_or_default());
             in_use(tools, &info.name, &places, kill_busy).await?;
             unmounted = tools.zfs.unmount(&info.name).await;
         }
@@ -104,6 +108,15 @@ async fn unmount(tools: &Tools, all: &[DatasetInfo], kill_busy: bool) -> Result<
         gone.push(&info.name);
     }
     Ok(())
+}
+
+/// Where these datasets are mounted, as far as one can see into them: not where their `mountpoint` says, for there may be
+/// something else, and whoever uses that is none of ours.
+fn places_of(datasets: &[&DatasetName], mountinfo: &[u8]) -> Vec<PathBuf> {
+    let mounts = mounts::parse(mountinfo);
+    let is_one = |m: &mounts::Mount| datasets.iter().any(|name| m.source.to_str() == Some(name.as_str()));
+    let on_top = |m: &&mounts::Mount| mounts.iter().rfind(|other| other.at == m.at).is_some_and(is_one);
+    mounts.iter().filter(|m| is_one(m)).filter(on_top).map(|m| m.at.clone()).collect()
 }
 
 /// Says who uses one of these places; with `kill_busy` ends those processes instead, and nothing is wrong any more.
@@ -211,4 +224,19 @@ pub(super) async fn mount(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved]) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever is found there may be killed.
+    #[test]
+    fn only_what_is_mounted_is_looked_into() {
+        let line = |at: &str, source: &str| format!("36 35 98:0 / {at} rw - zfs {source} rw\n");
+        let text = line("/", "/dev/vda1") + &line("/srv/db", "tank/db") + &line("/srv/hidden", "tank/db") + &line("/srv/hidden", "tmpfs") + &line("/srv/other", "tank/dbx");
+        let (db, new): (DatasetName, DatasetName) = ("tank/db".parse().unwrap(), "tank/new".parse().unwrap());
+        assert_eq!(places_of(&[&db, &new], text.as_bytes()), [PathBuf::from("/srv/db")]);
+        assert!(places_of(&[&new], text.as_bytes()).is_empty());
+    }
 }

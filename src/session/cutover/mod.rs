@@ -51,9 +51,18 @@ pub struct Tools {
     /// What was destroyed, and on whose behalf.
     pub journal: Arc<dyn Journal>,
     /// What stops and starts the programs that use the datasets.
-    pub hooks: Arc<dyn Hooks>,
+    pub hooks: Mutex<Arc<dyn Hooks>>,
     /// Who keeps a mount busy.
     pub busy: Arc<dyn Busy>,
+    /// Why this process cannot mount for the whole host, if it cannot.
+    pub cannot_mount: Option<String>,
+}
+
+impl Tools {
+    /// What stops and starts the programs that use the datasets, by the configuration that is in force.
+    pub fn hooks(&self) -> Arc<dyn Hooks> {
+        Arc::clone(&self.hooks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// See the module.
@@ -68,6 +77,11 @@ impl Hosts {
     /// Hosts without any unit loaded.
     pub fn new(tools: Tools) -> Arc<Hosts> {
         Arc::new(Hosts { tools: Arc::new(tools), actors: Mutex::default(), looks: Semaphore::new(MAX_LOOKS) })
+    }
+
+    /// From now on these hooks are called; a call that is under way goes on.
+    pub fn set_hooks(&self, hooks: Arc<dyn Hooks>) {
+        *self.tools.hooks.lock().unwrap_or_else(PoisonError::into_inner) = hooks;
     }
 
     /// Does what `who` says about the unit of these roots. Whoever calls has checked that it is granted.
@@ -152,15 +166,17 @@ impl Hosts {
     /// # Errors
     /// When a ledger cannot be read or understood.
     pub fn units(&self) -> Result<Vec<(Unit, Host)>, Failure> {
+        self.each_unit()?.into_iter().collect()
+    }
+
+    /// The same, each for itself: one that cannot be read need not keep the others from being looked after.
+    fn each_unit(&self) -> Result<Vec<Result<(Unit, Host), Failure>>, Failure> {
         let names = self.tools.ledgers.names("host-").map_err(|e| Failure::new(FailureClass::Usage, e))?;
-        let mut all = Vec::new();
-        for name in names {
+        let read = |name: String| {
             let lines = self.tools.ledgers.read(&name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
-            if let Some(told) = actor::read(&lines, &self.tools.ledgers.place(&name))? {
-                all.push((told.unit, told.host));
-            }
-        }
-        Ok(all)
+            Ok(actor::read(&lines, &self.tools.ledgers.place(&name))?.map(|told| (told.unit, told.host)))
+        };
+        Ok(names.into_iter().filter_map(|name| read(name).transpose()).collect())
     }
 
     /// Other units with a leg under way, or fenced for good, that share datasets with this one.
@@ -197,16 +213,24 @@ impl Hosts {
     /// that a fence is set again.
     ///
     /// # Errors
-    /// When a ledger cannot be read or understood.
+    /// When a ledger cannot be read or understood: the first of those, after all others were looked after.
     pub fn look_after(&self, all: bool) -> Result<(), Failure> {
-        for (unit, host) in self.units()? {
+        let mut unread = Ok(());
+        for unit in self.each_unit()? {
+            let (unit, host) = match unit {
+                Ok(unit) => unit,
+                Err(failure) => {
+                    unread = unread.and(Err(failure));
+                    continue;
+                }
+            };
             let part = &host.kept().part;
             let fenced = matches!(part.summary(), (_, "fenced" | "released" | "fencing", _));
             if actor::needs_ticks(&host) || (all && (fenced || matches!(part, Part::UnknownFence(_)))) {
                 drop(self.actor(&unit, true));
             }
         }
-        Ok(())
+        unread
     }
 }
 

@@ -1,0 +1,207 @@
+//! Destroying a dataset of a target whose source was deleted, once it has been gone for as long as the job says.
+//!
+//! ```text
+//!   seen gone: zmigrate:gone=<time> ──┬── back at the source: the mark is taken off
+//!                                     └── gone for the job's time: zmigrate:gone=<time> <time 2>
+//!                                               └── a day after that still gone: judged, written to the journal, destroyed
+//! ```
+//!
+//! Invariants: time is reckoned by this host's clock and mark alone, and a mark of the future begins anew, so that a clock that
+//! jumps, and is set right within a day, destroys nothing; only a dataset below the root that the session holds, which bears
+//! `zmigrate:job` of this job; nothing goes that has a dataset below it, a clone, a snapshot that the job did not make, data of
+//! its own, a hold of somebody else, or a next target; nothing that serves or is fenced.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    bases::hold_tag,
+    engine::{EngineSession, refused},
+};
+use crate::{
+    jobs::names::Prefix,
+    limits::MIN_GONE,
+    port::{
+        journal::Entry,
+        zfs::{Depth, ZfsErrorKind},
+    },
+    types::{
+        Failure, FailureClass, SnapshotName,
+        listing::{DatasetInfo, FENCE, GONE, HELD, JOB, Listing, SERVING},
+    },
+    wire::message::{Reply, RetireRequest, Retired},
+};
+
+impl EngineSession {
+    /// Marks a dataset whose source is gone, destroys it when its time has come, or takes the mark off.
+    pub(super) async fn retire(&self, request: RetireRequest, now: Timestamp) -> Result<Reply, Failure> {
+        let dataset = &request.dataset;
+        self.must_hold_above(dataset)?;
+        let prefix: Prefix = request.prefix.parse().map_err(|e| Failure::new(FailureClass::Protocol, e))?;
+        let listing = self.zfs().list(dataset, Depth::Tree).await?;
+        let Some(info) = listing.get(dataset) else { return Ok(Reply::Retired(Retired::Destroyed)) };
+        if info.local(JOB) != Some(request.job.as_str()) {
+            return Err(refused(format!("{dataset} is no target of {}, so it is not touched", request.job)));
+        }
+        if !request.gone {
+            if info.local(GONE).is_some() && !request.dry_run {
+                self.zfs().inherit(dataset, GONE).await?;
+            }
+            return Ok(Reply::Retired(Retired::Back));
+        }
+        let asked = SignedDuration::from_secs(i64::try_from(request.after_s).unwrap_or(i64::MAX));
+        let least = SignedDuration::try_from(MIN_GONE).unwrap_or(SignedDuration::MAX);
+        let mark = info.local(GONE).and_then(|text| Mark::read(text, now));
+        let (mark, is_new) = match mark {
+            None => (Mark { since: now, due: None }, true),
+            Some(Mark { since, due: None }) if now.duration_since(since) >= asked.max(least) => {
+                (Mark { since, due: Some(now) }, true)
+            }
+            Some(mark) => (mark, false),
+        };
+        if is_new && !request.dry_run {
+            self.must_go_on()?;
+            self.zfs().set(dataset, &[(GONE.to_owned(), mark.to_string())]).await?;
+        }
+        match mark.due {
+            Some(due) if now.duration_since(due) >= least => {
+                self.destroy_retired(&listing, info, &request, &prefix, mark.since).await.map(Reply::Retired)
+            }
+            _ => Ok(Reply::Retired(Retired::Waits { since_unix_s: mark.since.as_second() })),
+        }
+    }
+
+    async fn destroy_retired(
+        &self,
+        listing: &Listing,
+        info: &DatasetInfo,
+        request: &RetireRequest,
+        prefix: &Prefix,
+        since: Timestamp,
+    ) -> Result<Retired, Failure> {
+        let ours = hold_tag(&request.job);
+        let snapshots: Vec<SnapshotName> = info.snapshots.iter().filter_map(|s| info.snapshot_name(s).ok()).collect();
+        let next = self.engine.needs().of(&info.name, None);
+        let mut stays = why_it_stays(listing, info, prefix).or_else(|| Some(format!("{} sends it on", next.first()?.by)));
+        if stays.is_none() {
+            // Snapshots go one by one, so what would stop that halfway is looked for first.
+            stays = self.clone_of(&snapshots).await?.map(|clone| format!("{clone} is a clone of it"));
+        }
+        if stays.is_none() {
+            stays = self.held_by_others(info, &snapshots, &ours).await?;
+        }
+        if let Some(why) = stays {
+            return Ok(Retired::Stays(why));
+        }
+        if request.dry_run {
+            return Ok(Retired::Destroyed);
+        }
+        let entry = Entry::Retire {
+            dataset: info.name.clone(),
+            guid: info.guid,
+            gone_since: since.to_string(),
+            snapshots: snapshots.clone(),
+        };
+        self.must_go_on()?;
+        let base = info.local(HELD).and_then(|tag| info.snapshots.iter().find(|s| s.tag.as_str() == tag));
+        let base: Vec<SnapshotName> = base.and_then(|s| info.snapshot_name(s).ok()).into_iter().collect();
+        let can_hold = self.capabilities(&info.name).await?.holds;
+        let act = async {
+            if can_hold && !base.is_empty() {
+                self.zfs().release(&ours, &base).await?;
+            }
+            // The newest last: until then a source that comes back has its base here.
+            for snapshot in &snapshots {
+                self.zfs().destroy_snapshot(snapshot).await?;
+            }
+            // Without -r: it refuses what has come since.
+            self.zfs().destroy_filesystem(&info.name).await
+        };
+        match self.journalled(entry, act).await {
+            Ok(()) => Ok(Retired::Destroyed),
+            Err(failure) if failure.transient => Ok(Retired::Stays("it is in use".to_owned())),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn held_by_others(
+        &self,
+        info: &DatasetInfo,
+        snapshots: &[SnapshotName],
+        ours: &str,
+    ) -> Result<Option<String>, Failure> {
+        match self.zfs().holds(snapshots).await {
+            Ok(holds) => {
+                Ok(holds.iter().find(|(_, tag)| tag != ours).map(|(held, tag)| format!("{held} is held ({tag})")))
+            }
+            // Some have holds and cannot list them; they can count them.
+            Err(e) if e.kind == ZfsErrorKind::Unsupported => {
+                for snapshot in snapshots {
+                    let found = self.zfs().get(snapshot.as_str(), &["userrefs"]).await.unwrap_or_default();
+                    let holds: u64 = found.first().and_then(|p| p.value.parse().ok()).unwrap_or_default();
+                    let own = u64::from(info.local(HELD) == Some(snapshot.tag().as_str()));
+                    if holds > own {
+                        return Ok(Some(format!("{snapshot} is held")));
+                    }
+                }
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// `zmigrate:gone`: since when a source is gone, and when it was found to be so for long enough.
+struct Mark {
+    since: Timestamp,
+    due: Option<Timestamp>,
+}
+
+impl Mark {
+    /// `None` for what is no mark, and for one of the future: the clock was wrong then, or is now.
+    fn read(text: &str, now: Timestamp) -> Option<Mark> {
+        let mut times = text.split(' ').map(|time| time.parse::<Timestamp>().ok().filter(|at| *at <= now));
+        let (since, due) = (times.next()??, times.next());
+        // Without the second, the first still counts.
+        Some(Mark { since, due: due.flatten().filter(|due| *due >= since) })
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = |at: &Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        f.write_str(&time(&self.since))?;
+        self.due.iter().try_for_each(|due| write!(f, " {}", time(due)))
+    }
+}
+
+/// Why a dataset whose time has come stays all the same.
+fn why_it_stays(listing: &Listing, info: &DatasetInfo, prefix: &Prefix) -> Option<String> {
+    if let Some(child) = listing.datasets.iter().find(|d| d.name != info.name && d.name.is_at_or_below(&info.name)) {
+        return Some(format!("{} is below it", child.name));
+    }
+    if let Some(foreign) = info.snapshots.iter().find(|s| prefix.time_of(&s.tag).is_none()) {
+        return Some(format!("@{} was not made by this job", foreign.tag));
+    }
+    if let Some(bookmark) = info.bookmarks.first() {
+        return Some(format!("it has the bookmark #{}, from which something is sent on", bookmark.tag));
+    }
+    if let Some(property) = [SERVING, FENCE].into_iter().find(|name| info.local(name).is_some()) {
+        return Some(format!("a cutover left its mark ({property})"));
+    }
+    if info.resume_token.is_some() || info.inconsistent {
+        return Some("it holds an interrupted receive".to_owned());
+    }
+    if info.snapshots.is_empty() {
+        return Some("it has no snapshots, so nothing tells what it holds".to_owned());
+    }
+    match info.written {
+        Some(bytes) if bytes > 0 => Some(format!("{bytes} bytes were written to it since its newest snapshot")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "retire_tests.rs"]
+mod tests;
