@@ -120,13 +120,18 @@ mod tests {
                 }
             })
         });
-        threads.map(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         let text = |n| fs::read_to_string(journal.path(n)).unwrap_or_default();
         assert!(text(FILES).is_empty() && (1..FILES).all(|n| (1000..1400).contains(&text(n).len())));
         // The last of each are there, whole, the newest in the newest file.
         let all: String = (0..FILES).rev().map(text).collect();
         let lines: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert!(lines.iter().any(|line| line["dataset"] == "tank/0-39") && lines.iter().any(|line| line["dataset"] == "tank/1-39"));
+        assert!(
+            lines.iter().any(|line| line["dataset"] == "tank/0-39")
+                && lines.iter().any(|line| line["dataset"] == "tank/1-39")
+        );
         assert!(text(0).lines().count() <= lines.len());
     }
 }

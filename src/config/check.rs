@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     hook::HookKind,
-    identity::{CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, RENEW_NODE, When, ca::CA_KEY_FILE},
+    identity::{
+        CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, RENEW_NODE, When, ca::CA_KEY_FILE,
+    },
     jobs::{Direction, Job},
     types::{DatasetName, PeerAddress, PeerName},
 };

@@ -55,7 +55,17 @@ pub struct Progress {
 
 impl Progress {
     fn begun(terms: Arc<Terms>, phase: Phase, number: u32) -> Progress {
-        Progress { terms, phase, number, since: None, failures: 0, why: None, question: None, going: false, forced: false }
+        Progress {
+            terms,
+            phase,
+            number,
+            since: None,
+            failures: 0,
+            why: None,
+            question: None,
+            going: false,
+            forced: false,
+        }
     }
 
     /// The longest outage; after it, and before the decision, it is rolled back.
@@ -341,7 +351,8 @@ impl Turn<'_> {
             }
             // The target is promoted. A person broke the fence on the source's host.
             (Phase::Release { .. } | Phase::Discard, Reply::Serving) => {
-                let why = "the source serves again, by hand, and the target serves as well: two sides may be written to";
+                let why =
+                    "the source serves again, by hand, and the target serves as well: two sides may be written to";
                 self.question(Question::Failed { why: why.to_owned() });
             }
             (Phase::Withdraw, Reply::Serving) => self.enter(Phase::Retract { served: true }, None),

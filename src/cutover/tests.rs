@@ -257,6 +257,9 @@ fn a_held_cutover_as_a_person_sees_it() {
     led.answer(Reply::Armed);
     led.pass(300);
     led.event(Event::Said(Command::Go));
+    // It may have held for days, so both sides are armed once more.
+    led.answer(Reply::Armed);
+    led.answer(Reply::Armed);
     led.answer(Reply::Quiesced);
     led.answer(Reply::Fenced);
     led.answer(Reply::Final { guids: Arc::from([Guid(5)]) });
@@ -311,4 +314,38 @@ fn commands_that_do_not_apply_say_why() {
         let effects = led.event(Event::Said(command));
         assert!(matches!(&effects[..], [Effect::Decline(_)]), "{command:?}: {effects:?}");
     }
+}
+
+/// A person broke the fence on the source's host although the target was promoted: nobody may go on as if that were nothing.
+#[test]
+fn a_source_that_serves_again_after_the_promotion_is_a_question() {
+    let mut led = Led::new(Terms { hold: false, ..terms() });
+    led.pass(0);
+    led.pass(0);
+    for reply in
+        [Reply::Armed, Reply::Armed, Reply::Quiesced, Reply::Fenced, Reply::Final { guids: Arc::from([Guid(5)]) }]
+    {
+        led.answer(reply);
+    }
+    led.work(Done::Synced);
+    led.work(Done::Verified(proof(leg(0x4f2a, 1))));
+    led.answer(Reply::Ruled { ruling: Ruling { leg: leg(0x4f2a, 1), decision: Decision::Promoted } });
+    led.answer(Reply::Active);
+    led.answer(Reply::Serving);
+    let question = led.it.progress().question.as_ref().map(ToString::to_string).unwrap_or_default();
+    assert!(question.contains("two sides may be written to"), "{question}");
+}
+
+/// What was destroyed at the source may come home, and only that way.
+#[test]
+fn a_source_that_was_discarded_may_be_a_target() {
+    let records = [&fenced()[..], &[HostRecord::Released, HostRecord::Discarding, HostRecord::Discarded]].concat();
+    let arm = |side| Ask::Arm { side, datasets: Arc::from(["p/d".parse().unwrap()]), verify: Means::Digest };
+    let asked = |side| ask(started(&records, None).0, leg(2, 2), 1, arm(side)).1;
+    let effects = asked(Side::Target);
+    assert!(
+        matches!(&effects[..], [HostEffect::Append(HostRecord::Admitted { .. }), HostEffect::Act(_)]),
+        "{effects:?}"
+    );
+    assert_eq!(reply(&asked(Side::Source)), Some(&Reply::Refused { refusal: Refusal::NotNow }));
 }

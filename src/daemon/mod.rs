@@ -259,7 +259,9 @@ impl Daemon {
             Ok(config) => {
                 self.authority.replace(config.grants.clone());
                 self.jobs.reload(config);
-                tracing::info!("the grants, hooks and jobs were read again; other settings take effect at the next start");
+                tracing::info!(
+                    "the grants, hooks and jobs were read again; other settings take effect at the next start"
+                );
             }
             Err(failure) => tracing::error!("the configuration does not load, so it stays as it was: {failure}"),
         }

@@ -14,9 +14,9 @@ mod board;
 pub mod cutover;
 mod probe;
 mod report;
+mod retire;
 mod side;
 mod step;
-mod retire;
 mod upkeep;
 pub mod verify;
 

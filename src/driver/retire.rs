@@ -113,7 +113,10 @@ pub(super) async fn retire(
         return Ok(());
     }
     if matches!(target, Side::Remote(_)) && !client.has(features::RETIRE) {
-        found.notes.push(format!("{} is too old to destroy what is gone at the source; upgrade zmigrate there", client.identity()));
+        found.notes.push(format!(
+            "{} is too old to destroy what is gone at the source; upgrade zmigrate there",
+            client.identity()
+        ));
         return Ok(());
     }
     lock(target, &options.target).await?;

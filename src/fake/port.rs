@@ -94,7 +94,11 @@ fn rollback(host: &mut Host, what: &str, to: &SnapshotName) -> ZfsResult<()> {
         return busy(what, "dataset is busy");
     }
     if d.snaps.iter().any(|s| s.createtxg > createtxg) || d.bookmarks.iter().any(|b| b.createtxg > createtxg) {
-        return Err(fail(what, Diverged, format!("cannot rollback to '{to}': more recent snapshots or bookmarks exist")));
+        return Err(fail(
+            what,
+            Diverged,
+            format!("cannot rollback to '{to}': more recent snapshots or bookmarks exist"),
+        ));
     }
     d.live = objects;
     Ok(())

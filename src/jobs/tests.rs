@@ -62,7 +62,7 @@ fn gone(dataset: &DatasetInfo, holds: &[(SnapshotName, String)], needs: &[Need])
     let prefix = prefix();
     let rules: Retention = "all matching no-such-name".parse().unwrap();
     let subject = Subject { dataset, holds, needs, prefix: &prefix };
-    subject.decide(Some(&rules), at(0)).iter().filter(|d| !d.keep).map(|d| d.guid.0).collect()
+    subject.decide(Some(&rules), at(1_000_000)).iter().filter(|d| !d.keep).map(|d| d.guid.0).collect()
 }
 
 fn why(dataset: &DatasetInfo, holds: &[(SnapshotName, String)], needs: &[Need], n: usize) -> String {

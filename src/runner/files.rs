@@ -264,7 +264,8 @@ impl JobFiles {
         let state = match self.read(&path)? {
             None => JobState::default(),
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                self.failed("read", &path, &e.into()).hint("it is damaged; the next run moves it away and makes a new one")
+                self.failed("read", &path, &e.into())
+                    .hint("it is damaged; the next run moves it away and makes a new one")
             })?,
         };
         Ok(if state.is_of(job) { state } else { JobState::default() })

@@ -225,9 +225,8 @@ impl Run<'_> {
         if let Some(failure) = not_ours(info) {
             let job = &job.name;
             let hint = failure.hint.clone().unwrap_or_default();
-            return Err(failure.hint(format!(
-                "{hint}; with snapshot = false, [job.{job}] passes on the snapshots that are there"
-            )));
+            return Err(failure
+                .hint(format!("{hint}; with snapshot = false, [job.{job}] passes on the snapshots that are there")));
         }
         let mut except: Vec<DatasetName> = Vec::new();
         if job.recursive && !exclude.is_empty() {

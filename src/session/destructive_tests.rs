@@ -38,12 +38,8 @@ async fn target() -> (FakeZfs, EngineSession, tempfile::TempDir) {
     zfs.create(&ds("tank/in/db"));
     zfs.set(&ds("tank/in/db"), &[(JOB.to_owned(), OURS.to_owned())]).await.unwrap();
     for tag in ["a", "b", "c"] {
-        let request = SnapshotRequest {
-            root: ds("tank/in/db"),
-            tag: tag.parse().unwrap(),
-            recursive: false,
-            except: Vec::new(),
-        };
+        let request =
+            SnapshotRequest { root: ds("tank/in/db"), tag: tag.parse().unwrap(), recursive: false, except: Vec::new() };
         zfs.snapshot(&request).await.unwrap();
     }
     zfs.hold(&format!("zmigrate:{OURS}"), &[snapshot("c")]).await.unwrap();

@@ -191,7 +191,7 @@ impl Registry {
                 Ok(session) => {
                     // Before the welcome: if that fails, the session must still come to its end.
                     tokio::spawn(Arc::clone(self).run(Arc::clone(&session)));
-                    welcome(&mut connection, version, &session.welcome(&hello, &session.control)).await?;
+                    welcome(&mut connection, version, &session.welcome(&session.control)).await?;
                     carry(&session.control, connection, 0, 0).await
                 }
                 Err((code, text)) => {
@@ -201,7 +201,7 @@ impl Registry {
             },
             Role::Attach { session, channel, stripe, next } => match self.find(session, channel, stripe, identity) {
                 Ok((session, channel)) => {
-                    welcome(&mut connection, version, &session.welcome(&hello, &channel)).await?;
+                    welcome(&mut connection, version, &session.welcome(&channel)).await?;
                     carry(&channel, connection, stripe, next).await
                 }
                 Err((code, text)) => {
@@ -480,7 +480,7 @@ impl Registry {
 }
 
 impl PeerSession {
-    fn welcome(&self, hello: &Hello, channel: &Channel) -> Welcome {
+    fn welcome(&self, channel: &Channel) -> Welcome {
         Welcome {
             agent: AGENT.into(),
             clock_unix_ms: unix_ms(),

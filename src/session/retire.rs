@@ -83,7 +83,8 @@ impl EngineSession {
         let ours = hold_tag(&request.job);
         let snapshots: Vec<SnapshotName> = info.snapshots.iter().filter_map(|s| info.snapshot_name(s).ok()).collect();
         let next = self.engine.needs().of(&info.name, None);
-        let mut stays = why_it_stays(listing, info, prefix).or_else(|| Some(format!("{} sends it on", next.first()?.by)));
+        let mut stays =
+            why_it_stays(listing, info, prefix).or_else(|| Some(format!("{} sends it on", next.first()?.by)));
         if stays.is_none() {
             // Snapshots go one by one, so what would stop that halfway is looked for first.
             stays = self.clone_of(&snapshots).await?.map(|clone| format!("{clone} is a clone of it"));

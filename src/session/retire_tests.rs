@@ -109,7 +109,8 @@ impl Target {
 
     fn mark(&self) -> Option<String> {
         let properties = self.zfs.local_properties(&ds("tank/in/db"));
-        properties.into_iter().find(|(name, _)| name == GONE).map(|(_, value)| value)
+        let mark = properties.into_iter().find(|(name, _)| name == GONE);
+        mark.map(|(_, value)| value.trim_end_matches(" (Local)").to_owned())
     }
 
     fn is_there(&self) -> bool {

@@ -22,8 +22,11 @@ impl Engine {
     pub async fn snapshot_source(&self, mut request: SnapshotRequest) -> Result<(), Failure> {
         if !is_of_a_cutover(request.tag.as_str()) {
             let root = request.root.clone();
-            let found =
-                if request.recursive { self.zfs.tree(&root).await? } else { self.zfs.datasets(&[root.clone()]).await? };
+            let found = if request.recursive {
+                self.zfs.tree(&root).await?
+            } else {
+                self.zfs.datasets(&[root.clone()]).await?
+            };
             if let Some(failure) = found.iter().find(|info| info.name == root).and_then(not_ours) {
                 return Err(failure);
             }

@@ -340,8 +340,8 @@ fn what_has_a_property_is_left_out() {
 /// Destroys a source as its owner would, who lets go of the holds of the job that writes `target`.
 fn destroy_source(source: &str, target: &str) {
     wait_for("the end of the source", 10, || {
-        let held =
-            crate::common::run("zfs", &["list", "-H", "-r", "-t", "snapshot", "-o", "name", source]).unwrap_or_default();
+        let held = crate::common::run("zfs", &["list", "-H", "-r", "-t", "snapshot", "-o", "name", source])
+            .unwrap_or_default();
         let tag = get(target, "zmigrate:job").0;
         held.lines().for_each(|name| drop(crate::common::run("zfs", &["release", &format!("zmigrate:{tag}"), name])));
         let _ = crate::common::run("zfs", &["unmount", source]);
@@ -375,7 +375,10 @@ fn what_is_deleted_at_the_source_goes_after_its_time() {
     let gone = |dataset: &str| get(dataset, "zmigrate:gone").0;
     run(&site, &["job", "run", "db"]).must(0).says(&[&format!("{a} is gone at the source since"), "stays for 30d"]);
     let marked = gone(&a);
-    assert!(marked.ends_with('Z') && gone(&a_b).ends_with('Z') && gone(&c) == "-" && gone(&d) == "-" && gone(&mine) == "-", "{marked}");
+    assert!(
+        marked.ends_with('Z') && gone(&a_b).ends_with('Z') && gone(&c) == "-" && gone(&d) == "-" && gone(&mine) == "-",
+        "{marked}"
+    );
     run(&site, &["job", "run", "db", "--cron"]).must(0);
     assert_eq!(gone(&a), marked, "the time began anew");
     // Its time has come, but somebody made a snapshot there.

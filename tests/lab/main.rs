@@ -122,12 +122,8 @@ fn in_world(name: &str, run: fn(&World)) -> Result<(), Failed> {
         _beside = AT_WORK.read();
     }
     let world = WORLD.get_or_init(setup::world).as_ref().map_err(Failed::from)?;
-    // Where, but not the whole way there: what was said comes with the failure.
-    std::panic::set_hook(Box::new(|info| {
-        if let Some(at) = info.location() {
-            eprintln!("lab: failed at {at}");
-        }
-    }));
+    // Where and what, but not the whole way there; it comes again at the end, with what the daemons said.
+    std::panic::set_hook(Box::new(|info| eprintln!("lab: failed: {info}")));
     let started = Instant::now();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(world)));
     eprintln!("time: {:.1} s {name}", started.elapsed().as_secs_f64());

@@ -73,10 +73,10 @@ fn what_came_later_is_not_asked_of_it_and_is_said() {
             dry_run: false,
         };
         let found = upkeep(&world.context(), &options, &|_| Ok(())).await.unwrap();
-        assert_eq!((found.destroyed(), found.notes.as_slice()), (
-            0,
-            &["far is too old to prune; upgrade zmigrate there".to_owned()][..]
-        ));
+        assert_eq!(
+            (found.destroyed(), found.notes.as_slice()),
+            (0, &["far is too old to prune; upgrade zmigrate there".to_owned()][..])
+        );
         assert_eq!(world.guids().await, before);
         let (stream, probed) = repeated(sample::text(1 << 20, 1), 1 << 20);
         let options = ProbeOptions {

@@ -66,7 +66,8 @@ fn nothing_of_a_session_stays_in_memory() {
             }
             // The answer to Bye is sent by a session that is about to end.
             for _ in 0..100 {
-                if world.daemon.registry().open_sessions() == 0 && world.daemon.holders_of_the_engine() == holders {
+                let held = (world.daemon.holders_of_the_engine(), std::sync::Arc::strong_count(&world.link));
+                if held == (holders, links) {
                     break;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;

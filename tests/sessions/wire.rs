@@ -307,7 +307,8 @@ impl Link for SimLink {
         }
         let trouble = self.troubles.lock().unwrap().pop_front().unwrap_or_default();
         let dead = self.live.lock().unwrap().clone();
-        let connection = Box::new(self.daemon.connect(&self.us, trouble, self.of_the_first_release.load(Ordering::SeqCst), &dead));
+        let connection =
+            Box::new(self.daemon.connect(&self.us, trouble, self.of_the_first_release.load(Ordering::SeqCst), &dead));
         Ok(Dialled { connection, identity: self.them.clone() })
     }
 }

@@ -76,8 +76,11 @@ pub async fn break_here(engine: &Engine, id: CutoverId) -> Result<Option<BrokenH
             ) => BrokenHere::Serves,
             Part::None | Part::Source(..) | Part::Target(..) => {
                 let (side, stage, _) = part.summary();
-                let side = side.map_or("not part", |side| if side == Side::Source { "the source" } else { "the target" });
-                let text = format!("{unit} on this host is {side} of cutover {id} ({stage}): it has no fence that could be broken");
+                let side =
+                    side.map_or("not part", |side| if side == Side::Source { "the source" } else { "the target" });
+                let text = format!(
+                    "{unit} on this host is {side} of cutover {id} ({stage}): it has no fence that could be broken"
+                );
                 return Err(Failure::new(FailureClass::Refused, text)
                     .hint("break is for the host of a source that is fenced, when its target is destroyed"));
             }

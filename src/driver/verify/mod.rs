@@ -262,7 +262,9 @@ fn by_guids(options: &VerifyOptions, source: Option<&DatasetInfo>, target: Optio
         let (at_source, at_target) = (Alone::of(here, there), Alone::of(there, here));
         verified.only_at_source = at_source.newer;
         verified.only_at_target = at_target.newer;
-        for (side, older) in [("source", at_source.older), ("target", at_target.older)].into_iter().filter(|(_, n)| *n > 0) {
+        for (side, older) in
+            [("source", at_source.older), ("target", at_target.older)].into_iter().filter(|(_, n)| *n > 0)
+        {
             verified.notes.push(format!(
                 "{older} older snapshots are only at the {side}, as pruning leaves them; that is no difference"
             ));

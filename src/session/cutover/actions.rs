@@ -111,9 +111,11 @@ impl Doer {
 
     fn must_be_able_to_mount(&self, dataset: &DatasetName) -> Result<(), Failure> {
         let Some(why) = &self.tools.cannot_mount else { return Ok(()) };
-        let text = format!("{dataset} has to be mounted and unmounted on the host of the {}, and {why}", word(self.side));
-        Err(Failure::new(FailureClass::Refused, text)
-            .hint("run zmigrated there as root, in the mount namespace of the host: docs/packages.md has the drop-in for it"))
+        let text =
+            format!("{dataset} has to be mounted and unmounted on the host of the {}, and {why}", word(self.side));
+        Err(Failure::new(FailureClass::Refused, text).hint(
+            "run zmigrated there as root, in the mount namespace of the host: docs/packages.md has the drop-in for it",
+        ))
     }
 
     async fn try_hooks(&self) -> Result<(), Failure> {

@@ -234,7 +234,11 @@ mod tests {
     #[test]
     fn only_what_is_mounted_is_looked_into() {
         let line = |at: &str, source: &str| format!("36 35 98:0 / {at} rw - zfs {source} rw\n");
-        let text = line("/", "/dev/vda1") + &line("/srv/db", "tank/db") + &line("/srv/hidden", "tank/db") + &line("/srv/hidden", "tmpfs") + &line("/srv/other", "tank/dbx");
+        let text = line("/", "/dev/vda1")
+            + &line("/srv/db", "tank/db")
+            + &line("/srv/hidden", "tank/db")
+            + &line("/srv/hidden", "tmpfs")
+            + &line("/srv/other", "tank/dbx");
         let (db, new): (DatasetName, DatasetName) = ("tank/db".parse().unwrap(), "tank/new".parse().unwrap());
         assert_eq!(places_of(&[&db, &new], text.as_bytes()), [PathBuf::from("/srv/db")]);
         assert!(places_of(&[&new], text.as_bytes()).is_empty());
