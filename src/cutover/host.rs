@@ -64,8 +64,8 @@ pub enum Part {
 pub(super) struct Memory {
     /// The action under way, and the question it is for.
     pub doing: Option<(Action, Option<Request>)>,
-    /// `Prepare` went well.
-    pub prepared: bool,
+    /// For which question all that can be tried was tried last; a later one is for what has changed since.
+    pub prepared: Option<u32>,
     /// `Quiesce` went well.
     pub quiesced: bool,
     /// `Fence` went well since this process started.
@@ -372,7 +372,7 @@ impl Turn<'_> {
         }
         self.memory.failed = None;
         match (action, outcome) {
-            (Action::Prepare(_), _) => self.memory.prepared = true,
+            (Action::Prepare(_), _) => self.memory.prepared = request.as_ref().map(|r| r.number),
             (Action::Quiesce, _) => self.memory.quiesced = true,
             (Action::ReadFormer, Outcome::Former(former)) => self.memory.read = Some(former),
             (Action::Fence(_), _) => {

@@ -297,6 +297,11 @@ impl FakeZfs {
         *self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
     }
 
+    /// Lets the watcher go, and with it what it holds: often this very host.
+    pub fn unwatch(&self) {
+        *self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn tell<T>(&self, op: Op, what: &str, ended: &ZfsResult<T>) {
         let watcher = self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(watcher) = watcher {

@@ -165,6 +165,13 @@ struct Sides {
     tries: u8,
 }
 
+impl Drop for Sides {
+    fn drop(&mut self) {
+        self.near.zfs.unwatch();
+        self.far.zfs.unwatch();
+    }
+}
+
 impl Sides {
     fn new(from_near: bool, old: bool, tries: u8) -> Sides {
         let make = |seed| if old { FakeZfs::old(seed) } else { FakeZfs::new(seed) };

@@ -176,6 +176,13 @@ pub fn client_options() -> ClientOptions {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        self.source.zfs.unwatch();
+        self.target.zfs.unwatch();
+    }
+}
+
 impl World {
     pub async fn new(direction: Direction) -> World {
         World::on(direction, FakeZfs::new(1), FakeZfs::new(2)).await

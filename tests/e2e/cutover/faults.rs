@@ -136,13 +136,18 @@ fn a_full_target_gives_the_source_back() {
     populate(&bench.east(), 1, 1_000_000);
     let running = bench.start(&["--hold", "--tries", "1"]);
     wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
-    // So much is written that the last delta does not fit any more.
+    // So much is written that the last delta does not fit any more. Where hardly anything fits, nothing is stopped for it.
     crate::zfs::zfs(&["set", "quota=24M", &bench.site.w("in")]);
     fs::write(std::path::Path::new(&get(&bench.east(), "mountpoint").0).join("big"), crate::common::noise(60 << 20, 9))
         .unwrap();
     let id = bench.status()["id"].as_str().unwrap().to_owned();
-    bench.cutover(&["go", &id]).must(8);
-    let result = json(&running.wait(60).must(8));
+    bench.cutover(&["go", &id]).must(9);
+    let result = json(&running.wait(60).must(9));
+    let needs = result["needs"].as_str().unwrap();
+    assert!(needs.contains("are free for") && result["downtime_ms"].is_null(), "{result}");
+    assert!(is_writable(&bench.east()));
+    crate::zfs::zfs(&["set", "quota=44M", &bench.site.w("in")]);
+    let result = json(&bench.cutover(&["resume", &id]).must(8));
     assert_eq!(result["result"], "rolled_back");
     assert!(is_writable(&bench.east()) && !is_writable(&bench.west()));
 }
