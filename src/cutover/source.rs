@@ -74,7 +74,9 @@ pub(super) fn next(t: &mut Turn<'_>, leg: Leg, stage: &Stage, request: Option<Re
     }
     let Some(request) = request else { return };
     match (&request.ask, stage) {
-        (Ask::Arm { .. }, Stage::Armed) if t.memory.prepared == Some(request.number) => t.answer(&request, Reply::Armed),
+        (Ask::Arm { .. }, Stage::Armed) if t.memory.prepared == Some(request.number) => {
+            t.answer(&request, Reply::Armed)
+        }
         (Ask::Arm { side, .. }, Stage::Armed) => t.act(Action::Prepare(*side), Some(request)),
 
         (Ask::Quiesce { within }, Stage::Armed) => {

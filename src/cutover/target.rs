@@ -70,7 +70,9 @@ pub(super) fn next(t: &mut Turn<'_>, leg: Leg, register: &Register, request: Opt
         return;
     };
     match (&request.ask, register) {
-        (Ask::Arm { .. }, Register::Undecided { .. }) if t.memory.prepared == Some(request.number) => t.answer(&request, Reply::Armed),
+        (Ask::Arm { .. }, Register::Undecided { .. }) if t.memory.prepared == Some(request.number) => {
+            t.answer(&request, Reply::Armed)
+        }
         (Ask::Arm { side, .. }, Register::Undecided { .. }) => t.act(Action::Prepare(*side), Some(request)),
         (Ask::Promote { proof }, _) => promote(t, leg, register, proof, &request),
         (Ask::Abort, _) => abort(t, leg, recorded, &request),

@@ -488,7 +488,8 @@ impl EngineSession {
         let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
         let still = missing(&self.zfs().get(dataset.as_str(), &names).await?);
         if let Some((name, value)) = still.first() {
-            return Err(Failure::new(FailureClass::Zfs, format!("{dataset} does not take {name}={value}")));
+            return Err(Failure::new(FailureClass::Zfs, format!("{dataset} does not take {name}={value}"))
+                .hint("it may be mounted with another value: `zfs unmount` it on that host, and run this again"));
         }
         Ok(unset)
     }

@@ -25,7 +25,7 @@ impl Engine {
             let found = if request.recursive {
                 self.zfs.tree(&root).await?
             } else {
-                self.zfs.datasets(&[root.clone()]).await?
+                self.zfs.datasets(std::slice::from_ref(&root)).await?
             };
             if let Some(failure) = found.iter().find(|info| info.name == root).and_then(not_ours) {
                 return Err(failure);

@@ -29,6 +29,7 @@ mod prometheus;
 mod proxy;
 mod reload;
 mod replicate;
+mod restore;
 mod safety;
 mod scheduler;
 mod site;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
     args.test_threads.get_or_insert(1);
     let cases: Vec<Case> = [
         replicate::cases(),
+        restore::cases(),
         trees::cases(),
         safety::cases(),
         strangers::cases(),

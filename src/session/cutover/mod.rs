@@ -65,6 +65,9 @@ impl Tools {
     }
 }
 
+/// A unit with its machine, or why its ledger cannot be read.
+type UnitRead = Result<(Unit, Host), Failure>;
+
 /// See the module.
 pub struct Hosts {
     tools: Arc<Tools>,
@@ -170,7 +173,7 @@ impl Hosts {
     }
 
     /// The same, each for itself: one that cannot be read need not keep the others from being looked after.
-    fn each_unit(&self) -> Result<Vec<Result<(Unit, Host), Failure>>, Failure> {
+    fn each_unit(&self) -> Result<Vec<UnitRead>, Failure> {
         let names = self.tools.ledgers.names("host-").map_err(|e| Failure::new(FailureClass::Usage, e))?;
         let read = |name: String| {
             let lines = self.tools.ledgers.read(&name).map_err(|e| Failure::new(FailureClass::Usage, e))?;

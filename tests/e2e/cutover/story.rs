@@ -114,12 +114,18 @@ fn held_until_go() {
     let id = status["id"].as_str().unwrap().to_owned();
     assert!(bench.writer_runs() && is_writable(&bench.east()));
     bench.cutover(&["complete", &id]).must(3).says(&["the only copy that counts"]);
+    // What comes into being while it holds comes up as well.
+    let late = format!("{}/late", bench.east());
+    create(&late);
+    populate(&late, 3, 1000);
     let said = bench.cutover(&["go", &id]).must(0);
     assert_eq!(json(&said)["result"], "done");
     assert_eq!(json(&running.wait(60).must(0))["result"], "done");
     bench.wait_for_records(3);
     bench.stop_writing();
     assert!(bench.assert_one_side_has_it_all());
+    let late = format!("{}/late", bench.west());
+    assert!(is_writable(&late) && get(&late, "mounted").0 == "yes");
 }
 
 fn an_abort_gives_all_back() {
