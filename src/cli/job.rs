@@ -66,7 +66,7 @@ fn pause(config: &Config, name: JobName, paused: bool, output: &Output) -> Resul
 pub(super) fn job_context(config: Config) -> Result<JobContext, Failure> {
     let store = host::identity(&config)?;
     let engine = host::engine(&config);
-    Ok(JobContext { config: Arc::new(config), store, engine, stop: CancellationToken::new() })
+    Ok(JobContext { config: Arc::new(config), store, engine, stop: CancellationToken::new(), turn: None })
 }
 
 fn run_one(config: Config, name: &JobName, cron: bool, output: &Output) -> Result<u8, Failure> {

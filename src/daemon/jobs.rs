@@ -26,7 +26,7 @@ use crate::{
     identity::IdentityStore,
     jobs::Job,
     limits::MAX_JOBS_AT_A_TIME,
-    runner::{JobContext, Started, files::JobFiles, run_job},
+    runner::{JobContext, Started, files::JobFiles, run_job, turn::Turn},
     session::engine::Engine,
     types::{FailureClass, JobName},
 };
@@ -184,21 +184,21 @@ impl Jobs {
         let this = Arc::clone(self);
         this.running.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
-            // The semaphore is never closed.
             let slot = tokio::select! {
                 biased;
                 () = this.draining.cancelled() => None,
-                slot = this.slots.acquire() => slot.ok(),
+                slot = Turn::take(&this.slots) => Some(slot),
             };
             // It may have waited long: for others of a time that is over now, or somebody paused it meanwhile.
             let files = JobFiles::new(&config.state_dir);
             let may_begin = job.schedule.allows(Timestamp::now()) && !files.is_paused(&job.name);
-            if slot.is_some() && may_begin {
+            if let Some(turn) = slot.filter(|_| may_begin) {
                 let context = JobContext {
                     config,
                     store: Arc::clone(&this.store),
                     engine: Arc::clone(&this.engine),
                     stop: this.stop.clone(),
+                    turn: Some(Arc::new(turn)),
                 };
                 match run_job(&context, &job, Started::Schedule).await {
                     Ok(report) => tell.send_modify(|known| known.last = Some(report.started)),

@@ -190,7 +190,12 @@ impl Work {
     fn superseded(&self, info: &DatasetInfo, keep: &SnapshotName) -> Vec<Base> {
         let snapshots = info.snapshots.iter().rev().take(MAX_RELEASED).filter_map(|s| info.snapshot_name(s).ok());
         let others = snapshots.filter(|name| name != keep).map(Base::Snapshot);
-        self.kept_bases(info).into_iter().chain(others).collect()
+        // What a bookmark of ours stands for was a base, however far back it lies, and may be held since a run that died.
+        let ours = format!("zmigrate:{}:", self.job);
+        let marked = info.bookmarks.iter().filter(|b| b.tag.as_str().starts_with(&ours));
+        let marked = marked.filter_map(|b| info.snapshot_name(info.snapshot_by_guid(b.guid)?).ok());
+        let marked = marked.filter(|name| name != keep).map(Base::Snapshot);
+        self.kept_bases(info).into_iter().chain(others).chain(marked).collect()
     }
 
     /// What this job keeps on a dataset of the source and a later step makes superfluous.

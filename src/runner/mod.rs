@@ -13,6 +13,7 @@ mod hooks;
 pub mod overview;
 mod report;
 mod run;
+pub mod turn;
 
 pub use report::{JobReport, Started};
 pub use run::{JobContext, preview, run_job};

@@ -13,6 +13,7 @@ use super::{
     history::History,
     hooks::{Stage, run_hook},
     report::{JobReport, Started, conclude, first_trouble, record},
+    turn::Turn,
 };
 use crate::{
     config::Config,
@@ -41,6 +42,8 @@ pub struct JobContext {
     pub engine: Arc<Engine>,
     /// Set when the run is to end early; what has been received is kept.
     pub stop: CancellationToken,
+    /// Its place among a daemon's runs.
+    pub turn: Option<Arc<Turn>>,
 }
 
 /// Runs a job, unless it is at work already.
@@ -341,10 +344,17 @@ impl Run<'_> {
                 return Ok(());
             }
             tracing::warn!("{}; try {} follows in {wait}", why.unwrap_or_default(), report.attempts + 1);
+            let waits = sleep(Duration::from_secs(wait.as_s()));
+            let waits = async {
+                match &self.context.turn {
+                    Some(turn) => turn.give_way(waits).await,
+                    None => waits.await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => return Ok(()),
-                () = sleep(Duration::from_secs(wait.as_s())) => {}
+                () = waits => {}
             }
         }
     }

@@ -53,3 +53,72 @@ pub fn not_ours(info: &DatasetInfo) -> Option<Failure> {
     let text = format!("{name} is the target of {job}, so no snapshot is taken of it");
     Some(refused(text).hint("a snapshot that only this host has would keep the job that writes here from going on"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        adapter::{journal::FileJournal, locks::FileLocks},
+        fake::FakeZfs,
+        types::{DatasetName, FailureClass},
+    };
+
+    fn ds(name: &str) -> DatasetName {
+        name.parse().unwrap()
+    }
+
+    struct Host {
+        zfs: FakeZfs,
+        engine: Engine,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Host {
+        fn with(datasets: &[&str]) -> Host {
+            let (zfs, dir) = (FakeZfs::new(1), tempfile::tempdir().unwrap());
+            datasets.iter().for_each(|name| zfs.create(&ds(name)));
+            let (locks, journal) = (FileLocks::new(dir.path()), FileJournal::new(dir.path()));
+            let engine = Engine::new(Arc::new(zfs.clone()), Arc::new(locks), Arc::new(journal), 1000);
+            Host { zfs, engine, _dir: dir }
+        }
+
+        async fn set(&self, name: &str, properties: &[(&str, &str)]) {
+            let set = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            self.engine.zfs.set(&ds(name), &set.collect::<Vec<_>>()).await.unwrap();
+        }
+
+        async fn take(&self, root: &str, tag: &str) -> Result<Vec<String>, Failure> {
+            let (root, tag) = (ds(root), tag.parse().unwrap());
+            let request = SnapshotRequest { root: root.clone(), tag, recursive: true, except: Vec::new() };
+            self.engine.snapshot_source(request).await?;
+            Ok(self.zfs.snapshots_below(&root).iter().map(|(name, _)| name.to_string()).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_write_to_is_left_out() {
+        let host = Host::with(&["tank/own", "tank/in", "tank/in/below", "tank/moved", "tank/moved/below"]);
+        host.set("tank/in", &[(JOB, "a"), ("readonly", "on")]).await;
+        host.set("tank/moved", &[(FENCE, "00000001:1")]).await;
+        assert_eq!(host.take("tank", "s").await.unwrap(), ["tank@s", "tank/own@s"]);
+    }
+
+    #[tokio::test]
+    async fn a_root_that_others_write_to_is_refused() {
+        let host = Host::with(&["tank/in", "tank/moved/below"]);
+        host.set("tank/in", &[(JOB, "a"), ("readonly", "on")]).await;
+        host.set("tank/moved", &[(FENCE, "00000001:1")]).await;
+        for (root, part) in [("tank/in", "is the target of a"), ("tank/moved/below", "was moved away by a cutover")] {
+            let failure = host.take(root, "s").await.unwrap_err();
+            assert_eq!(failure.class, FailureClass::Refused);
+            assert!(failure.to_string().contains(part), "{failure}");
+        }
+        assert!(host.zfs.snapshots_below(&ds("tank")).is_empty());
+        // A cutover's own, and one that a person made writable.
+        assert_eq!(host.take("tank/moved/below", "zmigrate_00000001_pass_1").await.unwrap().len(), 1);
+        host.set("tank/in", &[("readonly", "off")]).await;
+        assert_eq!(host.take("tank/in", "s").await.unwrap(), ["tank/in@s"]);
+    }
+}

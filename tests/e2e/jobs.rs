@@ -20,6 +20,8 @@ pub fn cases() -> Vec<Case> {
         a_chain_of_three,
         a_paused_job_does_nothing,
         programs_run_around_the_snapshot,
+        what_a_program_leaves_running_and_a_failure_after_the_snapshot,
+        what_others_write_to_is_not_snapshotted,
         what_has_a_property_is_left_out,
         a_source_that_was_renamed_or_made_again,
         what_is_deleted_at_the_source_goes_after_its_time,
@@ -335,6 +337,41 @@ fn what_has_a_property_is_left_out() {
     zfs(&["inherit", "com.sun:auto-snapshot", &format!("{db}/a")]);
     run(&site, &["job", "run", "db", "--cron"]).must(0);
     assert!(there("new") && there("a/b"));
+}
+
+/// A hook's business is done when it ends: whom it started lives on. And what was snapshotted is sent, whatever comes after.
+fn what_a_program_leaves_running_and_a_failure_after_the_snapshot() {
+    let mut site = site("");
+    let hook = site.dir.join("hook.sh");
+    fs::write(&hook, "#!/bin/sh\n[ $ZMIGRATE_STAGE = before ] || exit 7\nsleep 300 & echo $! >$0.pid\n").unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let hooks = format!("before = [{hook:?}]\nafter = [{hook:?}]\nhook_timeout = \"20s\"");
+    site.more =
+        job("db", "db", &hooks).replace("E/", &format!("{}/", site.east)).replace("W/", &format!("{}/", site.west));
+    site.write_configs(&site.default_grant(), None);
+    let db = site.source("db", 1000);
+    let began = std::time::Instant::now();
+    run(&site, &["job", "run", "db", "--cron"]).must(6).says(&["`after` of job db", "exit status: 7"]);
+    assert!(began.elapsed() < Duration::from_secs(18), "it was waited for whom the program left");
+    site.assert_equal(&db, &site.w("in/db"));
+    let left = fs::read_to_string(site.dir.join("hook.sh.pid")).unwrap();
+    crate::common::run("kill", &[left.trim()]).expect("what the program left was killed with it");
+}
+
+fn what_others_write_to_is_not_snapshotted() {
+    let site = site(&job("db", "db", "recursive = true"));
+    let db = site.source("db", 1000);
+    let (own_child, target) = (format!("{db}/own"), format!("{db}/in"));
+    create(&own_child);
+    create(&target);
+    zfs(&["set", "zmigrate:job=0000000000000000", &target]);
+    zfs(&["set", "readonly=on", &target]);
+    run(&site, &["job", "run", "db"]);
+    assert_eq!((own(&own_child).len(), own(&target).len()), (1, 0));
+    // Moved away by a cutover: a snapshot of this host's own would keep it from coming home.
+    zfs(&["set", "zmigrate:fence=00000001:1", &db]);
+    run(&site, &["job", "run", "db", "--cron"]).must(3).says(&["was moved away by a cutover", "00000001:1"]);
+    assert_eq!(own(&db).len(), 1);
 }
 
 /// Destroys a source as its owner would, who lets go of the holds of the job that writes `target`.

@@ -23,6 +23,7 @@ use crate::{
         cutover::{Begun, Lead, Survey, leads, survey},
     },
     host,
+    limits::MAX_HOOKS,
     types::{DatasetName, Failure, FailureClass},
 };
 
@@ -43,6 +44,11 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
     let mut unit = vec![Pair { source, target }];
     for also in &args.also {
         unit.push(pair(also)?);
+    }
+    for of_one in [&args.source_hook, &args.target_hook] {
+        if args.hook.len() + of_one.len() > MAX_HOOKS {
+            return Err(usage(format!("more than {MAX_HOOKS} hooks are named for one host")));
+        }
     }
     let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
     let ledgers = host::ledgers(&config);

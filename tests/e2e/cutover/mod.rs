@@ -116,10 +116,12 @@ done
             self.site.w(&format!("in/{}", self.name))
         }
 
-        /// Starts the writer on east, as the start hook would.
+        /// Starts the writer on the side that serves, as the start hook would.
         pub fn write(&self) {
-            let status = std::process::Command::new(self.site.dir.join("start-east.sh"))
-                .env("ZMIGRATE_DATASETS", self.east())
+            let west = crate::zfs::exists(&self.west()) && is_writable(&self.west());
+            let (hook, serving) = if west { ("start-west.sh", self.west()) } else { ("start-east.sh", self.east()) };
+            let status = std::process::Command::new(self.site.dir.join(hook))
+                .env("ZMIGRATE_DATASETS", serving)
                 .status()
                 .unwrap();
             assert!(status.success());

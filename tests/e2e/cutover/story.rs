@@ -4,7 +4,7 @@ use super::bench::{Bench, is_writable, json};
 use crate::{
     Case, cases,
     process::wait_for,
-    site::Site,
+    site::{Site, zmigrate},
     zfs::{create, exists, get, populate, state},
 };
 
@@ -171,6 +171,20 @@ fn completed_means_destroyed() {
     bench.cutover(&["back", &id]).must(3).says(&["the source is destroyed"]);
     let journal = std::fs::read_to_string(bench.site.dir.join("east.state/journal.jsonl")).unwrap();
     assert!(journal.contains("destroy_released"), "{journal}");
+    // There is nothing to break at the side that serves, nor where nothing is left, and nobody says that there was.
+    let west = bench.site.dir.join("west.toml").display().to_string();
+    let broken =
+        |config: &str| zmigrate(&["--config", config, "cutover", "break", &id, "--i-have-destroyed-the-target"]);
+    broken(&west).must(3).says(&["is the target of cutover", "no fence that could be broken"]);
+    assert!(is_writable(&bench.west()));
+    // A new cutover brings it home all the same.
+    bench.write();
+    let (from, to) = (format!("west:{}", bench.west()), bench.east());
+    let home = ["cutover", "start", &from, &to, "--hook", "writer", "--max-downtime", "60s", "--output", "json"];
+    assert_eq!(json(&bench.site.start(&home).wait(120).must(0))["result"], "done");
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all(), "east serves again");
 }
 
 fn without_hooks_it_is_fenced_alone() {
