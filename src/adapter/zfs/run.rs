@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -81,6 +81,16 @@ pub fn error(operation: &str, kind: ZfsErrorKind, detail: impl ToString) -> ZfsE
     ZfsError { operation: operation.to_owned(), kind, detail: detail.to_string() }
 }
 
+/// Where a bare name is found in the fixed PATH. With that the standard library can use `posix_spawn(3)`; a name that is looked up in
+/// a PATH of the child's own would make it `fork(2)`, which copies the page tables of the whole process for each command.
+fn found(program: &Path) -> PathBuf {
+    if program.components().count() > 1 {
+        return program.to_owned();
+    }
+    let mut places = PATH.split(':').map(|dir| Path::new(dir).join(program));
+    places.find(|path| path.is_file()).unwrap_or_else(|| program.to_owned())
+}
+
 /// Starts the programs and counts them.
 #[derive(Debug)]
 pub struct Runner {
@@ -108,7 +118,7 @@ impl Runner {
             Tool::Zfs => &self.zfs,
             Tool::Zpool => &self.zpool,
         };
-        let mut command = Command::new(program);
+        let mut command = Command::new(found(program));
         command
             .args(args)
             .env_clear()
