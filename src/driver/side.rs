@@ -18,6 +18,11 @@ pub(super) enum Side {
 impl Side {
     pub async fn ask(&self, request: Request) -> Result<Reply, Failure> {
         match self {
+            // What takes something away must not be cut off by an interrupt: half of it, and no word of that in the journal.
+            Side::Local(session) if request.takes_away() => {
+                let ours = Arc::clone(session);
+                session.to_its_end(async move { ours.handle(request).await }).await
+            }
             Side::Local(session) => session.handle(request).await,
             Side::Remote(client) => client.call(request).await,
         }

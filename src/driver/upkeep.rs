@@ -218,14 +218,17 @@ fn wanted(decided: &[Decision]) -> Vec<(SnapshotTag, Guid)> {
 }
 
 async fn prune_source(
-    local: &EngineSession,
+    local: &Arc<EngineSession>,
     options: &UpkeepOptions,
     dataset: &DatasetName,
     decided: &mut [Decision],
 ) -> Result<(), Failure> {
     let wanted = wanted(decided);
     for (at, batch) in wanted.chunks(MAX_PRUNED).enumerate() {
-        match local.prune_source(dataset, &options.prefix, batch, options.dry_run).await {
+        let (ours, dataset, prefix) = (Arc::clone(local), dataset.clone(), options.prefix.clone());
+        let (batch, dry_run) = (batch.to_vec(), options.dry_run);
+        let act = async move { ours.prune_source(&dataset, &prefix, &batch, dry_run).await };
+        match local.to_its_end(act).await {
             Ok(pruned) => correct(decided, pruned),
             Err(failure) => {
                 undone(decided, &wanted[at * MAX_PRUNED..], &failure);

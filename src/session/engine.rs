@@ -14,6 +14,7 @@ use std::{
 };
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 
 use super::{
     cutover::Hosts,
@@ -130,6 +131,8 @@ pub struct EngineSession {
     rate: OnceCell<Arc<RateLimit>>,
     /// Set when the session ends: nothing new is begun.
     ending: AtomicBool,
+    /// What goes to its end, whoever waits for it or not.
+    acts: TaskTracker,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -200,6 +203,7 @@ impl EngineSession {
             transfers: Mutex::default(),
             rate: OnceCell::new(),
             ending: AtomicBool::new(false),
+            acts: TaskTracker::new(),
         }
     }
 
@@ -309,15 +313,29 @@ impl EngineSession {
         }
     }
 
+    /// Does something that must not be cut off halfway: dropped, it goes on, and [`EngineSession::shut_down`] waits for it.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let done = self.acts.spawn(work).await;
+        done.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e)))
+    }
+
     /// From now on nothing new is begun; transfers are told to end.
     pub fn begin_end(&self) {
         self.ending.store(true, Ordering::SeqCst);
         lock(&self.transfers).values().for_each(|transfer| transfer.cancel());
     }
 
-    /// Ends all transfers, waits for them, then lets the locks go. Whoever calls has waited for the requests in work.
+    /// Ends all transfers, waits for them and for what goes to its end, then lets the locks go. Whoever calls has waited for the requests in work.
     pub async fn shut_down(&self) {
         self.begin_end();
+        self.acts.close();
+        self.acts.wait().await;
         let transfers: Vec<_> = lock(&self.transfers).values().cloned().collect();
         for transfer in transfers {
             let _ = transfer.outcome().await;

@@ -394,6 +394,15 @@ pub enum StreamMessage {
 }
 
 impl Request {
+    /// True for what destroys something.
+    pub fn takes_away(&self) -> bool {
+        use Request as R;
+        matches!(
+            self,
+            R::Rollback { .. } | R::AbortPartial { .. } | R::RemovePlaceholder { .. } | R::Prune(_) | R::Retire(_)
+        )
+    }
+
     /// The feature ([`super::hello::features`]) without which it is not sent: the requests of the first release have none.
     pub fn feature(&self) -> Option<u64> {
         match self {

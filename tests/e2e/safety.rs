@@ -22,11 +22,16 @@ pub fn cases() -> Vec<Case> {
         a_snapshot_being_sent_cannot_be_destroyed,
         one_run_at_a_time,
         overlapping_targets_exclude_each_other,
+        an_interrupt_does_not_cut_off_a_rollback,
     ]
 }
 
 fn journal(site: &Site) -> Vec<serde_json::Value> {
-    let text = fs::read_to_string(site.dir.join("west.state/journal.jsonl")).unwrap_or_default();
+    journal_of(site, "west")
+}
+
+fn journal_of(site: &Site, side: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(site.dir.join(format!("{side}.state/journal.jsonl"))).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -273,4 +278,33 @@ fn overlapping_targets_exclude_each_other() {
     site.push("small", "in/x/yy", &[]).must(0);
     assert!(!first.has_ended(), "the first run ended too early");
     first.wait(60).must(0);
+}
+
+/// Half a rollback, and no word of its end in the journal, would be worse than one that ends late.
+fn an_interrupt_does_not_cut_off_a_rollback() {
+    let mut site = Site::quiet();
+    site.more =
+        site.wrapped_zfs("slow", "if [ \"$1\" = destroy ]; then touch $DIR/destroying; sleep 1; fi\nexec zfs \"$@\"\n");
+    let grants = format!("[grant.east]\npull = [\"{}\"]\n", site.west);
+    site.write_configs(&grants, None);
+    site.start_daemon();
+    let (from, copy) = (site.w("src"), site.e("copy"));
+    create(&from);
+    populate(&from, 1, 10_000);
+    snapshot(&from, "s1");
+    site.pull("src", "copy", &[]).must(0);
+    for tag in ["own1", "own2"] {
+        snapshot(&copy, tag);
+    }
+    populate(&from, 2, 10_000);
+    snapshot(&from, "s2");
+    let pull = site.start_pull("src", "copy", &["--rollback"]);
+    wait_for("the first snapshot to go", 20, || site.dir.join("destroying").exists());
+    pull.signal(Signal::INT);
+    pull.wait(30).must(130);
+    assert_eq!(tags(&copy), ["s1"], "it was cut off");
+    let told: Vec<_> = journal_of(&site, "east").iter().map(|l| (l["what"].clone(), l["phase"].clone())).collect();
+    assert_eq!(told, [("rollback".into(), "intent".into()), ("rollback".into(), "done".into())]);
+    site.pull("src", "copy", &[]).must(0);
+    site.assert_equal(&from, &copy);
 }
