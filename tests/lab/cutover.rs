@@ -12,6 +12,8 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     ("cutover_of_a_tree_with_a_volume", tree_with_a_volume),
+    ("cutover_waits_for_a_key", waits_for_a_key),
+    ("cutover_held_with_hooks", held_with_hooks),
     ("cutover_power_cut_of_the_source", power_cut_of_the_source),
     ("cutover_power_cut_of_the_target", power_cut_of_the_target),
 ];
@@ -80,6 +82,71 @@ fn tree_with_a_volume(w: &World) {
     w.one.sh(&format!("[ -e /{source}/new ] && [ -e /srv/moved/new ]"));
     let after: Vec<_> = names.iter().map(|n| w.one.properties(&format!("{source}{n}"), KEPT)).collect();
     assert_eq!(after, before, "each property is what it was, with its source");
+}
+
+/// Without its key a copy could not come up, so nothing is stopped for it: neither a filesystem nor a volume.
+fn waits_for_a_key(w: &World) {
+    let (source, target) = ("tank/src/locked", "tank/dst/locked");
+    w.one.sh(&format!(
+        "zfs create -o encryption=aes-256-gcm -o keyformat=raw -o keylocation=file://{DIR}/key {source}; \
+         zfs create -V 8M {source}/vol; head -c 1M /dev/urandom >/{source}/noise; zfs snapshot {source}@first"
+    ));
+    let asks = |args: &str| {
+        let run = w.zmigrate(w.one, &format!("cutover {args}")).must_be(9);
+        let needs = run.report["needs"].as_str().unwrap_or_default().to_owned();
+        assert!(needs.contains("is not loaded there") && needs.contains("zfs load-key"), "{}", run.out);
+        assert!(run.report["downtime_ms"].is_null(), "{}", run.out);
+        w.one.sh(&format!("touch /{source}/writable"));
+        (run.report["id"].as_str().unwrap().to_owned(), needs)
+    };
+    let (id, needs) = asks(&format!("start -r {source} node2:{target} --max-downtime 120s --tries 1"));
+    assert!(needs.contains(&format!("the key of {target}")), "{needs}");
+    let key = w.one.sh(&format!("base64 -w0 {DIR}/key"));
+    w.two.sh(&format!("echo {key} | base64 -d >{DIR}/key1; zfs load-key -L file://{DIR}/key1 {target}"));
+    assert_eq!(cutover(w, &format!("resume {id}"))["result"], "done");
+    assert_eq!(w.two.sh(&format!("sha256sum </{target}/noise")), {
+        w.one.sh(&format!("zfs get -H -o value readonly {source} | grep -qx on"));
+        w.two.sh(&format!("[ -e /{target}/writable ] && [ -b /dev/zvol/{target}/vol ] && sha256sum </{target}/noise"))
+    });
+}
+
+/// Hooks that were declared while the daemons ran, and a dataset that came into being while it held.
+fn held_with_hooks(w: &World) {
+    let (source, target) = ("tank/src/held", "tank/dst/held");
+    let reload = |guest: Guest| guest.sh(&format!("kill -HUP $(cat {DIR}/zmigrated.pid); sleep 1"));
+    for guest in [w.one, w.two] {
+        guest.sh(&format!(
+            "rm -f {DIR}/app; cp {DIR}/zmigrate.toml {DIR}/before.toml; \
+             printf '[hook.app]\\nstop = [\"/bin/sh\", \"-c\", \"echo stop >>{DIR}/app\"]\\nstart = [\"/bin/sh\", \"-c\", \"echo start >>{DIR}/app\"]\\n' \
+             >>{DIR}/zmigrate.toml"
+        ));
+        reload(guest);
+    }
+    w.one.sh(&format!("zfs create {source}; echo x >/{source}/x"));
+    let running =
+        w.start(w.one, &format!("cutover start {source} node2:{target} --hook app --hold --max-downtime 120s"));
+    let phase = format!(
+        "zmigrate --config {DIR}/zmigrate.toml cutover status --output json | python3 -c 'import json, sys; \
+         c = [c for c in json.load(sys.stdin)[\"cutovers\"] if c[\"source\"] == \"{source}\"]; print(c[-1][\"id\"], c[-1][\"phase\"])'"
+    );
+    w.one.until(Duration::from_secs(120), &format!("{phase} | grep -q armed"));
+    let id = w.one.sh(&phase).split(' ').next().unwrap().to_owned();
+    w.one.sh(&format!("zfs create {source}/late; echo y >/{source}/late/y"));
+    assert_eq!(cutover(w, &format!("go {id}"))["result"], "done");
+    running.join().must_be(0);
+    assert_eq!(
+        (w.one.sh(&format!("cat {DIR}/app")), w.two.sh(&format!("cat {DIR}/app"))),
+        ("stop".into(), "start".into())
+    );
+    w.two.sh(&format!("grep -qx x /{target}/x && grep -qx y /{target}/late/y && touch /{target}/late/new"));
+    // There is nothing to break where it serves.
+    let said =
+        w.two.ask(&format!("zmigrate --config {DIR}/zmigrate.toml cutover break {id} --i-have-destroyed-the-target"));
+    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
+    for guest in [w.one, w.two] {
+        guest.sh(&format!("mv {DIR}/before.toml {DIR}/zmigrate.toml"));
+        reload(guest);
+    }
 }
 
 fn cutover(w: &World, args: &str) -> Value {
