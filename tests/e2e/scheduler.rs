@@ -94,7 +94,7 @@ impl East {
         self.write(job);
         let before = self.log().len();
         self.signal(Signal::HUP);
-        wait_for("the reload", 10, || self.log()[before..].contains("the grants and jobs were read again"));
+        wait_for("the reload", 10, || self.log()[before..].contains("the grants, hooks and jobs were read again"));
     }
 
     fn zmigrate(&self, args: &[&str]) -> String {

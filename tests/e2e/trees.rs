@@ -130,8 +130,11 @@ fn one_snapshot_of_a_tree_is_one_moment() {
     // A pull takes its snapshot on the peer.
     std::fs::write(mounted(&names[0]).join("later"), "x").unwrap();
     site.push("t", "in/t", &["-r", "--exclude", "skip", "--snapshot=two"]).must(0);
-    site.pull("in/t", "back", &["-r", "--snapshot=three"]).must(0);
     let target = ["in/t", "in/t/a", "in/t/a/b", "in/t/c"].map(|n| site.w(n));
+    // But not of what another run writes to, unless a person has made that writable.
+    site.pull("in/t", "back", &["-r", "--snapshot=three"]).must(3).says(&["is the target of"]);
+    target.iter().for_each(|name| drop(zfs(&["set", "readonly=off", name])));
+    site.pull("in/t", "back", &["-r", "--snapshot=three"]).must(0);
     assert_eq!(moments("three", &target).len(), 1, "not one transaction group");
     assert_eq!(snapshots(&target[2]), snapshots(&site.e("back/a/b")));
 }
