@@ -111,14 +111,14 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
             let dataset = lacking.map_or(status.source.as_str(), |d| d.source.as_str());
             (Level::Critical, format!("{dataset} and its target have no snapshot in common"))
         }
+        (None, _) => (Level::Critical, "nothing has been replicated yet".to_owned()),
+        (Some(lag), Some(max)) if lag > max => {
+            (Level::Critical, format!("{}, more than {}", behind(lag), human_seconds(max)))
+        }
         _ if ahead.is_some() => {
             let dataset = ahead.map_or(status.source.as_str(), |d| d.source.as_str());
             let why = "is dated in the future: a clock is or was wrong, so the lag is not known";
             (Level::Warning, format!("the newest snapshot of {dataset} that both sides have {why}"))
-        }
-        (None, _) => (Level::Critical, "nothing has been replicated yet".to_owned()),
-        (Some(lag), Some(max)) if lag > max => {
-            (Level::Critical, format!("{}, more than {}", behind(lag), human_seconds(max)))
         }
         (Some(lag), _) if warn_lag_s.is_some_and(|warn| lag > warn) => (Level::Warning, behind(lag)),
         (Some(lag), _) if failed.is_some() => {

@@ -8,7 +8,7 @@ use super::{
     args::Global,
     job::job_context,
     job_args::Prune,
-    output::{Output, note, runtime},
+    output::{Output, note, print_failure, runtime},
     replicate::stop_on_signal,
 };
 use crate::{
@@ -30,6 +30,9 @@ struct PruneObject<'a> {
     /// Of the target, gone at the source.
     deleted: &'a [RetiredReport],
     notes: &'a [String],
+    /// The first thing that could not be destroyed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a Failure>,
 }
 
 pub fn run(global: &Global, args: &Prune, output: &Output) -> Result<u8, Failure> {
@@ -43,21 +46,28 @@ pub fn run(global: &Global, args: &Prune, output: &Output) -> Result<u8, Failure
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     let found = found?;
+    let exit_code = found.failure.as_ref().map_or(0, |failure| failure.class.exit_code());
     let object = PruneObject {
         job: &job.name,
-        result: if args.dry_run { "planned" } else { "done" },
-        exit_code: 0,
+        result: match (&found.failure, args.dry_run) {
+            (Some(_), _) => "failed",
+            (None, true) => "planned",
+            (None, false) => "done",
+        },
+        exit_code,
         dry_run: args.dry_run,
         dropped: found.destroyed(),
         datasets: &found.pruned,
         deleted: &found.retired,
         notes: &found.notes,
+        error: found.failure.as_ref(),
     };
     if !output.is_json() {
         found.notes.iter().for_each(|text| note(format_args!("note: {text}")));
+        found.failure.iter().for_each(print_failure);
     }
     output.result(&object, text(&found, args.dry_run));
-    Ok(0)
+    Ok(exit_code)
 }
 
 fn text(found: &Upkeep, dry_run: bool) -> String {

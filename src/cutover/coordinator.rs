@@ -80,8 +80,10 @@ impl Progress {
             Record::Begun { terms, phase } => *self = Progress::begun(Arc::clone(terms), phase.clone(), number),
             Record::Moved { phase, at, why } => {
                 self.number = number;
-                if let Phase::Armed { go } = phase {
-                    self.going = *go;
+                match phase {
+                    Phase::Armed { go } => self.going = *go,
+                    Phase::CatchUp => self.going = false,
+                    _ => {}
                 }
                 if *phase == Phase::Quiesce {
                     self.since = self.since.or(Some(*at));

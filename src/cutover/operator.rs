@@ -47,7 +47,11 @@ fn abort(turn: &mut Turn<'_>) {
 
 fn resume(turn: &mut Turn<'_>) {
     if turn.kept().question.is_some() {
-        let phase = turn.kept().phase.clone();
+        let phase = match turn.kept().phase.clone() {
+            // It may have stood for days: first what was written meanwhile, and where it holds, a new go.
+            Phase::Arm { .. } => Phase::CatchUp,
+            phase => phase,
+        };
         turn.enter(phase, None);
     } else if turn.kept().phase.is_end() {
         turn.decline("it is over");

@@ -53,6 +53,7 @@ metrics! {
     "zmigrate_certificate_expires_timestamp_seconds" gauge [""] "When this host's certificate expires, in seconds since 1970.",
     "zmigrate_job_running" gauge ["job_name"] "1 while a run of the job is at work.",
     "zmigrate_job_paused" gauge ["job_name"] "1 while the job is paused.",
+    "zmigrate_job_unreadable" gauge ["job_name"] "1 while what is written down of the job cannot be read; then it has no other figures.",
     "zmigrate_job_runs_total" counter ["job_name"] "Runs that ended.",
     "zmigrate_job_failed_runs_total" counter ["job_name"] "Runs that ended with another exit code than 0.",
     "zmigrate_job_wire_bytes_total" counter ["job_name"] "Payload bytes on the wire, of all runs.",
@@ -157,6 +158,8 @@ fn of_job(lines: &mut String, metric: &Metric, short: &str, job: &JobStatus) {
     let value = match short {
         "job_running" => Some(f64::from(job.state == "running")),
         "job_paused" => Some(f64::from(job.paused)),
+        "job_unreadable" => Some(f64::from(job.error.is_some())),
+        _ if job.error.is_some() => None,
         "job_runs_total" => Some(job.runs as f64),
         "job_failed_runs_total" => Some(job.failed_runs as f64),
         "job_wire_bytes_total" => Some(job.wire_bytes as f64),

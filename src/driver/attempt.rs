@@ -71,7 +71,7 @@ pub(super) async fn with_session(
         if let Some(tag) = options.snapshot.as_ref().filter(|_| report.snapshot.is_none()) {
             let asked_before = std::mem::replace(&mut report.snapshot_asked, true);
             match take_snapshot(&source, options, tag).await {
-                Ok(()) => {}
+                Ok(notes) => report.notes.extend(notes),
                 // The answer to an earlier attempt was lost; the snapshot is atomic, so it is ours and whole.
                 Err(failure) if asked_before && failure.exists => {}
                 Err(failure) => return Err(failure),
@@ -150,7 +150,11 @@ pub(super) async fn lock(target: &Side, dataset: &DatasetName) -> Result<(), Fai
 }
 
 /// One atomic snapshot of what takes part.
-async fn take_snapshot(source: &Side, options: &RunOptions, tag: &crate::types::SnapshotTag) -> Result<(), Failure> {
+async fn take_snapshot(
+    source: &Side,
+    options: &RunOptions,
+    tag: &crate::types::SnapshotTag,
+) -> Result<Vec<String>, Failure> {
     let mut except = Vec::new();
     if options.recursive && !options.exclude.is_empty() {
         let (root, role) = (options.source.clone(), RoleOfDataset::Source);
@@ -163,8 +167,7 @@ async fn take_snapshot(source: &Side, options: &RunOptions, tag: &crate::types::
     }
     let request =
         SnapshotRequest { root: options.source.clone(), tag: tag.clone(), recursive: options.recursive, except };
-    source.tell(Request::Snapshot(request)).await?;
-    Ok(())
+    source.tell(Request::Snapshot(request)).await
 }
 
 /// The id under which state is left: the one that the target bears, so that renaming either side strands nothing; for

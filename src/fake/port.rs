@@ -47,13 +47,13 @@ pub(super) fn busy(what: &str, why: &str) -> ZfsResult<()> {
 
 fn snapshot(host: &mut Host, what: &str, request: &SnapshotRequest) -> ZfsResult<()> {
     host.need(what, &request.root)?;
-    let excluded = |name: &DatasetName| request.except.iter().any(|out| name.is_at_or_below(out));
+    let excluded = |name: &DatasetName| request.except.contains(name);
     let names: Vec<DatasetName> = match request.recursive {
         true => host.datasets.keys().filter(|n| n.is_at_or_below(&request.root)).cloned().collect(),
         false => vec![request.root.clone()],
     };
-    if names.iter().all(|n| request.recursive && excluded(n)) {
-        return Err(fail(what, NotFound, "everything is excluded"));
+    if request.recursive && excluded(&request.root) {
+        return Err(fail(what, NotFound, "the root itself is excluded"));
     }
     // Without many names in one command the whole tree is snapshotted first, and then some are destroyed again.
     let looked_at = names.iter().filter(|n| !host.can.snapshot_many || !excluded(n));

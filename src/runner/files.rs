@@ -271,7 +271,7 @@ impl JobFiles {
         Ok(if state.is_of(job) { state } else { JobState::default() })
     }
 
-    /// The same, for whoever holds the lock: what is damaged is moved away to `NAME.json.damaged`, and said. Nothing is lost but
+    /// The same, for whoever holds the lock: what cannot be read is moved away to `NAME.json.damaged`, and said. Nothing is lost but
     /// figures, and until the run's end all snapshots stay, because nothing is known of what targets have.
     ///
     /// # Errors
@@ -279,12 +279,13 @@ impl JobFiles {
     pub fn load_or_set_aside(&self, job: &Job) -> Result<(JobState, Option<String>), Failure> {
         let path = self.path(&job.name, "json");
         let parses = |bytes: Vec<u8>| serde_json::from_slice::<JobState>(&bytes).is_ok();
-        if self.read(&path)?.is_none_or(parses) {
+        // Also one that another user left, who ran the job by hand.
+        if self.read(&path).is_ok_and(|read| read.is_none_or(parses)) {
             return Ok((self.load(job)?, None));
         }
         let aside = self.path(&job.name, "json.damaged");
         fs::rename(&path, &aside).map_err(|e| self.failed("move away", &path, &e))?;
-        Ok((JobState::default(), Some(format!("{} was damaged and is now {}", path.display(), aside.display()))))
+        Ok((JobState::default(), Some(format!("{} could not be read and is now {}", path.display(), aside.display()))))
     }
 
     fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {

@@ -131,7 +131,7 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
 /// What a job would prune, and why each snapshot stays or goes. Changes nothing but what is known of the lag.
 ///
 /// # Errors
-/// When a side cannot be looked at; with `act`, also when something could not be destroyed.
+/// When a side cannot be looked at. What could not be destroyed is in the answer.
 pub async fn preview(context: &JobContext, job: &Job, act: bool) -> Result<Upkeep, Failure> {
     let files = JobFiles::new(&context.config.state_dir);
     let _lock = if act { Some(files.lock(&job.name)?) } else { None };
@@ -148,6 +148,15 @@ struct Run<'a> {
     files: &'a JobFiles,
 }
 
+/// A snapshot that was taken.
+struct Taken {
+    tag: SnapshotTag,
+    /// What a person should know.
+    notes: Vec<String>,
+    /// How the program after it ended.
+    after: Result<(), Failure>,
+}
+
 impl Run<'_> {
     async fn carry_out(&self, report: &mut JobReport, state: &mut JobState) -> Result<(), Failure> {
         let job = self.job;
@@ -158,8 +167,9 @@ impl Run<'_> {
         let mut late = None;
         if let (Some(tag), true) = (&tag, push) {
             // Here and now, so that there is one of this time also when the peer is away.
-            let (taken, after) = self.snapshot(&report.run, tag, &exclude).await?;
-            (report.snapshot, late) = (Some(taken), after.err());
+            let taken = self.snapshot(&report.run, tag, &exclude).await?;
+            (report.snapshot, late) = (Some(taken.tag), taken.after.err());
+            report.notes.extend(taken.notes);
         }
         let remote_tag = tag.filter(|_| !push);
         if !push {
@@ -211,13 +221,8 @@ impl Run<'_> {
         &*self.context.engine.zfs
     }
 
-    /// Runs the programs around one atomic snapshot of the source on this host; how the second one ended comes along.
-    async fn snapshot(
-        &self,
-        run: &str,
-        tag: &SnapshotTag,
-        exclude: &[ExcludePattern],
-    ) -> Result<(SnapshotTag, Result<(), Failure>), Failure> {
+    /// Runs the programs around one atomic snapshot of the source on this host.
+    async fn snapshot(&self, run: &str, tag: &SnapshotTag, exclude: &[ExcludePattern]) -> Result<Taken, Failure> {
         let (job, root) = (self.job, &self.job.dataset);
         let found = self.zfs().datasets(std::slice::from_ref(root)).await?;
         let Some(info) = found.first() else {
@@ -243,14 +248,15 @@ impl Run<'_> {
         run_hook(job, run, Stage::Before, tag.as_str(), "").await?;
         let taken = self.take(tag, &except).await;
         let (name, result) = match &taken {
-            Ok(tag) => (tag.as_str(), "ok"),
+            Ok((tag, _)) => (tag.as_str(), "ok"),
             Err(_) => (tag.as_str(), "failed"),
         };
         let after = run_hook(job, run, Stage::After, name, result).await;
-        Ok((taken?, after))
+        let (tag, notes) = taken?;
+        Ok(Taken { tag, notes, after })
     }
 
-    async fn take(&self, tag: &SnapshotTag, except: &[DatasetName]) -> Result<SnapshotTag, Failure> {
+    async fn take(&self, tag: &SnapshotTag, except: &[DatasetName]) -> Result<(SnapshotTag, Vec<String>), Failure> {
         let (job, mut tag) = (self.job, tag.clone());
         for later in 1..=NAME_TRIES {
             let request = SnapshotRequest {
@@ -260,7 +266,7 @@ impl Run<'_> {
                 except: except.to_vec(),
             };
             match self.context.engine.snapshot_source(request).await {
-                Ok(()) => return Ok(tag),
+                Ok(notes) => return Ok((tag, notes)),
                 // A clock that was set back, or another job of this prefix in the same second.
                 Err(failure) if failure.exists && later < NAME_TRIES => {
                     let at = job.prefix.time_of(&tag).unwrap_or_default();

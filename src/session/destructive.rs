@@ -130,6 +130,11 @@ impl EngineSession {
 
     pub(super) async fn abort_partial(&self, dataset: DatasetName) -> Result<Reply, Failure> {
         self.must_hold(&dataset)?;
+        // What is not there needs no line in the journal, which does not grow for ever.
+        let listing = self.zfs().list(&dataset, Depth::Root).await?;
+        if !listing.get(&dataset).is_some_and(|info| info.resume_token.is_some() || info.inconsistent) {
+            return Ok(Reply::Done);
+        }
         let entry = Entry::AbortPartial { dataset: dataset.clone() };
         self.journalled(entry, self.zfs().abort_receive(&dataset)).await?;
         Ok(Reply::Done)

@@ -224,10 +224,10 @@ impl EngineSession {
         match request {
             Request::List { root, depth, role } => self.list(&root, depth, role).await,
             Request::Lock { target } => self.lock_target(target),
-            Request::Snapshot(request) => {
-                self.engine.snapshot_source(request).await?;
-                Ok(Reply::Done)
-            }
+            Request::Snapshot(request) => match self.engine.snapshot_source(request).await? {
+                notes if notes.is_empty() => Ok(Reply::Done),
+                notes => Ok(Reply::DoneWith(notes)),
+            },
             Request::CreatePlaceholder { dataset } => self.create_placeholder(&dataset).await,
             Request::RemovePlaceholder { dataset } => self.remove_placeholder(&dataset).await,
             Request::Rollback { to, to_guid, destroys } => self.rollback(&to, to_guid, &destroys).await,

@@ -55,17 +55,22 @@ impl EngineSession {
         let mark = info.local(GONE).and_then(|text| Mark::read(text, now));
         let (mark, is_new) = match mark {
             None => (Mark { since: now, due: None }, true),
-            Some(Mark { since, due: None }) if now.duration_since(since) >= asked.max(least) => {
+            // Found due long ago and not since: nobody may have wished for it meanwhile.
+            Some(Mark { since, due })
+                if now.duration_since(since) >= asked.max(least)
+                    && due.is_none_or(|due| now.duration_since(due) > CONFIRMED_FOR) =>
+            {
                 (Mark { since, due: Some(now) }, true)
             }
             Some(mark) => (mark, false),
         };
+        let is_due = now.duration_since(mark.since) >= asked.max(least);
         if is_new && !request.dry_run {
             self.must_go_on()?;
             self.zfs().set(dataset, &[(GONE.to_owned(), mark.to_string())]).await?;
         }
         match mark.due {
-            Some(due) if now.duration_since(due) >= least => {
+            Some(due) if is_due && now.duration_since(due) >= least => {
                 self.destroy_retired(&listing, info, &request, &prefix, mark.since).await.map(Reply::Retired)
             }
             _ => Ok(Reply::Retired(Retired::Waits { since_unix_s: mark.since.as_second() })),
@@ -89,8 +94,13 @@ impl EngineSession {
             // Snapshots go one by one, so what would stop that halfway is looked for first.
             stays = self.clone_of(&snapshots).await?.map(|clone| format!("{clone} is a clone of it"));
         }
-        if stays.is_none() {
-            stays = self.held_by_others(info, &snapshots, &ours).await?;
+        let (others, own) = self.held(info, &snapshots, &ours).await?;
+        stays = stays.or(others);
+        if stays.is_none() && info.written.is_none() {
+            // A ZFS without that property tells it in another way.
+            let newest: Vec<SnapshotName> = snapshots.last().cloned().into_iter().collect();
+            let written = self.zfs().written_since(&newest).await?;
+            stays = (written > 0).then(|| "it was written to since its newest snapshot".to_owned());
         }
         if let Some(why) = stays {
             return Ok(Retired::Stays(why));
@@ -98,19 +108,23 @@ impl EngineSession {
         if request.dry_run {
             return Ok(Retired::Destroyed);
         }
+        self.must_go_on()?;
+        // Somebody may look into it, and then it could not be destroyed at the end.
+        if info.property("mounted").is_some_and(|p| p.value == "yes")
+            && let Err(e) = self.zfs().unmount(&info.name).await
+        {
+            return Ok(Retired::Stays(format!("it is mounted ({e})")));
+        }
         let entry = Entry::Retire {
             dataset: info.name.clone(),
             guid: info.guid,
             gone_since: since.to_string(),
             snapshots: snapshots.clone(),
         };
-        self.must_go_on()?;
-        let base = info.local(HELD).and_then(|tag| info.snapshots.iter().find(|s| s.tag.as_str() == tag));
-        let base: Vec<SnapshotName> = base.and_then(|s| info.snapshot_name(s).ok()).into_iter().collect();
         let can_hold = self.capabilities(&info.name).await?.holds;
         let act = async {
-            if can_hold && !base.is_empty() {
-                self.zfs().release(&ours, &base).await?;
+            if can_hold && !own.is_empty() {
+                self.zfs().release(&ours, &own).await?;
             }
             // The newest last: until then a source that comes back has its base here.
             for snapshot in &snapshots {
@@ -121,37 +135,48 @@ impl EngineSession {
         };
         match self.journalled(entry, act).await {
             Ok(()) => Ok(Retired::Destroyed),
-            Err(failure) if failure.transient => Ok(Retired::Stays("it is in use".to_owned())),
+            Err(failure) if failure.transient => {
+                Ok(Retired::Stays(format!("destroying it stopped halfway, for something uses it ({failure})")))
+            }
             Err(failure) => Err(failure),
         }
     }
 
-    async fn held_by_others(
+    /// Which snapshot somebody else holds, and which the job itself does.
+    async fn held(
         &self,
         info: &DatasetInfo,
         snapshots: &[SnapshotName],
         ours: &str,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<(Option<String>, Vec<SnapshotName>), Failure> {
         match self.zfs().holds(snapshots).await {
             Ok(holds) => {
-                Ok(holds.iter().find(|(_, tag)| tag != ours).map(|(held, tag)| format!("{held} is held ({tag})")))
+                let (own, others): (Vec<_>, Vec<_>) = holds.into_iter().partition(|(_, tag)| tag == ours);
+                let other = others.first().map(|(held, tag)| format!("{held} is held ({tag})"));
+                Ok((other, own.into_iter().map(|(held, _)| held).collect()))
             }
-            // Some have holds and cannot list them; they can count them.
+            // Some have holds and cannot list them; they can count them. The job holds what it has recorded, and the newest if
+            // it died before it could.
             Err(e) if e.kind == ZfsErrorKind::Unsupported => {
+                let may_be_own = |snapshot: &SnapshotName| {
+                    info.local(HELD) == Some(snapshot.tag().as_str()) || snapshots.last() == Some(snapshot)
+                };
                 for snapshot in snapshots {
                     let found = self.zfs().get(snapshot.as_str(), &["userrefs"]).await.unwrap_or_default();
                     let holds: u64 = found.first().and_then(|p| p.value.parse().ok()).unwrap_or_default();
-                    let own = u64::from(info.local(HELD) == Some(snapshot.tag().as_str()));
-                    if holds > own {
-                        return Ok(Some(format!("{snapshot} is held")));
+                    if holds > u64::from(may_be_own(snapshot)) {
+                        return Ok((Some(format!("{snapshot} is held")), Vec::new()));
                     }
                 }
-                Ok(None)
+                Ok((None, snapshots.iter().filter(|s| may_be_own(s)).cloned().collect()))
             }
             Err(e) => Err(e.into()),
         }
     }
 }
+
+/// How long it counts that a dataset was found to be gone for long enough.
+const CONFIRMED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// `zmigrate:gone`: since when a source is gone, and when it was found to be so for long enough.
 struct Mark {
@@ -190,6 +215,9 @@ fn why_it_stays(listing: &Listing, info: &DatasetInfo, prefix: &Prefix) -> Optio
     }
     if let Some(property) = [SERVING, FENCE].into_iter().find(|name| info.local(name).is_some()) {
         return Some(format!("a cutover left its mark ({property})"));
+    }
+    if info.property("readonly").is_none_or(|p| p.value != "on") {
+        return Some("it is not read-only any more: a person may use it".to_owned());
     }
     if info.resume_token.is_some() || info.inconsistent {
         return Some("it holds an interrupted receive".to_owned());

@@ -61,7 +61,9 @@ async fn target() -> Target {
     for name in ["tank/in", "tank/in/db"] {
         target.zfs.create(&ds(name));
         target.set(name, JOB, JOB_A).await;
+        target.set(name, "readonly", "on").await;
     }
+    target.zfs.set_mounted(&ds("tank/in/db"), false);
     for hour in 0..2 {
         target.snapshot("tank/in/db", &format!("db_2026-11-26T0{hour}:00:00Z")).await;
     }
@@ -103,7 +105,7 @@ impl Target {
 
     /// What is said long after it was marked.
     async fn when_due(&self) -> Result<Retired, Failure> {
-        self.set("tank/in/db", GONE, "2026-01-01T00:00:00Z 2026-11-01T00:00:00Z").await;
+        self.set("tank/in/db", GONE, "2026-01-01T00:00:00Z 2026-11-24T00:00:00Z").await;
         self.ask(self.request(), "2026-11-26T00:00:00Z").await
     }
 
@@ -270,11 +272,44 @@ async fn what_somebody_may_want_stays() {
     stays(&target, "tank/clone is a clone of it").await;
     target.zfs.destroy(&clone);
 
+    target.set("tank/in/db", "readonly", "off").await;
+    stays(&target, "not read-only").await;
     assert!(target.zfs.write(&ds("tank/in/db"), 1, 0, b"news"));
+    target.set("tank/in/db", "readonly", "on").await;
     stays(&target, "were written to it").await;
+    target.zfs.set_mounted(&ds("tank/in/db"), true);
+    target.zfs.set_busy(&ds("tank/in/db"), true);
     target.zfs.rollback(&"tank/in/db@db_2026-11-26T01:00:00Z".parse().unwrap()).await.unwrap();
+    // Somebody looks into it.
+    stays(&target, "it is mounted").await;
+    target.zfs.set_busy(&ds("tank/in/db"), false);
 
     assert_eq!(target.when_due().await.unwrap(), Retired::Destroyed);
+}
+
+/// A mark of a time when the job had the key, and a longer time than the one that was found to be over.
+#[tokio::test]
+async fn a_wish_of_long_ago_begins_its_last_day_anew() {
+    let target = target().await;
+    target.set("tank/in/db", GONE, "2026-01-01T00:00:00Z 2026-02-01T00:00:00Z").await;
+    let now = "2026-11-26T00:00:00Z";
+    assert_eq!(target.ask(target.request(), now).await.unwrap(), waits("2026-01-01T00:00:00Z"));
+    assert_eq!(target.mark().unwrap(), format!("2026-01-01T00:00:00Z {now}"));
+    let longer = RetireRequest { after_s: 365 * DAY_S, ..target.request() };
+    assert_eq!(target.ask(longer, "2026-11-28T00:00:00Z").await.unwrap(), waits("2026-01-01T00:00:00Z"));
+    assert!(target.is_there());
+    assert_eq!(target.ask(target.request(), "2026-11-28T00:00:00Z").await.unwrap(), Retired::Destroyed);
+}
+
+/// A run that died between the hold on what it received and the record of that.
+#[tokio::test]
+async fn every_hold_of_the_job_is_let_go() {
+    let target = target().await;
+    target.set("tank/in/db", HELD, "db_2026-11-26T00:00:00Z").await;
+    let older = "tank/in/db@db_2026-11-26T00:00:00Z".parse().unwrap();
+    target.zfs.hold(&format!("zmigrate:{JOB_A}"), &[older]).await.unwrap();
+    assert_eq!(target.when_due().await.unwrap(), Retired::Destroyed);
+    assert_eq!(target.zfs.kind(&ds("tank/in/db")), None);
 }
 
 #[tokio::test]

@@ -1,25 +1,26 @@
 //! Snapshots that are taken of a source when asked.
 //!
 //! Invariant: nothing is snapshotted that another job or host writes to: a snapshot that only this host has keeps a target from
-//! going on, and a fenced dataset from coming home. Datasets below the root that are such are left out; a root that is one
-//! is refused. A cutover's own snapshots are exempt, see [`crate::cutover::call::is_of_a_cutover`].
+//! going on, and a fenced dataset from coming home. Datasets below the root that are such are left out and named; a root that is
+//! one is refused. A cutover's own snapshots are exempt, see [`crate::cutover::call::is_of_a_cutover`].
 
 use super::engine::{Engine, refused};
 use crate::{
     cutover::call::is_of_a_cutover,
     port::zfs::SnapshotRequest,
     types::{
-        Failure,
+        DatasetName, Failure,
         listing::{DatasetInfo, FENCE, JOB},
     },
 };
 
 impl Engine {
-    /// Takes one atomic snapshot of what is this host's own.
+    /// Takes one atomic snapshot of what is this host's own, and says what was left out.
     ///
     /// # Errors
     /// `Refused` when the root is a target or fenced; what ZFS says.
-    pub async fn snapshot_source(&self, mut request: SnapshotRequest) -> Result<(), Failure> {
+    pub async fn snapshot_source(&self, mut request: SnapshotRequest) -> Result<Vec<String>, Failure> {
+        let mut notes = Vec::new();
         if !is_of_a_cutover(request.tag.as_str()) {
             let root = request.root.clone();
             let found = if request.recursive {
@@ -31,9 +32,18 @@ impl Engine {
                 return Err(failure);
             }
             let foreign = found.into_iter().filter(|info| info.name != root && not_ours(info).is_some());
-            request.except.extend(foreign.map(|info| info.name));
+            let foreign: Vec<DatasetName> =
+                foreign.map(|info| info.name).filter(|name| !request.except.contains(name)).collect();
+            if let Some(first) = foreign.first() {
+                let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
+                notes.push(format!(
+                    "no snapshot was taken of {first}{more}: another job or host writes there, or a cutover moved it away"
+                ));
+            }
+            request.except.extend(foreign);
         }
-        Ok(self.zfs.snapshot(&request).await?)
+        self.zfs.snapshot(&request).await?;
+        Ok(notes)
     }
 }
 
@@ -62,7 +72,7 @@ mod tests {
     use crate::{
         adapter::{journal::FileJournal, locks::FileLocks},
         fake::FakeZfs,
-        types::{DatasetName, FailureClass},
+        types::FailureClass,
     };
 
     fn ds(name: &str) -> DatasetName {
@@ -92,7 +102,8 @@ mod tests {
         async fn take(&self, root: &str, tag: &str) -> Result<Vec<String>, Failure> {
             let (root, tag) = (ds(root), tag.parse().unwrap());
             let request = SnapshotRequest { root: root.clone(), tag, recursive: true, except: Vec::new() };
-            self.engine.snapshot_source(request).await?;
+            let notes = self.engine.snapshot_source(request).await?;
+            assert!(notes.len() <= 1, "{notes:?}");
             Ok(self.zfs.snapshots_below(&root).iter().map(|(name, _)| name.to_string()).collect())
         }
     }
@@ -102,7 +113,9 @@ mod tests {
         let host = Host::with(&["tank/own", "tank/in", "tank/in/below", "tank/moved", "tank/moved/below"]);
         host.set("tank/in", &[(JOB, "a"), ("readonly", "on")]).await;
         host.set("tank/moved", &[(FENCE, "00000001:1")]).await;
-        assert_eq!(host.take("tank", "s").await.unwrap(), ["tank@s", "tank/own@s"]);
+        // What lies below a target and is none is this host's own.
+        let all = ["tank@s", "tank/in/below@s", "tank/own@s"];
+        assert_eq!(host.take("tank", "s").await.unwrap(), all);
     }
 
     #[tokio::test]

@@ -86,6 +86,6 @@ pub struct SnapshotRequest {
     pub tag: SnapshotTag,
     /// All below as well.
     pub recursive: bool,
-    /// Left out, with everything below them.
+    /// Left out, each by itself: what is below one is named as well, if that is left out. The root never is.
     pub except: Vec<DatasetName>,
 }

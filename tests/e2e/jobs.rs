@@ -419,8 +419,9 @@ fn what_is_deleted_at_the_source_goes_after_its_time() {
     run(&site, &["job", "run", "db", "--cron"]).must(0);
     assert_eq!(gone(&a), marked, "the time began anew");
     // Its time has come, but somebody made a snapshot there.
+    let due = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(48);
     for dataset in [&a, &a_b] {
-        zfs(&["set", "zmigrate:gone=2026-01-01T00:00:00Z 2026-02-01T00:00:00Z", dataset]);
+        zfs(&["set", &format!("zmigrate:gone=2026-01-01T00:00:00Z {due:.0}"), dataset]);
     }
     snapshot(&a, "by-hand");
     let said = run(&site, &["prune", "db", "-n"]).must(0).stdout;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A tree that changes under the listing makes `zfs` fail with "does not exist" for what has just gone.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 
 impl ZfsCommand {
     pub(super) async fn list_tree(&self, root: &DatasetName, depth: Depth) -> ZfsResult<Listing> {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     ZfsCommand, args, argument_lists,
-    listing::{dataset_properties, ignoring, is_absent},
+    listing::{TRIES, dataset_properties, ignoring, is_absent},
     parse,
     run::{Tool, error},
 };
@@ -80,10 +80,15 @@ impl ZfsCommand {
             // The snapshots, which come along, are dropped again.
             false => &["get", "-Hp", "-r"],
         };
-        let out = self.get_known(&operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(&operation);
-        let out = match out {
-            Err(e) if is_absent(&e, root.as_str()) => return Ok(Vec::new()),
-            out => out?,
+        let mut tries = TRIES;
+        let out = loop {
+            tries -= 1;
+            match self.get_known(&operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(&operation) {
+                Err(e) if is_absent(&e, root.as_str()) => return Ok(Vec::new()),
+                // Something below went away while it was looked at.
+                Err(e) if e.kind == NotFound && tries > 0 => {}
+                out => break out?,
+            }
         };
         let mut found = Vec::new();
         for values in parse::values(&out.stdout).map_err(unparsable)? {

@@ -62,7 +62,7 @@ impl ZfsCommand {
         for line in out.stdout.lines().filter(|n| !n.contains('%')) {
             let (name, inconsistent) = line.split_once('\t').unwrap_or((line, "0"));
             let name: DatasetName = name.parse().map_err(|e| error(operation, Unparsable, e))?;
-            if inconsistent != "1" && !request.except.iter().any(|out| name.is_at_or_below(out)) {
+            if inconsistent != "1" && !request.except.contains(&name) {
                 wanted.push(format!("{name}@{}", request.tag));
             }
         }
@@ -81,7 +81,7 @@ impl ZfsCommand {
         let made = |d: &DatasetInfo| d.snapshots.iter().find(|s| s.tag == request.tag).map(|s| s.createtxg);
         let here = listing.get(&request.root).and_then(made);
         for d in &listing.datasets {
-            let excluded = request.except.iter().any(|out| d.name.is_at_or_below(out));
+            let excluded = request.except.contains(&d.name);
             if excluded && here.is_some() && made(d) == here {
                 let name = d.name.snapshot(&request.tag).map_err(|e| error(operation, Other, e))?;
                 self.destroy_snapshot(&name).await?;
@@ -141,8 +141,8 @@ impl Zfs for ZfsCommand {
         if request.except.is_empty() {
             return self.plain(&operation, &["snapshot", "-r", name.as_str()]).await;
         }
-        if request.except.iter().any(|out| request.root.is_at_or_below(out)) {
-            return Err(error(&operation, NotFound, "everything is excluded"));
+        if request.except.contains(&request.root) {
+            return Err(error(&operation, NotFound, "the root itself is excluded"));
         }
         if self.tools().await?.capabilities.snapshot_many
             && let Some(()) = self.snapshot_named(&operation, request).await?

@@ -50,8 +50,12 @@ pub(super) async fn fence(
 ) -> Result<(), Failure> {
     let zfs = &*tools.zfs;
     let all = datasets(zfs, unit).await?;
-    // One that a way home brought after the fence was set is read-only by itself, and fenced by what is above it.
-    let is_new = |d: &&DatasetInfo| !former.iter().any(|s| s.dataset == d.name) && !is_closed(d, leg);
+    // One that a way home brought after the fence was set is read-only by itself, and fenced by what is above it. It gets its own.
+    let came_home = |d: &DatasetInfo| {
+        let readonly = d.property("readonly").is_some_and(|p| p.value == "on" && p.source == PropertySource::Local);
+        readonly && !is_mounted(d) && d.property(FENCE).is_some_and(|p| p.value == leg.to_string())
+    };
+    let is_new = |d: &&DatasetInfo| !former.iter().any(|s| s.dataset == d.name) && !came_home(d);
     if let Some(new) = all.iter().find(is_new) {
         return Err(zfs_failed(format!("{} came into being while the fence was being set", new.name)));
     }
