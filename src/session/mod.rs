@@ -18,6 +18,7 @@ pub mod join;
 mod keeper;
 pub mod patience;
 pub mod probe;
+mod properties;
 pub mod prune;
 pub mod registry;
 mod retire;
