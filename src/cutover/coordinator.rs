@@ -47,6 +47,8 @@ pub struct Progress {
     pub why: Option<String>,
     /// What a person is asked.
     pub question: Option<Question>,
+    /// The hosts may take part: what they prepared has to be undone.
+    pub armed: bool,
     /// A person said go where it held.
     pub going: bool,
     /// A person said go although the downtime is predicted to be longer than asked.
@@ -63,6 +65,7 @@ impl Progress {
             failures: 0,
             why: None,
             question: None,
+            armed: false,
             going: false,
             forced: false,
         }
@@ -81,6 +84,7 @@ impl Progress {
             Record::Moved { phase, at, why } => {
                 self.number = number;
                 match phase {
+                    Phase::Arm { .. } => self.armed = true,
                     Phase::Armed { go } => self.going = *go,
                     Phase::CatchUp => self.going = false,
                     _ => {}
@@ -295,7 +299,7 @@ impl Turn<'_> {
         let phase = &self.kept().phase;
         let fenced = phase.is_fenced_outage();
         let begin = match phase {
-            Phase::Seed | Phase::CatchUp => Phase::RolledBack,
+            Phase::Seed | Phase::CatchUp if !self.kept().armed => Phase::RolledBack,
             _ if self.rules.asks_target_first(fenced) => Phase::Retract { served: false },
             _ => Phase::Withdraw,
         };

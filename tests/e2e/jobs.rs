@@ -366,6 +366,8 @@ fn what_others_write_to_is_not_snapshotted() {
     create(&target);
     zfs(&["set", "zmigrate:job=0000000000000000", &target]);
     zfs(&["set", "readonly=on", &target]);
+    // As what is received is: what is mounted keeps to its mount, whatever the property says.
+    zfs(&["unmount", &target]);
     run(&site, &["job", "run", "db"]);
     assert_eq!((own(&own_child).len(), own(&target).len()), (1, 0));
     // Moved away by a cutover: a snapshot of this host's own would keep it from coming home.
@@ -529,6 +531,10 @@ fn kills_at_any_moment_cost_no_base() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
+    // How long a run takes here tells when to kill one.
+    let began = std::time::Instant::now();
+    site.start(&["job", "run", "near", "--cron"]).wait(120).must(0);
+    let takes_ms = began.elapsed().as_millis() as u64;
     let (mut killed, mut foreign) = (0, vec!["s1".to_owned()]);
     for round in 0..14u64 {
         populate(&db, round, 20_000);
@@ -540,7 +546,7 @@ fn kills_at_any_moment_cost_no_base() {
         sleep(Duration::from_millis(1100));
         let name = if draw(3) == 0 { "far" } else { "near" };
         let mut run = site.start(&["job", "run", name, "--cron"]);
-        sleep(Duration::from_millis(draw(2500)));
+        sleep(Duration::from_millis(draw(takes_ms)));
         killed += u32::from(!run.has_ended());
         // Dropped, it is killed if it still runs.
         drop(run);

@@ -30,7 +30,8 @@ pub fn absent() -> Option<String> {
 fn promtool_takes_the_rules() {
     let out = Command::new("promtool").args(["check", "rules"]).arg(docs("alert-rules.yml")).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success() && said.contains("SUCCESS: 6 rules found"), "{said}");
+    let rules = std::fs::read_to_string(docs("alert-rules.yml")).unwrap().matches("- alert:").count();
+    assert!(out.status.success() && said.contains(&format!("SUCCESS: {rules} rules found")), "{said}");
 }
 
 fn rules_and_dashboard_name_metrics_that_there_are() {

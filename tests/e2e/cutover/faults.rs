@@ -134,21 +134,29 @@ fn a_target_that_does_not_come_up_is_left_again() {
 fn a_full_target_gives_the_source_back() {
     let bench = Bench::new();
     populate(&bench.east(), 1, 1_000_000);
-    let running = bench.start(&["--hold", "--tries", "1"]);
-    wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
-    // So much is written that the last delta does not fit any more. Where hardly anything fits, nothing is stopped for it.
+    let armed = || {
+        let running = bench.start(&["--hold", "--tries", "1"]);
+        wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
+        let all = json(&bench.site.start(&["cutover", "status", "--output", "json"]).wait(20).must(0));
+        let open = all["cutovers"].as_array().unwrap().iter().find(|c| c["over"] == false).unwrap().clone();
+        (running, open["id"].as_str().unwrap().to_owned())
+    };
+    // Where hardly anything fits by now, nothing is stopped for it.
+    let (running, id) = armed();
     crate::zfs::zfs(&["set", "quota=24M", &bench.site.w("in")]);
-    fs::write(std::path::Path::new(&get(&bench.east(), "mountpoint").0).join("big"), crate::common::noise(60 << 20, 9))
-        .unwrap();
-    let id = bench.status()["id"].as_str().unwrap().to_owned();
     bench.cutover(&["go", &id]).must(9);
     let result = json(&running.wait(60).must(9));
     let needs = result["needs"].as_str().unwrap();
     assert!(needs.contains("are free for") && result["downtime_ms"].is_null(), "{result}");
-    assert!(is_writable(&bench.east()));
+    bench.cutover(&["abort", &id]).must(0);
+    // So much is written that the last delta does not fit any more.
+    crate::zfs::zfs(&["set", "quota=none", &bench.site.w("in")]);
+    let (running, id) = armed();
     crate::zfs::zfs(&["set", "quota=44M", &bench.site.w("in")]);
-    let result = json(&bench.cutover(&["resume", &id]).must(8));
-    assert_eq!(result["result"], "rolled_back");
+    fs::write(std::path::Path::new(&get(&bench.east(), "mountpoint").0).join("big"), crate::common::noise(60 << 20, 9))
+        .unwrap();
+    bench.cutover(&["go", &id]).must(8);
+    assert_eq!(json(&running.wait(60).must(8))["result"], "rolled_back");
     assert!(is_writable(&bench.east()) && !is_writable(&bench.west()));
 }
 
