@@ -103,6 +103,14 @@ fn waits_for_a_key(w: &World) {
     assert!(needs.contains(&format!("the key of {target}")), "{needs}");
     let key = w.one.sh(&format!("base64 -w0 {DIR}/key"));
     w.two.sh(&format!("echo {key} | base64 -d >{DIR}/key1; zfs load-key -L file://{DIR}/key1 {target}"));
+    // What came raw has a key of its own for each dataset.
+    let run = w.zmigrate(w.one, &format!("cutover resume {id}")).must_be(9);
+    assert!(
+        run.report["needs"].as_str().unwrap_or_default().contains(&format!("the key of {target}/vol")),
+        "{}",
+        run.out
+    );
+    w.two.sh(&format!("zfs load-key -L file://{DIR}/key1 {target}/vol"));
     assert_eq!(cutover(w, &format!("resume {id}"))["result"], "done");
     assert_eq!(w.two.sh(&format!("sha256sum </{target}/noise")), {
         w.one.sh(&format!("zfs get -H -o value readonly {source} | grep -qx on"));

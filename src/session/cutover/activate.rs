@@ -47,8 +47,9 @@ pub(super) async fn prepare(zfs: &dyn Zfs, unit: &Unit, wanted: &[Saved], setup:
         let has_device_then = info.kind == DatasetKind::Volume && noted(wanted, &info.name, "volmode") != Some("none");
         if let Some(encryption) = locked.filter(|_| is_mounted_then || has_device_then) {
             let root = encryption.root.as_ref().unwrap_or(&info.name);
-            return Err(refused(format!("the key of {} is not loaded there", info.name))
-                .hint(format!("`zfs load-key {root}` on that host")));
+            return Err(refused(format!("the key of {} is not loaded there", info.name)).hint(format!(
+                "`zfs load-key -r {root}` on that host: what came raw has a key of its own for each dataset"
+            )));
         }
         if is_mounted_then && let Some(path) = mountpoint_then(info, wanted) {
             if !path.starts_with('/') {
