@@ -1,5 +1,7 @@
 //! The target: what is tried before it may be promoted, and what makes it the writable side.
 
+use std::path::Path;
+
 use super::{
     fence::{mount, restore, take_away},
     look::{MOUNTED, datasets, value},
@@ -56,6 +58,10 @@ pub(super) async fn prepare(zfs: &dyn Zfs, unit: &Unit, wanted: &[Saved], setup:
                 return Err(mounted_by_hand(&info.name));
             }
             is_free(&path, &info.name, setup)?;
+            // What is below a root is made in that, once it is mounted.
+            if unit.roots().contains(&info.name) {
+                can_be_made(Path::new(&path), &info.name)?;
+            }
         }
     }
     Ok(())
@@ -99,6 +105,22 @@ fn is_free(path: &str, dataset: &DatasetName, setup: &Setup) -> Result<(), Failu
         // Absent: zfs makes it.
         _ => Ok(()),
     }
+}
+
+/// Whether ZFS can make the directory to mount at, if it is not there: not on a file system that is mounted read-only.
+fn can_be_made(path: &Path, dataset: &DatasetName) -> Result<(), Failure> {
+    use rustix::fs::{Access, access};
+    let Some(above) = path.ancestors().skip(1).find(|above| above.exists()).filter(|_| !path.exists()) else {
+        return Ok(());
+    };
+    access(above, Access::WRITE_OK).map_err(|e| {
+        let text = format!(
+            "{}, where {dataset} has to be mounted, cannot be made in {} ({e})",
+            path.display(),
+            above.display()
+        );
+        refused(text).hint("make that directory, or make writable what is above it, or set another mountpoint")
+    })
 }
 
 /// Makes the unit the writable side: the properties as wanted, the marks, the mounts. May be repeated.
