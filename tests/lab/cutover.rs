@@ -86,7 +86,7 @@ fn tree_with_a_volume(w: &World) {
 
 /// Without its key a copy could not come up, so nothing is stopped for it: neither a filesystem nor a volume.
 fn waits_for_a_key(w: &World) {
-    let (source, target) = ("tank/src/locked", "tank/dst/locked");
+    let (source, target) = ("tank/src/keyless", "tank/dst/keyless");
     w.one.sh(&format!(
         "zfs create -o encryption=aes-256-gcm -o keyformat=raw -o keylocation=file://{DIR}/key {source}; \
          zfs create -V 8M {source}/vol; head -c 1M /dev/urandom >/{source}/noise; zfs snapshot {source}@first"
