@@ -117,6 +117,10 @@ impl Zfs for ZettaZfs {
     async fn snapshot(&self, request: &SnapshotRequest) -> ZfsResult<()> {
         let operation = format!("snapshot {}@{}", request.root, request.tag);
         let names = match request.recursive {
+            true if request.except.contains(&request.root) => {
+                let detail = "the root itself is excluded".to_owned();
+                return Err(ZfsError { operation, kind: NotFound, detail });
+            }
             true => self.command.snapshot_names(&operation, request).await?,
             false => vec![format!("{}@{}", request.root, request.tag)],
         };
