@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 /// The largest chunk of a stream that travels as one frame, and the largest payload of any frame.
 /// 1 MiB: 8 ms of a 1 Gbit/s link, and large enough that a frame's fixed costs vanish (below 0.1 %).
 pub const MAX_CHUNK: usize = 1 << 20;
@@ -48,7 +50,7 @@ pub const MAX_JOBS_AT_A_TIME: usize = 8;
 /// Snapshots that one request may prune: one command each, so a peer's lock is held for minutes at most.
 pub const MAX_PRUNED: usize = 1000;
 /// How long a dataset must have been gone at the source before its copy is destroyed, whatever a job says: a day to notice in.
-pub const MIN_GONE: Duration = Duration::from_secs(86_400);
+pub const MIN_GONE: SignedDuration = SignedDuration::from_hours(24);
 /// How long a peer asks its ZFS for what it tells of itself: a pool that hangs must not keep a session.
 pub const ABOUT_WITHIN: Duration = Duration::from_secs(20);
 /// How long a listing may take that a person asked for, of datasets or of holds: a million snapshots at 5,000 a second, with a reserve

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use libnv::nvpair::Value;
 use libzetta::zfs::{BookmarkRequest, DestroyTiming, Error, ZfsEngine, ZfsLzc};
 
-use super::zfs::ZfsCommand;
+use super::zfs::{ZfsCommand, port::root_takes_part};
 use crate::{
     port::zfs::{
         Depth, ReceiveSpec, Receiving, SendSpec, Sending, SnapshotRequest, Zfs, ZfsError,
@@ -117,11 +117,10 @@ impl Zfs for ZettaZfs {
     async fn snapshot(&self, request: &SnapshotRequest) -> ZfsResult<()> {
         let operation = format!("snapshot {}@{}", request.root, request.tag);
         let names = match request.recursive {
-            true if request.except.contains(&request.root) => {
-                let detail = "the root itself is excluded".to_owned();
-                return Err(ZfsError { operation, kind: NotFound, detail });
+            true => {
+                root_takes_part(&operation, request)?;
+                self.command.snapshot_names(&operation, request).await?
             }
-            true => self.command.snapshot_names(&operation, request).await?,
             false => vec![format!("{}@{}", request.root, request.tag)],
         };
         let names: Vec<PathBuf> = names.into_iter().map(PathBuf::from).collect();

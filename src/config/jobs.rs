@@ -205,7 +205,7 @@ impl Table<'_> {
         if !recursive {
             self.problem(&at, KEY, "is for datasets below, which only recursive = true sends");
         }
-        if after.as_s() < MIN_GONE.as_secs() {
+        if after.as_signed_s() < MIN_GONE.as_secs() {
             self.problem(&at, KEY, "must be a day at least, to notice in");
         }
         Some(after)

@@ -15,7 +15,7 @@ use super::{
     side::{Side, unexpected},
 };
 use crate::{
-    jobs::span::Span,
+    jobs::{gone::GoneMark, span::Span},
     session::client::Client,
     types::{
         DatasetName, Failure, Guid,
@@ -88,8 +88,8 @@ fn wishes<'a>(
 
 /// False for what was marked too short a time ago, as far as this clock tells: it costs no request.
 fn may_be_due(info: &DatasetInfo, after: Span, now: Timestamp) -> bool {
-    let mark = info.local(GONE).and_then(|mark| mark.split(' ').next()?.parse::<Timestamp>().ok());
-    mark.is_none_or(|at| at > now || now.duration_since(at).as_secs() >= after.as_signed_s())
+    let mark = info.local(GONE).and_then(|text| GoneMark::read(text, now));
+    mark.is_none_or(|mark| now.duration_since(mark.since).as_secs() >= after.as_signed_s())
 }
 
 /// Tells the target, and says what came of it.

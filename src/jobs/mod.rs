@@ -10,6 +10,7 @@
 //! Invariant: of two answers to "may this snapshot go?", the one that keeps it counts.
 
 pub mod cron;
+pub mod gone;
 mod job;
 pub mod lag;
 pub mod names;

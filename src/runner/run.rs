@@ -22,7 +22,7 @@ use crate::{
     identity::IdentityStore,
     jobs::{Direction, Job, lag::Lag, span::Span},
     plan::{EncryptionMode, ExcludePattern, History as Snapshots},
-    port::zfs::{Depth, SnapshotRequest, Zfs},
+    port::zfs::{SnapshotRequest, Zfs},
     session::{engine::Engine, snapshot::not_ours},
     types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag},
     wire::message::Compression,
@@ -242,8 +242,9 @@ impl Run<'_> {
                 let below = name.relative_to(root).unwrap_or_default();
                 exclude.iter().any(|pattern| pattern.excludes(below))
             };
-            let tree = self.zfs().list(root, Depth::Tree).await?;
-            except.extend(tree.datasets.into_iter().map(|d| d.name).filter(out));
+            // Names alone: the snapshots of a whole tree are not looked at for them.
+            let tree = self.zfs().tree(root).await?;
+            except.extend(tree.into_iter().map(|d| d.name).filter(out));
         }
         run_hook(job, run, Stage::Before, tag.as_str(), "").await?;
         let taken = self.take(tag, &except).await;

@@ -43,24 +43,8 @@ impl EngineSession {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::{
-        adapter::{journal::FileJournal, locks::FileLocks},
-        channel::Channel,
-        fake::FakeZfs,
-        session::engine::{Channels, Engine},
-    };
-
-    struct NoChannels;
-
-    impl Channels for NoChannels {
-        fn open(&self, _: u32) -> Result<Channel, Failure> {
-            Err(Failure::new(FailureClass::Internal, "no channels here"))
-        }
-        fn close(&self, _: u32) {}
-    }
+    use crate::{fake::FakeZfs, session::bare};
 
     #[tokio::test]
     async fn only_pools_with_grants_are_told() {
@@ -68,9 +52,7 @@ mod tests {
         for name in ["tank/in", "tank2/secret", "other/pool"] {
             zfs.create(&name.parse().unwrap());
         }
-        let (locks, journal) = (FileLocks::new(dir.path()), FileJournal::new(dir.path()));
-        let engine = Arc::new(Engine::new(Arc::new(zfs), Arc::new(locks), Arc::new(journal), 10));
-        let session = EngineSession::new(engine, "me".into(), Arc::new(NoChannels));
+        let session = bare::session(&bare::engine(&zfs, dir.path()), "me");
         let ask = async |grants: &[&str]| {
             let grants = grants.iter().map(|name| (Access::Push, name.parse().unwrap())).collect();
             match session.about(grants).await.unwrap() {

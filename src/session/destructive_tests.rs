@@ -1,25 +1,12 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::{
-    adapter::{journal::FileJournal, locks::FileLocks},
-    channel::Channel,
     fake::FakeZfs,
     port::zfs::{SnapshotRequest, Zfs},
-    session::engine::{Channels, Engine},
+    session::bare,
     wire::message::Request,
 };
 
 const OURS: &str = "aaaaaaaa11111111";
-
-struct NoChannels;
-
-impl Channels for NoChannels {
-    fn open(&self, _: u32) -> Result<Channel, Failure> {
-        Err(Failure::new(FailureClass::Internal, "no channels here"))
-    }
-    fn close(&self, _: u32) {}
-}
 
 fn ds(name: &str) -> DatasetName {
     name.parse().unwrap()
@@ -32,9 +19,7 @@ fn snapshot(tag: &str) -> SnapshotName {
 /// A session that holds `tank/in`, and `tank/in/db` with the snapshots a, b and c, of which the job holds c.
 async fn target() -> (FakeZfs, EngineSession, tempfile::TempDir) {
     let (zfs, dir) = (FakeZfs::new(1), tempfile::tempdir().unwrap());
-    let (locks, journal) = (FileLocks::new(dir.path()), FileJournal::new(dir.path()));
-    let engine = Arc::new(Engine::new(Arc::new(zfs.clone()), Arc::new(locks), Arc::new(journal), 1000));
-    let session = EngineSession::new(engine, "me".into(), Arc::new(NoChannels));
+    let session = bare::session(&bare::engine(&zfs, dir.path()), "me");
     zfs.create(&ds("tank/in/db"));
     zfs.set(&ds("tank/in/db"), &[(JOB.to_owned(), OURS.to_owned())]).await.unwrap();
     for tag in ["a", "b", "c"] {

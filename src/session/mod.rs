@@ -7,6 +7,8 @@
 //! ```
 
 mod about;
+#[cfg(test)]
+mod bare;
 pub mod bases;
 pub mod client;
 pub mod crash;

@@ -2,30 +2,19 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    adapter::{journal::FileJournal, locks::FileLocks},
-    channel::Channel,
     fake::{FakeZfs, Fault, Op},
     jobs::spare::Need,
     port::{
         needs::Needs,
         zfs::{SnapshotRequest, Zfs},
     },
-    session::engine::{Channels, Engine},
+    session::{bare, engine::Engine},
     types::{JobName, listing::HELD},
     wire::message::Request,
 };
 
 const JOB_A: &str = "aaaaaaaa11111111";
 const JOB_B: &str = "bbbbbbbb22222222";
-
-struct NoChannels;
-
-impl Channels for NoChannels {
-    fn open(&self, _: u32) -> Result<Channel, Failure> {
-        Err(Failure::new(FailureClass::Internal, "no channels here"))
-    }
-    fn close(&self, _: u32) {}
-}
 
 /// A job of this host that sends the dataset on, and has got so far.
 struct SendsOn(Option<Guid>);
@@ -51,8 +40,7 @@ fn ds() -> DatasetName {
 /// A target of job A with five snapshots of its prefix, the newest of which it holds.
 async fn target() -> Target {
     let (zfs, dir) = (FakeZfs::new(1), tempfile::tempdir().unwrap());
-    let (locks, journal) = (FileLocks::new(dir.path()), FileJournal::new(dir.path()));
-    let engine = Arc::new(Engine::new(Arc::new(zfs.clone()), Arc::new(locks), Arc::new(journal), 1000));
+    let engine = bare::engine(&zfs, dir.path());
     zfs.create(&ds());
     for hour in 0..5 {
         let tag = format!("db_2026-11-26T0{hour}:00:00Z").parse().unwrap();
@@ -63,7 +51,7 @@ async fn target() -> Target {
     let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     zfs.set(&ds(), &[set(JOB, JOB_A), set(HELD, all[4].0.as_str())]).await.unwrap();
     zfs.hold(&format!("zmigrate:{JOB_A}"), &[ds().snapshot(&all[4].0).unwrap()]).await.unwrap();
-    let session = EngineSession::new(Arc::clone(&engine), "me".into(), Arc::new(NoChannels));
+    let session = bare::session(&engine, "me");
     session.handle(Request::Lock { target: ds() }).await.unwrap();
     Target { zfs, engine, session, dir, all }
 }
@@ -123,7 +111,7 @@ async fn only_a_target_of_this_job_under_the_lock_of_its_session() {
     let target = target().await;
     let other = PruneRequest { job: JOB_B.parse().unwrap(), ..target.request(&[0]) };
     assert_eq!(target.prune(other).await.unwrap_err().class, FailureClass::Refused);
-    let stranger = EngineSession::new(Arc::clone(&target.engine), "you".into(), Arc::new(NoChannels));
+    let stranger = bare::session(&target.engine, "you");
     let failure = stranger.handle(Request::Prune(target.request(&[0]))).await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Protocol);
     target.zfs.inherit(&ds(), JOB).await.unwrap();

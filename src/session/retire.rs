@@ -11,8 +11,6 @@
 //! `zmigrate:job` of this job; nothing goes that has a dataset below it, a clone, a snapshot that the job did not make, data of
 //! its own, a hold of somebody else, or a next target; nothing that serves or is fenced.
 
-use std::fmt;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
@@ -20,7 +18,7 @@ use super::{
     engine::{EngineSession, refused},
 };
 use crate::{
-    jobs::names::Prefix,
+    jobs::{gone::GoneMark, names::Prefix},
     limits::MIN_GONE,
     port::{
         journal::Entry,
@@ -50,27 +48,21 @@ impl EngineSession {
             }
             return Ok(Reply::Retired(Retired::Back));
         }
-        let asked = SignedDuration::from_secs(i64::try_from(request.after_s).unwrap_or(i64::MAX));
-        let least = SignedDuration::try_from(MIN_GONE).unwrap_or(SignedDuration::MAX);
-        let mark = info.local(GONE).and_then(|text| Mark::read(text, now));
-        let (mark, is_new) = match mark {
-            None => (Mark { since: now, due: None }, true),
-            // Found due long ago and not since: nobody may have wished for it meanwhile.
-            Some(Mark { since, due })
-                if now.duration_since(since) >= asked.max(least)
-                    && due.is_none_or(|due| now.duration_since(due) > CONFIRMED_FOR) =>
-            {
-                (Mark { since, due: Some(now) }, true)
-            }
+        let asked = SignedDuration::from_secs(i64::try_from(request.after_s).unwrap_or(i64::MAX)).max(MIN_GONE);
+        let for_long = |since| now.duration_since(since) >= asked;
+        let confirmed = |due: Option<Timestamp>| due.is_some_and(|due| now.duration_since(due) <= CONFIRMED_FOR);
+        let (mark, is_new) = match info.local(GONE).and_then(|text| GoneMark::read(text, now)) {
+            None => (GoneMark { since: now, due: None }, true),
+            // Found due just now, or long ago and not since: nobody may have wished for it meanwhile.
+            Some(mark) if for_long(mark.since) && !confirmed(mark.due) => (GoneMark { due: Some(now), ..mark }, true),
             Some(mark) => (mark, false),
         };
-        let is_due = now.duration_since(mark.since) >= asked.max(least);
         if is_new && !request.dry_run {
             self.must_go_on()?;
             self.zfs().set(dataset, &[(GONE.to_owned(), mark.to_string())]).await?;
         }
         match mark.due {
-            Some(due) if is_due && now.duration_since(due) >= least => {
+            Some(due) if for_long(mark.since) && now.duration_since(due) >= MIN_GONE => {
                 self.destroy_retired(&listing, info, &request, &prefix, mark.since).await.map(Reply::Retired)
             }
             _ => Ok(Reply::Retired(Retired::Waits { since_unix_s: mark.since.as_second() })),
@@ -96,11 +88,9 @@ impl EngineSession {
         }
         let (others, own) = self.held(info, &snapshots, &ours).await?;
         stays = stays.or(others);
-        if stays.is_none() && info.written.is_none() {
-            // A ZFS without that property tells it in another way.
-            let newest: Vec<SnapshotName> = snapshots.last().cloned().into_iter().collect();
-            let written = self.zfs().written_since(&newest).await?;
-            stays = (written > 0).then(|| "it was written to since its newest snapshot".to_owned());
+        if stays.is_none() {
+            let written = self.zfs().written_since(snapshots.last().map_or(&[], std::slice::from_ref)).await?;
+            stays = (written > 0).then(|| format!("{written} bytes were written to it since its newest snapshot"));
         }
         if let Some(why) = stays {
             return Ok(Retired::Stays(why));
@@ -162,9 +152,10 @@ impl EngineSession {
                     info.local(HELD) == Some(snapshot.tag().as_str()) || snapshots.last() == Some(snapshot)
                 };
                 for snapshot in snapshots {
-                    let found = self.zfs().get(snapshot.as_str(), &["userrefs"]).await.unwrap_or_default();
-                    let holds: u64 = found.first().and_then(|p| p.value.parse().ok()).unwrap_or_default();
-                    if holds > u64::from(may_be_own(snapshot)) {
+                    let found = self.zfs().get(snapshot.as_str(), &["userrefs"]).await?;
+                    // What has no figure counts as held: that is the answer which does no harm.
+                    let holds: Option<u64> = found.first().and_then(|p| p.value.parse().ok());
+                    if holds.is_none_or(|holds| holds > u64::from(may_be_own(snapshot))) {
                         return Ok((Some(format!("{snapshot} is held")), Vec::new()));
                     }
                 }
@@ -177,30 +168,6 @@ impl EngineSession {
 
 /// How long it counts that a dataset was found to be gone for long enough.
 const CONFIRMED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
-
-/// `zmigrate:gone`: since when a source is gone, and when it was found to be so for long enough.
-struct Mark {
-    since: Timestamp,
-    due: Option<Timestamp>,
-}
-
-impl Mark {
-    /// `None` for what is no mark, and for one of the future: the clock was wrong then, or is now.
-    fn read(text: &str, now: Timestamp) -> Option<Mark> {
-        let mut times = text.split(' ').map(|time| time.parse::<Timestamp>().ok().filter(|at| *at <= now));
-        let (since, due) = (times.next()??, times.next());
-        // Without the second, the first still counts.
-        Some(Mark { since, due: due.flatten().filter(|due| *due >= since) })
-    }
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |at: &Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        f.write_str(&time(&self.since))?;
-        self.due.iter().try_for_each(|due| write!(f, " {}", time(due)))
-    }
-}
 
 /// Why a dataset whose time has come stays all the same.
 fn why_it_stays(listing: &Listing, info: &DatasetInfo, prefix: &Prefix) -> Option<String> {
@@ -225,10 +192,7 @@ fn why_it_stays(listing: &Listing, info: &DatasetInfo, prefix: &Prefix) -> Optio
     if info.snapshots.is_empty() {
         return Some("it has no snapshots, so nothing tells what it holds".to_owned());
     }
-    match info.written {
-        Some(bytes) if bytes > 0 => Some(format!("{bytes} bytes were written to it since its newest snapshot")),
-        _ => None,
-    }
+    None
 }
 
 #[cfg(test)]

@@ -2,15 +2,13 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    adapter::{journal::FileJournal, locks::FileLocks},
-    channel::Channel,
     fake::FakeZfs,
     jobs::spare::Need,
     port::{
         needs::Needs,
         zfs::{SnapshotRequest, Zfs},
     },
-    session::engine::{Channels, Engine},
+    session::{bare, engine::Engine},
     types::{DatasetName, JobName, listing::HELD},
     wire::message::Request,
 };
@@ -18,15 +16,6 @@ use crate::{
 const JOB_A: &str = "aaaaaaaa11111111";
 const JOB_B: &str = "bbbbbbbb22222222";
 const DAY_S: u64 = 86_400;
-
-struct NoChannels;
-
-impl Channels for NoChannels {
-    fn open(&self, _: u32) -> Result<Channel, Failure> {
-        Err(Failure::new(FailureClass::Internal, "no channels here"))
-    }
-    fn close(&self, _: u32) {}
-}
 
 struct SendsOn;
 
@@ -54,9 +43,8 @@ struct Target {
 
 async fn target() -> Target {
     let (zfs, dir) = (FakeZfs::new(1), tempfile::tempdir().unwrap());
-    let (locks, journal) = (FileLocks::new(dir.path()), FileJournal::new(dir.path()));
-    let engine = Arc::new(Engine::new(Arc::new(zfs.clone()), Arc::new(locks), Arc::new(journal), 1000));
-    let session = EngineSession::new(Arc::clone(&engine), "me".into(), Arc::new(NoChannels));
+    let engine = bare::engine(&zfs, dir.path());
+    let session = bare::session(&engine, "me");
     let target = Target { zfs, engine, session, dir };
     for name in ["tank/in", "tank/in/db"] {
         target.zfs.create(&ds(name));
@@ -216,7 +204,7 @@ async fn only_below_a_held_root_and_only_the_jobs_own() {
     let root = RetireRequest { dataset: ds("tank/in"), ..target.request() };
     target.set("tank/in", GONE, "2026-01-01T00:00:00Z").await;
     assert_eq!(target.ask(root, "2026-11-26T00:00:00Z").await.unwrap_err().class, FailureClass::Protocol);
-    let stranger = EngineSession::new(Arc::clone(&target.engine), "you".into(), Arc::new(NoChannels));
+    let stranger = bare::session(&target.engine, "you");
     let failure = stranger.handle(Request::Retire(target.request())).await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Protocol);
     let other = RetireRequest { job: JOB_B.parse().unwrap(), ..target.request() };

@@ -69,11 +69,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{
-        adapter::{journal::FileJournal, locks::FileLocks},
-        fake::FakeZfs,
-        types::FailureClass,
-    };
+    use crate::{fake::FakeZfs, session::bare, types::FailureClass};
 
     fn ds(name: &str) -> DatasetName {
         name.parse().unwrap()
@@ -81,7 +77,7 @@ mod tests {
 
     struct Host {
         zfs: FakeZfs,
-        engine: Engine,
+        engine: Arc<Engine>,
         _dir: tempfile::TempDir,
     }
 
@@ -89,8 +85,7 @@ mod tests {
         fn with(datasets: &[&str]) -> Host {
             let (zfs, dir) = (FakeZfs::new(1), tempfile::tempdir().unwrap());
             datasets.iter().for_each(|name| zfs.create(&ds(name)));
-            let (locks, journal) = (FileLocks::new(dir.path()), FileJournal::new(dir.path()));
-            let engine = Engine::new(Arc::new(zfs.clone()), Arc::new(locks), Arc::new(journal), 1000);
+            let engine = bare::engine(&zfs, dir.path());
             Host { zfs, engine, _dir: dir }
         }
 

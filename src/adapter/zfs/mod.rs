@@ -19,7 +19,7 @@ pub mod classify;
 mod listing;
 mod mounts;
 pub mod parse;
-mod port;
+pub(super) mod port;
 pub mod probe;
 mod process;
 mod run;

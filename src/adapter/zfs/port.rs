@@ -33,6 +33,15 @@ fn names(snapshots: &[SnapshotName]) -> Vec<&str> {
     snapshots.iter().map(SnapshotName::as_str).collect()
 }
 
+/// # Errors
+/// When the root itself is among the exceptions.
+pub(in crate::adapter) fn root_takes_part(operation: &str, request: &SnapshotRequest) -> ZfsResult<()> {
+    match request.except.contains(&request.root) {
+        true => Err(error(operation, NotFound, "the root itself is excluded")),
+        false => Ok(()),
+    }
+}
+
 impl ZfsCommand {
     pub(super) async fn plain(&self, operation: &str, args: &[&str]) -> ZfsResult<()> {
         self.zfs(operation, args).await?.ok(operation).map(drop)
@@ -141,9 +150,7 @@ impl Zfs for ZfsCommand {
         if request.except.is_empty() {
             return self.plain(&operation, &["snapshot", "-r", name.as_str()]).await;
         }
-        if request.except.contains(&request.root) {
-            return Err(error(&operation, NotFound, "the root itself is excluded"));
-        }
+        root_takes_part(&operation, request)?;
         if self.tools().await?.capabilities.snapshot_many
             && let Some(()) = self.snapshot_named(&operation, request).await?
         {
