@@ -59,6 +59,23 @@ pub fn config(path: Option<&Path>, identity_dir: Option<&Path>) -> Result<Config
     Ok(config)
 }
 
+/// Refuses to leave root's files among those of another user, whose `zmigrated` could not write them any more.
+///
+/// # Errors
+/// A `Usage` failure that says as whom to run the command.
+pub fn state_is_ours(config: &Config) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(owner) = std::fs::metadata(&config.state_dir).map(|meta| meta.uid()) else { return Ok(()) };
+    if owner == 0 || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let (dir, name) = (config.state_dir.display(), crate::doctor::user_name(owner));
+    let text = format!("state_dir {dir} belongs to {name}, who could not write what root leaves there");
+    Err(Failure::new(FailureClass::Usage, text).hint(format!(
+        "runuser -u {name} -- zmigrate …; if zmigrated is to run as root, give it the directory: chown -R root {dir}"
+    )))
+}
+
 /// This host's engine.
 pub fn engine(config: &Config) -> Arc<Engine> {
     let zfs = config.zfs_command.clone();
@@ -125,7 +142,9 @@ pub fn busy() -> Arc<dyn Busy> {
 /// A `NotGranted` failure with what to do.
 pub fn identity(config: &Config) -> Result<Arc<IdentityStore>, Failure> {
     IdentityStore::open(&config.identity_dir).map(Arc::new).map_err(|e| {
-        let failure = Failure::new(FailureClass::NotGranted, format!("this host's identity cannot be used: {e}"));
+        let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let failure =
+            Failure::new(FailureClass::NotGranted, format!("this host's identity cannot be used: {e}{cause}"));
         match e.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,

@@ -52,6 +52,7 @@ pub fn run(global: &Global, command: ConfigCommand, output: &Output) -> Result<u
             })
             .collect(),
     };
-    output.result(&object, text.join("\n"));
-    Ok(if worst == Some(Severity::Error) { 2 } else { 0 })
+    let exit_code = if worst == Some(Severity::Error) { 2 } else { 0 };
+    output.verdict(exit_code, &object, text.join("\n"));
+    Ok(exit_code)
 }

@@ -54,6 +54,9 @@ fn text(runs: &[Record], now: Timestamp) -> String {
         if let Some(error) = &run.error {
             paragraph(&mut text, "    ", 4, error);
         }
+        for note in &run.notes {
+            paragraph(&mut text, "    note: ", 4, note);
+        }
     }
     text
 }

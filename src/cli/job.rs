@@ -49,6 +49,7 @@ pub fn run(global: &Global, command: JobCommand, output: &Output) -> Result<u8, 
 
 fn pause(config: &Config, name: JobName, paused: bool, output: &Output) -> Result<u8, Failure> {
     find(config, &name)?;
+    host::state_is_ours(config)?;
     let files = JobFiles::new(&config.state_dir);
     let changed = files.set_paused(&name, paused)?;
     let text = match (paused, changed) {
@@ -64,6 +65,7 @@ fn pause(config: &Config, name: JobName, paused: bool, output: &Output) -> Resul
 
 /// What a run of a job, or of its pruning, works with.
 pub(super) fn job_context(config: Config) -> Result<JobContext, Failure> {
+    host::state_is_ours(&config)?;
     let store = host::identity(&config)?;
     let engine = host::engine(&config);
     Ok(JobContext { config: Arc::new(config), store, engine, stop: CancellationToken::new(), turn: None })
@@ -96,7 +98,7 @@ fn run_one(config: Config, name: &JobName, cron: bool, output: &Output) -> Resul
     let good = report.exit_code == 0;
     if !(cron && good) {
         troubles(&report, output);
-        report.notes.iter().filter(|_| !output.is_json()).for_each(|text| note(format_args!("note: {text}")));
+        report.all_notes().iter().filter(|_| !output.is_json()).for_each(|text| note(format_args!("note: {text}")));
         if !cron || output.is_json() {
             output.result(&report, text(&report));
         }

@@ -48,11 +48,16 @@ impl Output {
         }
     }
 
+    /// As [`Output::result`], of a command that judges: what it found wrong is an error, which `quiet` does not keep back.
+    pub fn verdict(&self, exit_code: u8, object: &impl Serialize, text: impl std::fmt::Display) {
+        if exit_code == 0 { self.result(object, text) } else { self.must_say(object, text) }
+    }
+
     /// As [`Output::result`], and not kept back by `quiet`: for what the command is there to print.
     pub fn must_say(&self, object: &impl Serialize, text: impl std::fmt::Display) {
         match self.format {
             OutputFormat::Json => print_line(&json(object)),
-            OutputFormat::Text => print_line(&text.to_string()),
+            OutputFormat::Text => print_line(text.to_string().trim_end_matches('\n')),
         }
     }
 

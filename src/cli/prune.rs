@@ -93,6 +93,9 @@ fn text(found: &Upkeep, dry_run: bool) -> String {
         text.push_str(&format!("{} (target): {word}\n        {}\n", report.dataset, report.why));
     }
     text.push_str(&match (found.pruned.is_empty(), dry_run, found.destroyed()) {
+        (true, _, _) if !found.retired.is_empty() => {
+            "no snapshot was judged: the job has no rules (keep, keep_peer)".to_owned()
+        }
         (true, _, _) => "the job has no rules (keep, keep_peer), so all snapshots stay".to_owned(),
         (_, true, n) => format!("{n} snapshots would go; nothing was changed"),
         (_, false, n) => format!("{n} snapshots were destroyed"),

@@ -91,6 +91,9 @@ fn replicate(
         return Err(Failure::new(FailureClass::Usage, "--exclude leaves out datasets below, which only -r sends"));
     }
     let context = run_context(global, peer, args.transport.streams)?;
+    if !options.dry_run {
+        host::state_is_ours(&host::config(global.config.as_deref(), None)?)?;
+    }
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         let progress = show(args.transport.progress, global.quiet, Arc::clone(&context.board));

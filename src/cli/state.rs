@@ -55,6 +55,7 @@ pub fn run(global: &Global, command: StateCommand, output: &Output) -> Result<u8
             StateCommand::Release(args) => {
                 let choice = choice(&args)?;
                 if args.yes && !args.dry_run {
+                    host::state_is_ours(&config)?;
                     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
                     let by = format!("zmigrate state release on {host} (pid {})", std::process::id());
                     Ok(report(&release(&engine, &by, &choice).await?, true, output))
@@ -157,7 +158,7 @@ fn report(done: &Release, acted: bool, output: &Output) -> u8 {
         item: released.item.clone(),
     });
     let object = ReleaseObject { result, exit_code, items: items.collect(), notes };
-    output.result(&object, text(&object, acted));
+    output.verdict(exit_code, &object, text(&object, acted));
     exit_code
 }
 

@@ -104,6 +104,9 @@ pub fn table(jobs: &[JobStatus], now: Timestamp) -> String {
         for dataset in lacking.iter().take(3) {
             line(&mut text, &format!("  ! {}: no snapshot in common", dataset.source));
         }
+        if let Some(error) = &job.error {
+            paragraph(&mut text, "  ! ", 4, error);
+        }
         if let Some(error) = job.last.as_ref().and_then(|last| last.error.as_ref()) {
             paragraph(&mut text, "  ! ", 4, error);
         }

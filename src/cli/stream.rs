@@ -51,6 +51,6 @@ fn inspect(path: &Path, output: &Output) -> Result<u8, Failure> {
         }
     }
     let inspection = inspector.finish();
-    output.result(&inspection, inspection.to_text());
+    output.verdict(inspection.exit_code(), &inspection, inspection.to_text());
     Ok(inspection.exit_code())
 }

@@ -80,7 +80,7 @@ pub fn run(global: &Global, args: Verify, output: &Output) -> Result<u8, Failure
     if let Some(failure) = &report.error {
         print_failure(failure);
     }
-    output.result(&report, text(&report));
+    output.verdict(report.exit_code, &report, text(&report));
     Ok(report.exit_code)
 }
 

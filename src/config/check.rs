@@ -2,15 +2,10 @@
 //!
 //! It reads files and changes nothing; it opens no connection.
 
-use std::{
-    env, fmt, fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, fs, io::ErrorKind, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use super::{
-    Access, Config,
+    Access, Config, TOOL_PATH,
     grants::{table_header, table_header_text},
     schema::distance,
 };
@@ -135,7 +130,7 @@ impl Findings {
                 self.add(Severity::Error, format!("state_dir {} is not a directory", dir.display()), None);
             }
             Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.add(Severity::Note, format!("state_dir {} does not exist yet", dir.display()), None);
             }
             Err(e) => self.add(Severity::Error, format!("state_dir {}: {e}", dir.display()), None),
@@ -143,6 +138,16 @@ impl Findings {
     }
 
     fn identity(&mut self, dir: &Path, now: When) -> Option<PeerName> {
+        if let Err(e) = fs::read_dir(dir)
+            && e.kind() == ErrorKind::PermissionDenied
+        {
+            self.add(
+                Severity::Error,
+                format!("{} cannot be read by this user: {e}", dir.display()),
+                "run zmigrate as the user who runs zmigrated".to_owned(),
+            );
+            return None;
+        }
         let missing: Vec<&str> =
             [CA_FILE, CERT_FILE, KEY_FILE, CRL_FILE].into_iter().filter(|name| !dir.join(name).exists()).collect();
         if !missing.is_empty() {
@@ -320,13 +325,13 @@ impl Findings {
         let found = if command.is_absolute() {
             is_executable(command)
         } else {
-            let path = env::var_os("PATH").unwrap_or_default();
-            env::split_paths(&path).map(|dir: PathBuf| dir.join(command)).any(|candidate| is_executable(&candidate))
+            TOOL_PATH.split(':').any(|dir| is_executable(&Path::new(dir).join(command)))
         };
+        let place = if command.is_absolute() { String::new() } else { format!(" (looked for in {TOOL_PATH})") };
         if !found {
             self.add(
                 Severity::Error,
-                format!("zfs.command {} is not there or cannot be run", command.display()),
+                format!("zfs.command {} is not there or cannot be run{place}", command.display()),
                 "install the ZFS tools, or set zfs.command to their path".to_owned(),
             );
         }

@@ -46,6 +46,8 @@ use crate::{
 
 /// The file that is read when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/zmigrate/zmigrate.toml";
+/// Where programs that are not named by an absolute path are looked up, whatever the environment says: cron's `PATH` lacks half of it.
+pub const TOOL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The default of `state_dir`.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/zmigrate";
 /// The default of `runtime_dir`.
@@ -87,7 +89,7 @@ pub struct Config {
     pub jobs: BTreeMap<JobName, Job>,
     /// `metrics.listen`: where `zmigrated` answers Prometheus.
     pub metrics_listen: Option<SocketAddr>,
-    /// `zfs.command`: the `zfs` binary; a bare name is looked up in `PATH`.
+    /// `zfs.command`: the `zfs` binary; a bare name is looked up in [`TOOL_PATH`].
     pub zfs_command: PathBuf,
     /// The files that were read, in order. Empty when the defaults are used, or for text that is no file.
     pub files: Vec<PathBuf>,

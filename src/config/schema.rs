@@ -214,7 +214,7 @@ impl Reader {
         if text.is_empty() || text.contains('\0') || (text.contains('/') && !text.starts_with('/')) {
             self.problem(
                 &entry.value_at,
-                format!("zfs.command must be an absolute path, or a name that is found in PATH, not {text:?}"),
+                format!("zfs.command must be an absolute path, or a name without slashes, not {text:?}"),
             );
             return;
         }

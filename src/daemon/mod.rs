@@ -148,7 +148,8 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 async fn listen_on(address: SocketAddr, words: &str) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
-        Failure::new(FailureClass::Usage, format!("cannot listen on {address}: {e}"))
+        // Not the class of a configuration that is wrong, with which systemd gives up: an address may come up later.
+        Failure::new(FailureClass::Unreachable, format!("cannot listen on {address}: {e}"))
             .hint("another zmigrated may run already; or set `listen` in the configuration")
     })?;
     // Also tells a script that chose port 0 which one it is.

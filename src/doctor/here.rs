@@ -1,8 +1,8 @@
 //! Configuration, identity, clock and directories of this host.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use super::{Checks, Patient, rough};
+use super::{Checks, Patient, rough, user_name};
 use crate::{
     config::{Config, Severity, Topic, check},
     identity::{LoadedIdentity, When},
@@ -89,18 +89,25 @@ fn directory(checks: &mut Checks, key: &str, dir: &Path) {
         } else {
             format!("{}, in which it has to be made,", existing.display())
         };
-        checks.fail(
-            "dirs",
-            FailureClass::Usage,
-            format!("{key} {shown}: {at} cannot be written ({e})"),
-            format!("give it to the user that runs zmigrate: install -d -m 700 -o USER {shown}"),
-        );
+        // One that is there has its user, from whom nobody is to take it.
+        let hint = match fs::metadata(dir) {
+            Ok(meta) => {
+                let owner = user_name(meta.uid());
+                format!(
+                    "it belongs to {owner}: runuser -u {owner} -- zmigrate doctor; all commands are to be run as one user"
+                )
+            }
+            Err(_) => format!("give it to the user that runs zmigrate: install -d -m 700 -o USER {shown}"),
+        };
+        checks.fail("dirs", FailureClass::Usage, format!("{key} {shown}: {at} cannot be written ({e})"), hint);
         return;
     }
     // What a command made that was run as somebody else.
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(MAX_ENTRIES);
+    let inside = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries =
+        inside(dir).flat_map(|path| inside(&path).chain([path.clone()]).collect::<Vec<_>>()).take(MAX_ENTRIES);
     if let Some((foreign, e)) =
-        entries.filter_map(|entry| Some((entry.path(), access(entry.path(), Access::WRITE_OK).err()?))).next()
+        entries.filter_map(|path| Some((path.clone(), access(&path, Access::WRITE_OK).err()?))).next()
     {
         checks.fail(
             "dirs",

@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-pub use permissions::User;
+pub use permissions::{User, user_name};
 pub use render::text;
 
 use crate::{

@@ -28,6 +28,19 @@ pub struct User {
     pub groups: Vec<String>,
 }
 
+/// The name of a user id, or of a group's, as that file knows it.
+fn named(file: &str, id: u32) -> Option<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = lines.find(|f| f.get(2) == Some(&id.to_string().as_str()));
+    found.and_then(|fields| Some((*fields.first()?).to_owned()))
+}
+
+/// What a user is called: by name if `/etc/passwd` knows one, else by number.
+pub fn user_name(uid: u32) -> String {
+    named("/etc/passwd", uid).unwrap_or_else(|| uid.to_string())
+}
+
 impl User {
     /// The user of this process. Names come from `/etc/passwd` and `/etc/group`; numbers count where those know none.
     pub fn current() -> User {
@@ -35,14 +48,6 @@ impl User {
         let mut gids: Vec<u32> =
             rustix::process::getgroups().unwrap_or_default().iter().map(|gid| gid.as_raw()).collect();
         gids.push(rustix::process::getegid().as_raw());
-        let named = |file: &str, id: u32| {
-            let text = fs::read_to_string(file).unwrap_or_default();
-            let found = text
-                .lines()
-                .map(|line| line.split(':').collect::<Vec<_>>())
-                .find(|f| f.get(2) == Some(&id.to_string().as_str()));
-            found.and_then(|fields| Some((*fields.first()?).to_owned()))
-        };
         let both = |file: &str, id: u32| named(file, id).into_iter().chain([id.to_string()]);
         User {
             uid,

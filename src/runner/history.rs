@@ -29,6 +29,8 @@ pub const FILES: usize = 4;
 const MAX_LINE_BYTES: u64 = 1 << 20;
 /// Steps, and datasets that failed, that a line names: 500 of less than a kilobyte each.
 pub const MAX_STEPS: usize = 500;
+/// Notes that a line holds, of 400 characters each.
+pub const MAX_NOTES: usize = 100;
 
 /// One stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,6 +105,9 @@ pub struct Record {
     /// What did not go well, at most [`MAX_STEPS`].
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub troubles: Vec<Trouble>,
+    /// What a person should know of it, at most [`MAX_NOTES`].
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
     /// Why the run as a whole failed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
@@ -234,6 +239,7 @@ mod tests {
             pruned: 0,
             steps: Vec::new(),
             troubles: Vec::new(),
+            notes: Vec::new(),
             error: None,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::history::{MAX_STEPS, Record, Step, Trouble};
+use super::history::{MAX_NOTES, MAX_STEPS, Record, Step, Trouble};
 use crate::{
     driver::{DatasetResult, Report},
     jobs::lag::Lag,
@@ -74,6 +74,25 @@ pub struct JobReport {
     pub error: Option<Failure>,
 }
 
+impl JobReport {
+    /// What a person should know of all that it did, each once: of the job, of the replication, and of each dataset, with its name.
+    pub fn all_notes(&self) -> Vec<String> {
+        let replication = self.replication.iter();
+        let below = replication.flat_map(|r| {
+            let datasets =
+                r.datasets.iter().flat_map(|d| d.notes.iter().map(move |note| format!("{}: {note}", d.source)));
+            r.notes.iter().cloned().chain(datasets)
+        });
+        let mut notes: Vec<String> = Vec::new();
+        for note in below.chain(self.notes.iter().cloned()) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
+    }
+}
+
 /// Takes in how it ended.
 pub(super) fn conclude(report: &mut JobReport, result: Result<(), Failure>, elapsed: Duration) {
     report.seconds = elapsed.as_secs_f64();
@@ -136,6 +155,7 @@ pub(super) fn record(report: &JobReport, by: Started, ended: Option<Timestamp>) 
         pruned: report.pruned,
         steps: steps.collect(),
         troubles: troubles.take(MAX_STEPS).collect(),
+        notes: report.all_notes().into_iter().map(short).take(MAX_NOTES).collect(),
         error: report.error.as_ref().map(|e| short(e.to_string())),
     }
 }

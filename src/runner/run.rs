@@ -87,6 +87,7 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
         tracing::info!("begun by {}", by.word());
         let result = run.carry_out(&mut report, &mut state).await;
         conclude(&mut report, result, since.elapsed());
+        report.all_notes().iter().for_each(|note| tracing::info!("{note}"));
         let error =
             report.error.as_ref().map(ToString::to_string).or_else(|| first_trouble(&report)).unwrap_or_default();
         // On a terminal the report says so.

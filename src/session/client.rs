@@ -114,7 +114,7 @@ impl Client {
         let dialer = Dialer {
             link,
             session: welcome.session,
-            identity: dialled.identity,
+            identity: dialled.identity.clone(),
             hello,
             lost_after: options.lost_after,
         };
@@ -123,7 +123,11 @@ impl Client {
         let first = Some((dialled.connection, welcome.next));
         let tasks = vec![
             AbortOnDropHandle::new(tokio::spawn(keep(dialer.clone(), control.clone(), 0, 0, first))),
-            AbortOnDropHandle::new(tokio::spawn(read_answers(control.clone(), Arc::clone(&pending)))),
+            AbortOnDropHandle::new(tokio::spawn(read_answers(
+                control.clone(),
+                Arc::clone(&pending),
+                dialled.identity.to_string(),
+            ))),
         ];
         let striping = welcome.features & features::STRIPING != 0;
         Ok(Arc::new(Client {
@@ -272,13 +276,14 @@ async fn open(
     }
 }
 
-async fn read_answers(control: Channel, pending: Pending) {
+/// A failure there speaks of paths and processes of that host, whose identity is `place`.
+async fn read_answers(control: Channel, pending: Pending, place: String) {
     loop {
         match control.receive_message::<Answer>(Use::Reply).await {
             Ok(answer) => {
                 if let Some(tell) = lock(&pending).remove(&answer.id) {
                     // The caller may have stopped waiting.
-                    let _ = tell.send(answer.result.map_err(Failure::printable));
+                    let _ = tell.send(answer.result.map_err(|failure| failure.printable().at(&place)));
                 }
             }
             Err(failure) => {

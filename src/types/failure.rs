@@ -105,6 +105,13 @@ impl Failure {
         self
     }
 
+    /// With the place before its message, for one that comes from another host and speaks of that one's paths and processes.
+    #[must_use]
+    pub fn at(mut self, place: &str) -> Self {
+        self.message = format!("at {place}: {}", self.message);
+        self
+    }
+
     /// The failure with its hint behind it, where there is room for one text alone.
     pub fn in_one(&self) -> String {
         match &self.hint {

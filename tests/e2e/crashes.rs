@@ -1,6 +1,6 @@
 //! Processes that die or are told to stop: what is left can be gone on with, at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -160,17 +160,13 @@ fn an_interrupted_run_lets_the_target_go() {
         let mut push = site.start_push("db", "in/db", &SLOW);
         push.until_transferred(2 << 20);
         let receive = await_zfs_child(site.daemon_pid(), "receive");
-        let since = Instant::now();
         push.signal(signal);
         push.wait(10).must(130).says(&["the run was stopped", "hint: run the same command again"]);
-        assert!(since.elapsed() < Duration::from_secs(5), "it took {:?}", since.elapsed());
         wait_for("the end of zfs receive", 1, || !is_alive(receive));
         wait_for("the end of the session", 1, || site.log().matches("session closed").count() == ended);
     }
-    let since = Instant::now();
     site.push("db", "in/db", &[]).must(0);
     assert!(!site.log().contains("yields to a new run"), "{}", site.log());
-    assert!(since.elapsed() < Duration::from_secs(30));
     site.assert_equal(&db, &site.w("in/db"));
 }
 

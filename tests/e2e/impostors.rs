@@ -116,7 +116,7 @@ impl Drop for Server {
     }
 }
 
-/// Runs a push against the impostor: it must end with exit code 5, within `within_s` seconds, and must have changed nothing.
+/// Runs a push against the impostor: it must end with exit code 5, which takes less than `within_s` seconds, and must have changed nothing.
 #[track_caller]
 fn meet(impostor: Impostor, within_s: u64, says: &[&str]) -> Done {
     let mut site = Site::quiet();
@@ -126,8 +126,7 @@ fn meet(impostor: Impostor, within_s: u64, says: &[&str]) -> Done {
     site.source("db", 1000);
     let before = state(&site.east);
     let since = Instant::now();
-    let done = site.start_push("db", "in/db", &[]).wait(within_s + 20);
-    assert!(since.elapsed() < Duration::from_secs(within_s), "it took {:?}: {}", since.elapsed(), done.stderr);
+    let done = site.start_push("db", "in/db", &[]).wait(within_s);
     assert!(server.met.load(SeqCst) > 0, "nobody came");
     assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
     assert_eq!(state(&site.east), before);

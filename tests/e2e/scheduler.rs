@@ -142,7 +142,7 @@ fn a_run_outlives_a_reload_and_a_stop_waits_for_it() {
     let mut east = East::new("");
     let own = east.site.e("own");
     populate(&own, 2, SLOW_BYTES);
-    east.give(Some("every = \"1h\"\nbwlimit = \"2M\""));
+    east.give(Some("every = \"1h\"\nbwlimit = \"1M\""));
     wait_for("the run", 20, || tags(&own).len() == 1);
     // While it runs, the job is changed and then taken out.
     east.give(Some("every = \"1d\"\nkeep = \"last 1\""));
@@ -152,7 +152,7 @@ fn a_run_outlives_a_reload_and_a_stop_waits_for_it() {
     assert_eq!((east.history().len(), &east.history()[0]["result"]), (1, &"done".into()));
     east.assert_equal();
     populate(&own, 3, SLOW_BYTES);
-    east.give(Some("every = \"1s\"\nbwlimit = \"3M\""));
+    east.give(Some("every = \"1s\"\nbwlimit = \"2M\""));
     wait_for("the next run", 20, || tags(&own).len() == 2);
     east.signal(Signal::TERM);
     let ended = east.daemon.take().unwrap().wait().unwrap();

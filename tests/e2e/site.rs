@@ -18,7 +18,7 @@ use std::{
 
 use crate::{
     common::{create_pool, destroy_pool},
-    process::{Done, Running, send_signal, wait_for},
+    process::{Done, Running, patience, send_signal, wait_for},
 };
 
 const POOL_BYTES: u64 = 256 << 20;
@@ -200,10 +200,10 @@ impl Site {
         send_signal(self.daemon_pid(), signal);
     }
 
-    /// Waits for the daemon to end by itself; its exit code, `None` for a signal.
+    /// Waits for the daemon to end by itself, as [`wait_for`] does; its exit code, `None` for a signal.
     pub fn reap_daemon(&mut self, within_s: u64) -> Option<i32> {
         let mut child = self.daemon.take().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(within_s);
+        let deadline = Instant::now() + patience(within_s);
         loop {
             if let Some(status) = child.try_wait().unwrap() {
                 return status.code();
@@ -211,7 +211,7 @@ impl Site {
             if Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("zmigrated did not end within {within_s} s:\n{}", self.log());
+                panic!("zmigrated did not end within {:?}:\n{}", patience(within_s), self.log());
             }
             sleep(Duration::from_millis(20));
         }

@@ -48,7 +48,7 @@ fn tree_with_a_volume(w: &World) {
     w.one.sh(&format!(
         "zfs create -o setuid=off {source}; zfs create -o mountpoint=/srv/moved {source}/fs; zfs create -o canmount=noauto {source}/quiet; \
          zfs create -V 16M -o volmode=dev {source}/vol; udevadm settle; \
-         for i in $(seq 100); do [ -b /dev/zvol/{source}/vol ] && break; sleep 0.1; done; \
+         for i in $(seq 600); do [ -b /dev/zvol/{source}/vol ] && break; sleep 0.1; done; \
          head -c 4M /dev/urandom >/{source}/noise; head -c 1M /dev/urandom >/srv/moved/noise; \
          head -c 2M /dev/urandom | dd of=/dev/zvol/{source}/vol bs=1M conv=fsync status=none"
     ));
@@ -121,7 +121,12 @@ fn waits_for_a_key(w: &World) {
 /// Hooks that were declared while the daemons ran, and a dataset that came into being while it held.
 fn held_with_hooks(w: &World) {
     let (source, target) = ("tank/src/held", "tank/dst/held");
-    let reload = |guest: Guest| guest.sh(&format!("kill -HUP $(cat {DIR}/zmigrated.pid); sleep 1"));
+    let reload = |guest: Guest| {
+        guest.sh(&format!(
+            "from=$(wc -l <{DIR}/zmigrated.log); kill -HUP $(cat {DIR}/zmigrated.pid); for i in $(seq 600); do \
+             tail -n +$((from + 1)) {DIR}/zmigrated.log | grep -q 'were read again' && exit 0; sleep 0.1; done; exit 1"
+        ))
+    };
     for guest in [w.one, w.two] {
         guest.sh(&format!(
             "rm -f {DIR}/app; cp {DIR}/zmigrate.toml {DIR}/before.toml; \

@@ -47,10 +47,12 @@ impl Guest {
         said.out.trim_end().to_owned()
     }
 
-    /// Runs a script until it succeeds.
+    /// Runs a script until it succeeds, which takes guests on an idle machine less than `within`; five times that is waited, for one
+    /// that does much else.
     #[track_caller]
     pub fn until(self, within: Duration, script: &str) -> String {
         let started = Instant::now();
+        let within = within * 5;
         loop {
             let said = self.ask(script);
             if said.code == 0 {

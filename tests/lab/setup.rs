@@ -133,7 +133,7 @@ fn clean(guest: Guest) -> Result<(), String> {
             "me=$(ps -o sid= -p $$); for p in $(pgrep -f '^bash -c set -eu; export LC_ALL=C; '); do \
              if [ \"$(ps -o sid= -p $p)\" != \"$me\" ]; then kill -9 $p || true; fi; done; \
              for f in {DIR}/*.pid; do if grep -qs ^zmigrate /proc/$(cat $f 2>/dev/null)/comm; then kill -9 $(cat $f) || true; fi; done; \
-             for i in $(seq 50); do pgrep -x zfs >/dev/null || break; sleep 0.1; done; \
+             for i in $(seq 600); do pgrep -x zfs >/dev/null || break; sleep 0.1; done; \
              zpool list tank >/dev/null 2>&1 || zpool import -f tank >/dev/null 2>&1 || true; \
              if zpool list tank >/dev/null 2>&1; then zpool destroy -f tank; fi; \
              {}; if id zmlab >/dev/null 2>&1; then userdel zmlab; fi; \

@@ -62,7 +62,7 @@ fn verify_volume(w: &World) {
     let pair = Pair { source: "tank/src/vvol".into(), target: "tank/dst/vvol".into() };
     let source = &pair.source;
     w.one.sh(&format!(
-        "zfs create -V 32M {source}; udevadm settle; for i in $(seq 100); do [ -b /dev/zvol/{source} ] && break; sleep 0.1; done; \
+        "zfs create -V 32M {source}; udevadm settle; for i in $(seq 600); do [ -b /dev/zvol/{source} ] && break; sleep 0.1; done; \
          head -c 3M /dev/urandom | dd of=/dev/zvol/{source} bs=1M seek=4 conv=fsync status=none; zfs snapshot {source}@s1"
     ));
     w.push(&pair, "");

@@ -12,7 +12,7 @@ fn volume(w: &World) {
     let (source, target) = (&pair.source, &pair.target);
     w.one.sh(&format!(
         "zfs create -V 24M -o volblocksize=8K -o compression=lz4 {source}; udevadm settle; \
-         for i in $(seq 100); do [ -b /dev/zvol/{source} ] && break; sleep 0.1; done; \
+         for i in $(seq 600); do [ -b /dev/zvol/{source} ] && break; sleep 0.1; done; \
          head -c 8M /dev/urandom | dd of=/dev/zvol/{source} bs=1M seek=4 conv=fsync status=none; zfs snapshot {source}@s1"
     ));
     w.push(&pair, "");

@@ -164,7 +164,7 @@ impl World {
         guest.sh(&format!(
             "touch {DIR}/zmigrated.log; from=$(wc -l <{DIR}/zmigrated.log); \
              setsid zmigrated -v --config {DIR}/zmigrate.toml >>{DIR}/zmigrated.log 2>&1 </dev/null & echo $! >{DIR}/zmigrated.pid; \
-             for i in $(seq 100); do tail -n +$((from + 1)) {DIR}/zmigrated.log | grep -q 'is ready' && exit 0; sleep 0.1; done; \
+             for i in $(seq 600); do tail -n +$((from + 1)) {DIR}/zmigrated.log | grep -q 'is ready' && exit 0; sleep 0.1; done; \
              cat {DIR}/zmigrated.log; exit 1"
         ));
     }

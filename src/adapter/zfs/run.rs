@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::classify::{Exit, classify, without_usage};
-use crate::port::zfs::{ZfsError, ZfsErrorKind, ZfsResult};
+use crate::{
+    config::TOOL_PATH,
+    port::zfs::{ZfsError, ZfsErrorKind, ZfsResult},
+};
 
 /// A listing of a million snapshots is about 100 MB. Beyond this the output is an error, not a crash.
 const MAX_STDOUT_BYTES: usize = 256 << 20;
@@ -22,8 +25,6 @@ const MAX_STDOUT_BYTES: usize = 256 << 20;
 const STDERR_END_BYTES: usize = 16 << 10;
 /// `execve(2)` takes 2 MiB of arguments and environment by default; a quarter of it leaves room for both.
 pub const MAX_ARGUMENT_BYTES: usize = 512 << 10;
-/// Where the tools look for their own helpers (`mount`, `exportfs`).
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Which of the two programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ fn found(program: &Path) -> PathBuf {
     if program.components().count() > 1 {
         return program.to_owned();
     }
-    let mut places = PATH.split(':').map(|dir| Path::new(dir).join(program));
+    let mut places = TOOL_PATH.split(':').map(|dir| Path::new(dir).join(program));
     places.find(|path| path.is_file()).unwrap_or_else(|| program.to_owned())
 }
 
@@ -123,7 +124,7 @@ impl Runner {
             .args(args)
             .env_clear()
             .env("LC_ALL", "C")
-            .env("PATH", PATH)
+            .env("PATH", TOOL_PATH)
             .current_dir("/")
             .stdin(Stdio::null())
             .process_group(0)
@@ -220,7 +221,7 @@ mod tests {
         let out = runner.run("x", Tool::Zfs, ["-c", "env; cat; pwd"]).await.unwrap();
         let mut lines: Vec<_> = out.stdout.lines().filter(|l| !l.starts_with("_=") && !l.starts_with("PWD=")).collect();
         lines.sort_unstable();
-        assert_eq!(lines, ["/", "LC_ALL=C", &format!("PATH={PATH}")]);
+        assert_eq!(lines, ["/", "LC_ALL=C", &format!("PATH={TOOL_PATH}")]);
         assert_eq!(runner.started(), 1);
     }
 

@@ -212,7 +212,7 @@ pub async fn run(
     let _ = shown.await;
     let mut object = object?;
     measure_by(&mut object, first);
-    output.result(&object, text(&object));
+    output.verdict(object.exit_code, &object, text(&object));
     Ok(object.exit_code)
 }
 
@@ -305,7 +305,7 @@ pub fn say(global: &Global, id: CutoverId, command: Command, output: &Output) ->
             {
                 let mut object = object(&story, &it, Some(End::Over));
                 measure_by(&mut object, Some(command));
-                output.result(&object, text(&object));
+                output.verdict(object.exit_code, &object, text(&object));
                 return Ok(object.exit_code);
             }
             if let Some(told) = at_the_door(&host::door(&config, id), command).await? {
@@ -350,7 +350,7 @@ async fn follow(
             let end = if is_left { End::Stopped } else { End::Question };
             let mut object = object(&story, &it, Some(end));
             measure_by(&mut object, Some(command));
-            output.result(&object, text(&object));
+            output.verdict(object.exit_code, &object, text(&object));
             return Ok(object.exit_code);
         }
         sleep(FOLLOW).await;
@@ -365,6 +365,7 @@ async fn take_over(
     command: Option<Command>,
     output: &Output,
 ) -> Result<u8, Failure> {
+    host::state_is_ours(config)?;
     let peer = story.begun.peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
     let context = Arc::new(run_context(global, &peer, 1)?);
     let (notices, heard) = mpsc::unbounded_channel();
@@ -380,7 +381,7 @@ pub fn resume(global: &Global, id: Option<CutoverId>, output: &Output) -> Result
         let (_, story, it) = find(&*ledgers, id)?.ok_or_else(|| unknown(id))?;
         if it.progress().phase.is_end() {
             let object = object(&story, &it, Some(End::Over));
-            output.result(&object, text(&object));
+            output.verdict(object.exit_code, &object, text(&object));
             return Ok(object.exit_code);
         }
         return say(global, id, Command::Resume, output);
@@ -408,6 +409,7 @@ pub fn break_fence(global: &Global, id: CutoverId, output: &Output) -> Result<u8
     if find(&*host::ledgers(&config), id)?.is_some() {
         return say(global, id, Command::Break, output);
     }
+    host::state_is_ours(&config)?;
     let engine = host::engine(&config);
     let runtime = runtime()?;
     let done = runtime.block_on(async {
