@@ -438,7 +438,7 @@ fn what_is_deleted_at_the_source_goes_after_its_time() {
     run(&site, &["job", "run", "db", "--cron"]).must(0);
     assert!(!exists(&a) && exists(&c) && exists(&d) && exists(&mine));
     // A run that cron began is silent about it, and the history is not.
-    let history = run(&site, &["history", "db", "--limit", "1", "--output", "json"]).must(0).json();
+    let history = json(&run(&site, &["history", "db", "--limit", "1", "--output", "json"]).must(0));
     let notes = history["runs"][0]["notes"].to_string();
     assert!(notes.contains(&format!("{a} was destroyed")), "{history}");
     site.assert_equal(&db, &site.w("in/db"));
