@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -51,7 +51,7 @@ impl FileJournal {
         fs::create_dir_all(&self.dir)?;
         loop {
             let path = self.path(0);
-            let file = OpenOptions::new().append(true).create(true).open(&path)?;
+            let file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
             flock(&file, FlockOperation::LockExclusive)?;
             let held = file.metadata()?;
             // Another process may have put it aside before we had the lock.
@@ -74,12 +74,25 @@ impl FileJournal {
     }
 }
 
+/// True if what is written next begins a line.
+fn ends_in_a_line(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
 impl Journal for FileJournal {
     fn append(&self, by: &str, phase: &Phase, entry: &Entry) -> io::Result<()> {
         let line = Line { at: jiff::Timestamp::now().to_string(), pid: std::process::id(), by, phase, entry };
-        let mut bytes = serde_json::to_vec(&line)?;
-        bytes.push(b'\n');
         let mut file = self.open()?;
+        // A line that a full disk or a crash cut off is not to take the next one along.
+        let mut bytes = if ends_in_a_line(&mut file)? { Vec::new() } else { vec![b'\n'] };
+        serde_json::to_writer(&mut bytes, &line)?;
+        bytes.push(b'\n');
         file.write_all(&bytes)?;
         file.sync_data()
     }
@@ -88,6 +101,21 @@ impl Journal for FileJournal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_off_takes_none_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = Entry::AbortPartial { dataset: "tank/a".parse().unwrap() };
+        let journal = FileJournal::new(dir.path());
+        journal.append("dc1", &Phase::Intent, &entry).unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
+        journal.append("dc1", &Phase::Done, &entry).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let good: Vec<bool> = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).is_ok()).collect();
+        assert_eq!(good, [true, false, true], "{text}");
+    }
 
     #[test]
     fn lines_are_json_and_stay() {

@@ -235,7 +235,7 @@ pub struct Transport {
     #[arg(long, value_name = "RATE")]
     pub bwlimit: Option<ByteSize>,
     /// auto decides chunk by chunk; zstd:N is always that level (-7 to 19) where a chunk shrinks; none
-    #[arg(long, default_value = "auto", value_name = "auto|zstd[:N]|none", value_parser = parse_compression)]
+    #[arg(long, default_value = "auto", value_name = "auto|zstd[:N]|none")]
     pub compress: Compression,
     /// Connections for each transfer
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
@@ -423,18 +423,4 @@ fn parse_peer(s: &str) -> Result<PeerAddress, String> {
         Some(at) => at.trim_end_matches('/').parse().map(PeerAddress::Direct).map_err(|e| format!("{e}")),
         None => s.parse().map(PeerAddress::Name).map_err(|e| format!("{e}")),
     }
-}
-
-fn parse_compression(s: &str) -> Result<Compression, String> {
-    match s {
-        "auto" => return Ok(Compression::Auto),
-        "none" => return Ok(Compression::None),
-        "zstd" => return Ok(Compression::Zstd(3)),
-        _ => {}
-    }
-    let level = s.strip_prefix("zstd:").and_then(|level| level.parse::<i8>().ok());
-    level
-        .filter(|level| (-7..=19).contains(level) && *level != 0)
-        .map(Compression::Zstd)
-        .ok_or_else(|| "write auto, none, zstd, or zstd:N with N from -7 to 19".to_owned())
 }

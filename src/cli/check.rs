@@ -3,12 +3,19 @@
 //! The form is that of the Monitoring Plugins' guidelines: the first line says all, figures stand behind a `|`, further
 //! lines are details; the exit code is 0, 1, 2 or 3.
 
+use std::path::Path;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{args::Global, job_args::CheckArgs, output::Output};
+use super::{
+    args::{Global, OutputFormat},
+    job_args::CheckArgs,
+    output::Output,
+};
 use crate::{
     host,
+    identity::{LoadedIdentity, RENEW_NODE, When},
     jobs::span::human_seconds,
     runner::overview::{JobStatus, overview},
     types::{Failure, JobName},
@@ -70,16 +77,43 @@ struct CheckObject {
     level: Level,
     exit_code: u8,
     jobs: Vec<Judged>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<Certificate>,
+}
+
+#[derive(Serialize)]
+struct Certificate {
+    level: Level,
+    why: String,
+}
+
+/// Says so where not even the question was understood; gives the exit code.
+pub fn not_known(why: &str) -> u8 {
+    let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), certificate: None };
+    Output::new(OutputFormat::Text, false).must_say(&object, format!("ZMIGRATE UNKNOWN - {why}"));
+    3
+}
+
+/// The certificate of this host, if it is about to expire or has; of one that cannot be read nothing is said: whoever
+/// asks may be another user than the one who runs the jobs.
+fn certificate(dir: &Path, now: When) -> Option<Certificate> {
+    let own = LoadedIdentity::read(dir).ok()?.own;
+    let (level, word) = match () {
+        () if now > own.not_after => (Level::Critical, "expired"),
+        () if now.after(RENEW_NODE) > own.not_after => (Level::Warning, "expires"),
+        () => return None,
+    };
+    Some(Certificate { level, why: format!("the certificate in {} {word} {}", dir.display(), own.not_after) })
 }
 
 pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
     let now = Timestamp::now();
     let looked = host::config(global.config.as_deref(), global.identity_dir.as_deref())
-        .and_then(|config| overview(&config, args.name.as_ref(), now));
-    let statuses = match looked {
-        Ok(statuses) => statuses,
+        .and_then(|config| Ok((overview(&config, args.name.as_ref(), now)?, config.identity_dir)));
+    let (statuses, identity_dir) = match looked {
+        Ok(looked) => looked,
         Err(failure) => {
-            let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new() };
+            let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), certificate: None };
             output.must_say(&object, format!("ZMIGRATE UNKNOWN - {}", failure.to_string().replace(['\n', '|'], " ")));
             return Ok(3);
         }
@@ -87,9 +121,11 @@ pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Fai
     // A job that only people start is late by nobody's fault, unless it is asked for.
     let watched = statuses.iter().filter(|status| args.name.is_some() || status.schedule.is_some());
     let jobs: Vec<Judged> = watched.map(|status| judge(status, args, now)).collect();
-    let level = jobs.iter().map(|job| job.level).max_by_key(|level| level.rank()).unwrap_or(Level::Unknown);
-    let text = text(level, &jobs, args);
-    output.must_say(&CheckObject { level, exit_code: level.exit_code(), jobs }, text);
+    let certificate = certificate(&identity_dir, When::now());
+    let levels = jobs.iter().map(|job| job.level).chain(certificate.iter().map(|found| found.level));
+    let level = levels.max_by_key(|level| level.rank()).unwrap_or(Level::Unknown);
+    let text = text(level, &jobs, certificate.as_ref(), args);
+    output.must_say(&CheckObject { level, exit_code: level.exit_code(), jobs, certificate }, text);
     Ok(level.exit_code())
 }
 
@@ -134,10 +170,10 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     Judged { job: status.job.clone(), level, lag_s: status.lag_s, max_lag_s, why: why.replace(['\n', '|'], " ") }
 }
 
-fn text(level: Level, jobs: &[Judged], args: &CheckArgs) -> String {
+fn text(level: Level, jobs: &[Judged], certificate: Option<&Certificate>, args: &CheckArgs) -> String {
     let worst: Vec<&Judged> = jobs.iter().filter(|job| job.level == level).collect();
     let summary = match worst.as_slice() {
-        [] => "no job has a schedule".to_owned(),
+        [] => certificate.map_or("no job has a schedule".to_owned(), |found| found.why.clone()),
         [one] => format!("job {}: {}", one.job, one.why),
         many if level == Level::Ok => format!("{} jobs are up to date", many.len()),
         [first, rest @ ..] => format!("job {}: {} (and {} more)", first.job, first.why, rest.len()),
@@ -151,6 +187,9 @@ fn text(level: Level, jobs: &[Judged], args: &CheckArgs) -> String {
     let mut text = format!("ZMIGRATE {} - {summary}", level.word());
     if !figures.is_empty() {
         text.push_str(&format!(" | {}", figures.join(" ")));
+    }
+    if let Some(found) = certificate.filter(|_| !worst.is_empty()) {
+        text.push_str(&format!("\n{} {}", found.level.word(), found.why));
     }
     if jobs.len() > 1 {
         jobs.iter().for_each(|job| text.push_str(&format!("\n{} job {}: {}", job.level.word(), job.job, job.why)));

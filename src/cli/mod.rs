@@ -37,7 +37,15 @@ use crate::{
 
 /// Runs `zmigrate`.
 pub fn zmigrate() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // To a monitoring system 2 says CRITICAL, and that nothing is known is another thing.
+        Err(e) if e.use_stderr() && std::env::args().nth(1).is_some_and(|first| first == "check") => {
+            let _ = e.print();
+            return ExitCode::from(check::not_known(&e.kind().to_string()));
+        }
+        Err(e) => e.exit(),
+    };
     let output = Output::new(cli.global.output, cli.global.quiet);
     // From cron, what went wrong and then well is no reason for a mail.
     let cron = matches!(&cli.command, Command::Job(JobCommand::Run { cron: true, .. })) && cli.global.verbose == 0;

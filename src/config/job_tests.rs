@@ -1,7 +1,7 @@
 //! What a `[job.NAME]` may hold, and what the errors look like.
 
 use super::*;
-use crate::identity::When;
+use crate::{identity::When, plan::EncryptionMode, types::transfer::Compression};
 
 fn errors(text: &str) -> String {
     Config::parse(text, "z.toml").expect_err(text).to_string()
@@ -21,6 +21,10 @@ fn a_job_with_every_key() {
         cron = "30 2 * * mon-fri"
         time_zone = "Europe/Berlin"
         hours = "22:00-06:00"
+        jobs = 4
+        streams = 2
+        compress = "zstd:7"
+        encryption = "plain"
         bwlimit = "100M"
         bwlimit_hours = ["08:00-18:00 20M"]
         retries = 0
@@ -51,6 +55,11 @@ fn a_job_with_every_key() {
     assert_eq!((db.bandwidth.otherwise, db.bandwidth.by_hour[0].1), (Some(100 << 20), 20 << 20));
     assert_eq!((plain.snapshot, plain.retries, plain.prefix.as_str()), (false, 3, "plain"));
     assert_eq!(db.destroy_deleted.map(|s| s.to_string()).as_deref(), Some("30d"));
+    assert_eq!((db.jobs, db.streams, db.compress, db.encryption), (4, 2, Compression::Zstd(7), EncryptionMode::Plain));
+    assert_eq!(
+        (plain.jobs, plain.streams, plain.compress, plain.encryption),
+        (1, 1, Compression::Auto, EncryptionMode::Default)
+    );
     assert!(plain.schedule.trigger.is_none() && plain.keep.is_none() && plain.destroy_deleted.is_none());
 }
 

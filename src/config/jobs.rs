@@ -18,13 +18,17 @@ use crate::{
         span::Span,
     },
     limits::MIN_GONE,
-    types::{ByteSize, JobName, NameError},
+    plan::EncryptionMode,
+    types::{ByteSize, JobName, NameError, transfer::Compression},
 };
 
 /// Jobs that a configuration may hold: each has a lock, a state and a place in every table.
 const MAX_JOBS: usize = 1000;
 /// Retries of one run.
 const MAX_RETRIES: i128 = 100;
+/// Datasets in parallel, and connections for each of their transfers, as the command line takes them.
+const MAX_PARALLEL: i128 = 64;
+const MAX_STREAMS: i128 = 16;
 /// Words of a hook's command.
 const MAX_WORDS: usize = 64;
 
@@ -180,7 +184,11 @@ impl Table<'_> {
             exclude_property,
             schedule: self.schedule(),
             bandwidth: self.bandwidth(),
-            retries: self.retries(),
+            jobs: self.number("jobs", (1, MAX_PARALLEL), 1),
+            streams: self.number("streams", (1, MAX_STREAMS), 1),
+            compress: self.parsed("compress").unwrap_or(Compression::Auto),
+            encryption: self.encryption(),
+            retries: self.number("retries", (0, MAX_RETRIES), 3),
             retry_wait: self.parsed("retry_wait").unwrap_or(Span::seconds(30)),
             snapshot: self.boolean("snapshot", push),
             prefix: prefix?,
@@ -260,18 +268,28 @@ impl Table<'_> {
         Bandwidth { otherwise, by_hour }
     }
 
-    fn retries(&mut self) -> u32 {
-        const DEFAULT: u32 = 3;
-        let Some(entry) = self.entries.get("retries").cloned() else { return DEFAULT };
+    /// A number within a range.
+    fn number<T: TryFrom<i128> + Copy + std::fmt::Display>(&mut self, key: &str, range: (i128, i128), default: T) -> T {
+        let Some(entry) = self.entries.get(key).cloned() else { return default };
+        let (least, most) = range;
         match entry.value {
-            Value::Integer(n) if (0..=MAX_RETRIES).contains(&n) => u32::try_from(n).unwrap_or(DEFAULT),
+            Value::Integer(n) if (least..=most).contains(&n) => T::try_from(n).unwrap_or(default),
             _ => {
-                self.problem(
-                    &entry.value_at,
-                    "retries",
-                    format!("must be 0 to {MAX_RETRIES}; the default is {DEFAULT}"),
-                );
-                DEFAULT
+                let text = format!("must be {least} to {most}; the default is {default}");
+                self.problem(&entry.value_at, key, text);
+                default
+            }
+        }
+    }
+
+    fn encryption(&mut self) -> EncryptionMode {
+        match self.text("encryption") {
+            None => EncryptionMode::Default,
+            Some((text, _)) if text == "raw" => EncryptionMode::Raw,
+            Some((text, _)) if text == "plain" => EncryptionMode::Plain,
+            Some((text, at)) => {
+                self.problem(&at, "encryption", format!("must be \"raw\" or \"plain\", not {text:?}"));
+                EncryptionMode::Default
             }
         }
     }

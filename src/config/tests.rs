@@ -405,7 +405,7 @@ mod check_findings {
         insta::assert_snapshot!(text, @r"
         error: [peer.me] names this node itself
           hint: remove it, or correct its identity
-        error: zfs.command no-such-zfs is not there or cannot be run
+        error: zfs.command no-such-zfs is not there or cannot be run (looked for in /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
           hint: install the ZFS tools, or set zfs.command to their path
         warning: the peers bravo and bravo2 have the address b:8551 and different identities
           hint: one node has one identity: correct one of the addresses

@@ -205,7 +205,9 @@ fn bases(plan: &Plan, source: &Listing) -> HashSet<SnapshotName> {
     let mut bases = HashSet::new();
     for dataset in &plan.datasets {
         match &dataset.decision {
-            Decision::UpToDate { newest, .. } => drop(bases.insert(newest.clone())),
+            Decision::UpToDate { newest, common, .. } => {
+                bases.insert(common.as_ref().map_or(newest, |common| &common.name).clone());
+            }
             Decision::Work(_) => bases.extend(dataset.steps().last().map(|step| step.snapshot.clone())),
             Decision::Refused(_) => {
                 let info = source.get(&dataset.source).into_iter();

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{DatasetReport, DatasetResult, RunOptions, StepReport, board::Board, side::Side, side::unexpected};
 use crate::{
-    plan::{Action, DatasetPlan, Decision, Step},
+    plan::{Action, DatasetPlan, Decision, SnapshotRef, Step},
     session::{bases::bookmark_name, client::Client, engine::EngineSession},
     types::{
         DatasetName, Failure, FailureClass, JobId, SnapshotName,
@@ -59,9 +59,13 @@ impl Work {
                 report.result = DatasetResult::Refused;
                 Err(Failure::new(FailureClass::Refused, refusal).hint(refusal.hint()))
             }
-            Decision::UpToDate { newest, guid } => {
+            Decision::UpToDate { common, .. } => {
                 report.result = DatasetResult::UpToDate;
-                self.catch_up(plan, newest, *guid, source, target, &mut report).await
+                match common {
+                    Some(common) => self.catch_up(plan, common, source, target, &mut report).await,
+                    // A bookmark is all that the source has of it, and stays what it is.
+                    None => Ok(()),
+                }
             }
             Decision::Work(actions) => match self.placeholders(placeholders).await {
                 Ok(()) => self.actions(plan, actions, (source, target), sizes, &mut report).await,
@@ -208,16 +212,16 @@ impl Work {
             .collect()
     }
 
-    /// Finishes what an earlier run may have left undone after the data had arrived.
+    /// Finishes what an earlier run may have left undone after the data had arrived, up to the newest that both have.
     async fn catch_up(
         &self,
         plan: &DatasetPlan,
-        newest: &SnapshotName,
-        guid: crate::types::Guid,
+        common: &SnapshotRef,
         source: Option<&DatasetInfo>,
         target: Option<&DatasetInfo>,
         report: &mut DatasetReport,
     ) -> Result<(), Failure> {
+        let (newest, guid) = (&common.name, common.guid);
         let bookmark = bookmark_name(newest, guid, &self.job).ok().map(|b| b.tag());
         let kept = source.map(|info| self.kept_bases(info)).unwrap_or_default();
         let has_bookmark = source.is_some_and(|s| s.bookmarks.iter().any(|b| Some(&b.tag) == bookmark.as_ref()));

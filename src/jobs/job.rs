@@ -13,8 +13,8 @@ use super::{
     span::Span,
 };
 use crate::{
-    plan::ExcludePattern,
-    types::{DatasetName, JobName, PeerAddress, SnapshotName},
+    plan::{EncryptionMode, ExcludePattern},
+    types::{DatasetName, JobName, PeerAddress, SnapshotName, transfer::Compression},
 };
 
 /// Which way a job's data go, seen from this host.
@@ -87,6 +87,14 @@ pub struct Job {
     pub target: DatasetName,
     /// When it runs.
     pub schedule: Schedule,
+    /// Datasets in parallel.
+    pub jobs: u8,
+    /// Connections for each transfer.
+    pub streams: u16,
+    /// How it compresses.
+    pub compress: Compression,
+    /// Encrypted datasets go raw unless this says that their plain text is to go.
+    pub encryption: EncryptionMode,
     /// Bytes per second on the wire.
     pub bandwidth: Bandwidth,
     /// How often a run that failed of what may pass is tried again.

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{DatasetName, Guid, SnapshotTag, listing::Listing};
+use crate::types::{
+    DatasetName, Guid, SnapshotTag,
+    listing::{FENCE, Listing},
+};
 
 /// A snapshot that both sides have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,10 @@ pub fn lags(
     let mut lags = Vec::new();
     for dataset in &source.datasets {
         let Some(below) = dataset.name.relative_to(source_root).filter(|below| takes_part(below)) else { continue };
+        // One that a cutover moved away is snapshotted and sent from where it serves now.
+        if !below.is_empty() && dataset.property(FENCE).is_some() {
+            continue;
+        }
         let Ok(target_name) = target_root.join(below) else { continue };
         let there = target.get(&target_name);
         let common = dataset.snapshots.iter().enumerate().rev().find_map(|(at, snapshot)| {

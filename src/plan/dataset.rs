@@ -284,7 +284,11 @@ impl<'a> Decider<'_, 'a> {
             }
             Decision::Work(actions)
         } else {
-            Decision::UpToDate { newest: newest.name, guid: newest.guid }
+            let common = start.base.and_then(|base| match base.base {
+                Base::Snapshot(name) => Some(SnapshotRef { name, guid: base.guid }),
+                Base::Bookmark(_) => None,
+            });
+            Decision::UpToDate { newest: newest.name, guid: newest.guid, common }
         };
         Ok((decision, Vec::new(), outcome))
     }

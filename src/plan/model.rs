@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExcludePattern, Refusal};
+use super::{ExcludePattern, Refusal, SnapshotRef};
 use crate::{
     stream::token::ResumeToken,
     types::{
@@ -126,6 +126,9 @@ pub enum Decision {
         newest: SnapshotName,
         /// Its GUID.
         guid: Guid,
+        /// The newest that both have, if the source has more of it than a bookmark. This, and nothing older, is what the next step
+        /// starts from: a run that was asked for less must not move the base back.
+        common: Option<SnapshotRef>,
     },
     /// These, in order. Never empty.
     Work(Vec<Action>),

@@ -8,7 +8,7 @@
 //! off shows; the directory never holds more than [`FILES`] files of [`MAX_FILE_BYTES`] and a line.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::DirBuilderExt,
@@ -176,7 +176,8 @@ impl History {
         is_running: impl Fn(&JobName) -> bool,
     ) -> io::Result<Vec<Record>> {
         let mut runs: Vec<Record> = Vec::new();
-        let mut places: HashMap<String, usize> = HashMap::new();
+        // Two jobs may come by the same id.
+        let mut places: HashMap<(JobName, String), usize> = HashMap::new();
         for age in (0..FILES).rev() {
             let file = match File::open(self.file(age)) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -193,10 +194,10 @@ impl History {
                 if job.is_some_and(|job| *job != record.job) {
                     continue;
                 }
-                match places.get(&record.run) {
-                    Some(at) => runs[*at] = record,
-                    None => {
-                        places.insert(record.run.clone(), runs.len());
+                match places.entry((record.job.clone(), record.run.clone())) {
+                    Entry::Occupied(at) => runs[*at.get()] = record,
+                    Entry::Vacant(free) => {
+                        free.insert(runs.len());
                         runs.push(record);
                     }
                 }

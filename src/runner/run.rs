@@ -21,11 +21,10 @@ use crate::{
     host,
     identity::IdentityStore,
     jobs::{Direction, Job, lag::Lag, span::Span},
-    plan::{EncryptionMode, ExcludePattern, History as Snapshots},
+    plan::{ExcludePattern, History as Snapshots},
     port::zfs::{SnapshotRequest, Zfs},
     session::{engine::Engine, snapshot::not_ours},
     types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag},
-    wire::message::Compression,
 };
 
 /// Names that are tried for a snapshot, each a second later, where somebody has taken one already.
@@ -77,10 +76,24 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
     (state.source, state.target) = (job.dataset.to_string(), place(job));
     state.begin(LastRun { run: report.run.clone(), started, result: "running".into(), ..LastRun::default() });
     files.save(job, &state)?;
-    history.append(&record(&report, by, None)).map_err(|e| {
-        Failure::new(FailureClass::Usage, format!("the history cannot be written: {e}"))
-            .hint("check state_dir in the configuration: it may be full, or another user's")
-    })?;
+    if let Err(e) = history.append(&record(&report, by, None)) {
+        let failure = Failure::new(FailureClass::Usage, format!("the history cannot be written: {e}"))
+            .hint("check state_dir in the configuration: it may be full, or another user's");
+        // Begun and ended: it was not cut off.
+        if let Some(last) = &mut state.last {
+            let error = Some(failure.to_string());
+            *last = LastRun {
+                ended: Some(Timestamp::now()),
+                result: "failed".into(),
+                exit_code: failure.class.exit_code(),
+                error,
+                ..last.clone()
+            };
+        }
+        state.failed_runs += 1;
+        files.save(job, &state)?;
+        return Err(failure);
+    }
     let span = tracing::info_span!("job", job = %job.name, run = %report.run, dataset = %job.dataset);
     let run = Run { context, job, files: &files };
     async {
@@ -181,14 +194,28 @@ impl Run<'_> {
             let result = if replicated.is_ok() { "ok" } else { "failed" };
             late = run_hook(job, &report.run, Stage::After, "", result).await.err();
         }
-        replicated?;
+        if let Err(failure) = replicated {
+            report.notes.extend(late.map(|late| late.to_string()));
+            return Err(failure);
+        }
         let exit_code = report.replication.as_ref().map(|r| r.exit_code);
         if exit_code.is_some_and(|code| !matches!(code, 2 | 4 | 5 | 75 | 130)) {
-            let found = self.keep_up(exclude, state, exit_code == Some(0), false).await?;
-            report.pruned = found.destroyed();
-            report.notes.extend(found.notes);
-            report.lags = found.lags;
-            late = found.failure.or(late);
+            let found = self.keep_up(exclude, state, exit_code == Some(0), false).await;
+            let failure = match found {
+                Ok(found) => {
+                    report.pruned = found.destroyed();
+                    report.notes.extend(found.notes);
+                    report.lags = found.lags;
+                    found.failure
+                }
+                Err(failure) => Some(failure),
+            };
+            // Of two the first is the cause; neither is lost.
+            match (&late, failure) {
+                (Some(_), Some(failure)) => report.notes.push(failure.to_string()),
+                (None, failure) => late = failure,
+                (Some(_), None) => {}
+            }
         }
         late.map_or(Ok(()), Err)
     }
@@ -285,7 +312,7 @@ impl Run<'_> {
         Ok(RunContext {
             link: host::link(&context.config, &context.store, &self.job.peer)?,
             engine: Arc::clone(&context.engine),
-            client: host::client_options(&context.config, 1),
+            client: host::client_options(&context.config, self.job.streams),
             identity: context.store.own().name,
             // One for each attempt: a board counts on.
             board: Arc::new(Board::default()),
@@ -310,14 +337,14 @@ impl Run<'_> {
                 exclude: exclude.to_vec(),
                 history: Snapshots::All,
                 upto: None,
-                encryption: EncryptionMode::Default,
+                encryption: job.encryption,
                 rollback: false,
                 enters: None,
                 estimates: true,
                 snapshot: tag.clone(),
                 dry_run: false,
-                jobs: 1,
-                compression: Compression::Auto,
+                jobs: job.jobs.into(),
+                compression: job.compress,
                 bwlimit_bytes_per_s: job.bandwidth.at(Timestamp::now(), job.zone()),
             };
             let done = {
@@ -342,8 +369,9 @@ impl Run<'_> {
                 // It may have been taken, and only the answer lost.
                 tag = Some(self.tag(Timestamp::now())?);
             }
-            let again = matches!(done.exit_code, 5)
-                || done.error.as_ref().is_some_and(|e| e.transient && e.class != FailureClass::Locked);
+            let passing =
+                |e: &Failure| e.class == FailureClass::Unreachable || (e.transient && e.class != FailureClass::Locked);
+            let again = done.exit_code == 5 || done.error.iter().chain(done.failures()).any(passing);
             let why = done.error.as_ref().or_else(|| done.failures().next()).map(ToString::to_string);
             report.replication = Some(done);
             let Some(wait) = job.wait_before(report.attempts).filter(|_| again) else { return Ok(()) };

@@ -166,8 +166,8 @@ impl EngineSession {
     }
 }
 
-/// How long it counts that a dataset was found to be gone for long enough.
-const CONFIRMED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long it counts that a dataset was found to be gone for long enough: a job that runs once a month is to come to its end.
+const CONFIRMED_FOR: SignedDuration = SignedDuration::from_hours(35 * 24);
 
 /// Why a dataset whose time has come stays all the same.
 fn why_it_stays(listing: &Listing, info: &DatasetInfo, prefix: &Prefix) -> Option<String> {

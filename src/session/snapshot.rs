@@ -10,7 +10,7 @@ use crate::{
     port::zfs::SnapshotRequest,
     types::{
         DatasetName, Failure,
-        listing::{DatasetInfo, FENCE, JOB},
+        listing::{CLONE, DatasetInfo, FENCE, JOB},
     },
 };
 
@@ -31,6 +31,9 @@ impl Engine {
             if let Some(failure) = found.iter().find(|info| info.name == root).and_then(not_ours) {
                 return Err(failure);
             }
+            // A verification looks through it, and could not destroy it any more if it had a snapshot.
+            let (views, found): (Vec<_>, Vec<_>) = found.into_iter().partition(|info| info.local(CLONE).is_some());
+            let views: Vec<DatasetName> = views.into_iter().map(|info| info.name).collect();
             let foreign = found.into_iter().filter(|info| info.name != root && not_ours(info).is_some());
             let foreign: Vec<DatasetName> =
                 foreign.map(|info| info.name).filter(|name| !request.except.contains(name)).collect();
@@ -41,6 +44,7 @@ impl Engine {
                 ));
             }
             request.except.extend(foreign);
+            request.except.extend(views);
         }
         self.zfs.snapshot(&request).await?;
         Ok(notes)
@@ -111,6 +115,13 @@ mod tests {
         // What lies below a target and is none is this host's own.
         let all = ["tank@s", "tank/in/below@s", "tank/own@s"];
         assert_eq!(host.take("tank", "s").await.unwrap(), all);
+    }
+
+    #[tokio::test]
+    async fn a_view_of_a_verification_is_passed_over() {
+        let host = Host::with(&["tank/own", "tank/zmigrate-view-1"]);
+        host.set("tank/zmigrate-view-1", &[(CLONE, "1")]).await;
+        assert_eq!(host.take("tank", "s").await.unwrap(), ["tank@s", "tank/own@s"]);
     }
 
     #[tokio::test]

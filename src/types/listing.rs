@@ -203,6 +203,7 @@ pub const LISTED_PROPERTIES: &[&str] = &[
     "volmode",
     "snapdev",
     PLACEHOLDER,
+    CLONE,
     JOB,
     HELD,
     GONE,

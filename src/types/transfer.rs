@@ -1,5 +1,7 @@
 //! What is sent and received: the arguments of `zfs send` and `zfs receive`, as values.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{BookmarkName, DatasetName, SnapshotName, SnapshotTag};
@@ -12,6 +14,38 @@ pub enum Base {
     Snapshot(SnapshotName),
     /// A bookmark of the same dataset.
     Bookmark(BookmarkName),
+}
+
+/// How the sender compresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    /// Decide chunk by chunk.
+    Auto,
+    /// Always zstd at this level, where a chunk shrinks.
+    Zstd(i8),
+    /// Never.
+    None,
+}
+
+/// A text that names no way to compress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write auto, none, zstd, or zstd:N with N from -7 to -1 or from 1 to 19")]
+pub struct CompressionError;
+
+impl FromStr for Compression {
+    type Err = CompressionError;
+
+    fn from_str(s: &str) -> Result<Compression, CompressionError> {
+        match s {
+            "auto" => return Ok(Compression::Auto),
+            "none" => return Ok(Compression::None),
+            "zstd" => return Ok(Compression::Zstd(3)),
+            _ => {}
+        }
+        let level = s.strip_prefix("zstd:").and_then(|level| level.parse::<i8>().ok());
+        let level = level.filter(|level| (-7..=19).contains(level) && *level != 0);
+        level.map(Compression::Zstd).ok_or(CompressionError)
+    }
 }
 
 /// Flags of `zfs send`.

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::types::transfer::Compression;
+
 use super::{
     hello::features,
     verify::{VerifyAnswer, VerifyAsk},
@@ -40,17 +42,6 @@ pub enum RoleOfDataset {
     Source,
     /// It is written.
     Target,
-}
-
-/// How the sender compresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Compression {
-    /// Decide chunk by chunk.
-    Auto,
-    /// Always zstd at this level, where a chunk shrinks.
-    Zstd(i8),
-    /// Never.
-    None,
 }
 
 /// One stream, as the source sees it.

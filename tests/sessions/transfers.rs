@@ -127,6 +127,49 @@ fn raw_goes_without_a_key() {
     }
 }
 
+/// The newest common snapshot is what the next step starts from, whatever a run in between was asked for.
+#[test]
+fn an_idle_run_moves_no_base_back() {
+    use zmigrate::port::zfs::Zfs;
+    async fn replicated(direction: Direction, old: bool) -> World {
+        let mut world = if old { World::old(direction).await } else { World::new(direction).await };
+        for n in 1..=3 {
+            world.source.zfs.write(&ds(SOURCE), 7, 0, &Dice::new(n).bytes(9_000));
+            world.snapshot(&format!("src/a@{n}"), false).await;
+            assert_eq!(world.run(&world.options()).await.exit_code, 0);
+        }
+        world
+    }
+    async fn goes_on(mut world: World) {
+        world.source.zfs.write(&ds(SOURCE), 7, 0, b"later");
+        world.snapshot("src/a@4", false).await;
+        let report = world.run(&world.options()).await;
+        assert_eq!((report.exit_code, report.result), (0, "done"), "{report:?}");
+        world.complete(false).await.unwrap();
+    }
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            // Somebody destroys the newest, of which the bookmark is left.
+            let world = replicated(direction, false).await;
+            world.source.zfs.destroy_snapshot(&sn("src/a@3")).await.unwrap();
+            assert_eq!(world.run(&world.options()).await.result, "up_to_date");
+            goes_on(world).await;
+            // Somebody asks for an older one, which is there.
+            let world = replicated(direction, false).await;
+            let older = zmigrate::driver::RunOptions { upto: Some("2".parse().unwrap()), ..world.options() };
+            assert_eq!(world.run(&older).await.result, "up_to_date");
+            world.source.zfs.destroy_snapshot(&sn("src/a@3")).await.unwrap();
+            goes_on(world).await;
+            // Where there are no bookmarks, the hold stays on the newest.
+            let world = replicated(direction, true).await;
+            let older = zmigrate::driver::RunOptions { upto: Some("2".parse().unwrap()), ..world.options() };
+            assert_eq!(world.run(&older).await.result, "up_to_date");
+            world.source.zfs.destroy_snapshot(&sn("src/a@3")).await.expect_err("it is held");
+            goes_on(world).await;
+        });
+    }
+}
+
 #[test]
 fn a_bookmark_is_base_enough() {
     run(async {

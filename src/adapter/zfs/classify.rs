@@ -92,6 +92,8 @@ const RULES: &[(&[&str], ZfsErrorKind)] = &[
 /// The class of a process' end; `None` for success.
 pub fn classify(exit: Exit, stderr: &str) -> Option<ZfsErrorKind> {
     match exit {
+        // A listing that breaks off in the middle says so, and still ends with 0: what it did not print is not gone.
+        Exit::Code(0) if stderr.contains("cannot iterate") => Some(classify_text(stderr)),
         Exit::Code(0) => None,
         Exit::Signal(SIGPIPE) => Some(Transport),
         // "internal error: …" aborts: the text still tells more than the signal.

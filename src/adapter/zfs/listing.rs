@@ -12,7 +12,7 @@ use crate::{
     port::zfs::{Depth, ZfsError, ZfsErrorKind, ZfsResult},
     types::{
         DatasetName,
-        listing::{DatasetInfo, LISTED_PROPERTIES, Listing, MANIFEST_PROPERTIES},
+        listing::{CLONE, DatasetInfo, LISTED_PROPERTIES, Listing, MANIFEST_PROPERTIES},
     },
 };
 
@@ -67,7 +67,11 @@ impl ZfsCommand {
         let out = self.get_known(operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(operation)?;
         let mut values = parse::values(&out.stdout).map_err(unparsable)?;
         values.retain(|v| !v.name.contains('@'));
-        parse::listing(&objects, &values, |name| depth == Depth::Tree || name == root).map_err(unparsable)
+        let listing = parse::listing(&objects, &values, |name| depth == Depth::Tree || name == root);
+        let mut listing = listing.map_err(unparsable)?;
+        // A view that a verification looks through, and then destroys: no dataset of anybody's.
+        listing.datasets.retain(|dataset| dataset.local(CLONE).is_none());
+        Ok(listing)
     }
 
     pub(super) async fn list_datasets(&self, names: &[DatasetName]) -> ZfsResult<Vec<DatasetInfo>> {
@@ -78,8 +82,13 @@ impl ZfsCommand {
         let names: Vec<&str> = names.iter().map(DatasetName::as_str).collect();
         let unparsable = |e| error(&operation, ZfsErrorKind::Unparsable, e);
         let mut found = Vec::new();
-        for list in argument_lists(&names) {
+        let mut lists = argument_lists(&names);
+        while let Some(list) = lists.pop() {
             let out = self.get_known(&operation, &["get", "-Hp"], &dataset_properties(), list).await?;
+            if out.is_cut() && list.len() > 1 {
+                lists.extend(<[_; 2]>::from(list.split_at(list.len() / 2)));
+                continue;
+            }
             let out = ignoring(&[ZfsErrorKind::NotFound], out, &operation)?;
             for values in parse::values(&out.stdout).map_err(unparsable)? {
                 found.push(parse::dataset(&values).map_err(unparsable)?);

@@ -50,7 +50,8 @@ impl ZfsCommand {
     /// One atomic command naming each dataset, for trees with exceptions. `None` if the names do not fit into one.
     async fn snapshot_named(&self, operation: &str, request: &SnapshotRequest) -> ZfsResult<Option<()>> {
         let wanted = self.snapshot_names(operation, request).await?;
-        if wanted.iter().map(|n| n.len() + 9).sum::<usize>() > MAX_ARGUMENT_BYTES {
+        // More than other commands get: what does not fit has to be snapshotted whole, also what others write to.
+        if wanted.iter().map(|n| n.len() + 9).sum::<usize>() > 3 * MAX_ARGUMENT_BYTES {
             return Ok(None);
         }
         let args: Vec<&str> = ["snapshot"].into_iter().chain(wanted.iter().map(String::as_str)).collect();
@@ -106,8 +107,15 @@ impl ZfsCommand {
             _ => format!("{verb} {} snapshots", snapshots.len()),
         };
         let tag = args::hold_tag(tag).map_err(|why| error(&operation, Other, why))?;
-        for list in argument_lists(&names(snapshots)) {
+        let names = names(snapshots);
+        let mut lists = argument_lists(&names);
+        while let Some(list) = lists.pop() {
             let out = self.zfs(&operation, [&[verb, tag], list].concat()).await?;
+            if out.is_cut() && list.len() > 1 {
+                // Done twice is as good as done once, and says less at a time.
+                lists.extend(<[_; 2]>::from(list.split_at(list.len() / 2)));
+                continue;
+            }
             let text = without_usage(&out.stderr);
             let worse = text.lines().find(|line| !line.trim().is_empty() && !fine.iter().any(|ok| line.contains(ok)));
             match (out.exit, worse) {
@@ -357,9 +365,10 @@ impl Zfs for ZfsCommand {
         let list = ["list", "-H", "-r", "-t", "filesystem,volume", "-o", &columns, root.as_str()];
         let out = self.zfs(&operation, list).await?.ok(&operation)?;
         let mut found = Vec::new();
-        for line in out.stdout.lines().filter(|line| !line.contains('%')) {
+        for line in out.stdout.lines() {
             let (dataset, value) = line.split_once('\t').unwrap_or((line, "-"));
-            if value != "-" {
+            // What is being received has a `%` in its name.
+            if value != "-" && !dataset.contains('%') {
                 found.push((dataset.parse().map_err(|e| error(&operation, Unparsable, e))?, value.to_owned()));
             }
         }

@@ -23,6 +23,8 @@ use crate::{
 const MAX_STDOUT_BYTES: usize = 256 << 20;
 /// Of stderr, this much is kept from the beginning and as much from the end: cause and last words.
 const STDERR_END_BYTES: usize = 16 << 10;
+/// Stands between the two, after a number and before a line that is not whole.
+const LEFT_OUT: &str = " bytes left out]";
 /// `execve(2)` takes 2 MiB of arguments and environment by default; a quarter of it leaves room for both.
 pub const MAX_ARGUMENT_BYTES: usize = 512 << 10;
 
@@ -47,6 +49,11 @@ pub struct Output {
 }
 
 impl Output {
+    /// True if it said more than was kept: then each line of stderr cannot be judged.
+    pub fn is_cut(&self) -> bool {
+        self.stderr.contains(LEFT_OUT)
+    }
+
     /// The class of the failure; `None` for success.
     pub fn kind(&self) -> Option<ZfsErrorKind> {
         classify(self.exit, &self.stderr)
@@ -201,7 +208,7 @@ pub async fn read_ends(pipe: Option<impl AsyncRead + Unpin>) -> String {
     dropped += excess as u64;
     let mut text = String::from_utf8_lossy(&first).into_owned();
     if dropped > 0 {
-        text += &format!("\n[{dropped} bytes left out]\n");
+        text += &format!("\n[{dropped}{LEFT_OUT}\n");
     }
     text += &String::from_utf8_lossy(&last);
     text

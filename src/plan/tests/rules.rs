@@ -2,7 +2,7 @@
 
 use super::support::*;
 use crate::{
-    plan::{PlaceholderState, Refusal},
+    plan::{Decision, PlaceholderState, Plan, Refusal},
     types::listing::{FENCE, JOB, PropertySource, SERVING},
 };
 
@@ -28,7 +28,13 @@ fn an_old_target_goes_on_from_the_newest_common() {
     assert_eq!(c.clone().newest().lines(), ["tank/db@d -> backup/db@d from tank/db@b"]);
     assert_eq!(c.clone().upto("c").lines(), ["tank/db@c -> backup/db@c from tank/db@b"]);
     assert_eq!(c.clone().upto("b").lines(), ["tank/db@b up to date"]);
-    assert_eq!(c.upto("a").lines(), ["tank/db@a up to date"]);
+    let older = c.upto("a");
+    assert_eq!(older.lines(), ["tank/db@a up to date"]);
+    let base = |plan: Plan| match plan.datasets[0].decision.clone() {
+        Decision::UpToDate { common, .. } => common.map(|common| common.guid),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(base(older.plan()), Some(guid("b")), "what was asked for is not the base of what comes next");
     let same = case([ds("tank/db").snaps("a b")], [ds("backup/db").snaps("a b")]);
     assert!(same.plan().is_up_to_date());
 }
@@ -71,6 +77,10 @@ fn a_bookmark_newer_than_all_snapshots_means_up_to_date() {
     let c = case([source], [ds("backup/db").snaps("a c")]);
     assert_eq!(c.lines(), ["tank/db@b up to date"]);
     assert_eq!(c.plan().datasets[0].notes.len(), 1);
+    assert!(
+        matches!(&c.plan().datasets[0].decision, Decision::UpToDate { common: None, .. }),
+        "the bookmark is all there is"
+    );
     assert!(matches!(c.upto("b").refusal(), Refusal::TargetPastSnapshot { .. }));
 }
 
