@@ -41,7 +41,7 @@ pub fn run(global: &Global, command: JobCommand, output: &Output) -> Result<u8, 
             output.result(&jobs_object(&jobs), table(&jobs, Timestamp::now()));
             Ok(0)
         }
-        JobCommand::Run { name, cron } => run_one(config, &name, cron, output),
+        JobCommand::Run { name, cron, rollback } => run_one(config, &name, (cron, rollback), output),
         JobCommand::Pause { name } => pause(&config, name, true, output),
         JobCommand::Resume { name } => pause(&config, name, false, output),
     }
@@ -68,10 +68,17 @@ pub(super) fn job_context(config: Config) -> Result<JobContext, Failure> {
     host::state_is_ours(&config)?;
     let store = host::identity(&config)?;
     let engine = host::engine(&config);
-    Ok(JobContext { config: Arc::new(config), store, engine, stop: CancellationToken::new(), turn: None })
+    Ok(JobContext {
+        config: Arc::new(config),
+        store,
+        engine,
+        stop: CancellationToken::new(),
+        turn: None,
+        rollback: false,
+    })
 }
 
-fn run_one(config: Config, name: &JobName, cron: bool, output: &Output) -> Result<u8, Failure> {
+fn run_one(config: Config, name: &JobName, (cron, rollback): (bool, bool), output: &Output) -> Result<u8, Failure> {
     let job = find(&config, name)?.clone();
     if JobFiles::new(&config.state_dir).is_paused(name) {
         if cron {
@@ -83,7 +90,7 @@ fn run_one(config: Config, name: &JobName, cron: bool, output: &Output) -> Resul
     if cron && !job.schedule.allows(Timestamp::now()) {
         return Ok(0);
     }
-    let context = job_context(config)?;
+    let context = JobContext { rollback, ..job_context(config)? };
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         tokio::spawn(stop_on_signal(context.stop.clone()));

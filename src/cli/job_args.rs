@@ -15,6 +15,10 @@ pub enum JobCommand {
         /// For cron and timers: print nothing if it goes well; do nothing outside its hours or while it is paused
         #[arg(long)]
         cron: bool,
+        /// This once, if the target has snapshots or changes of its own, roll it back to the newest common snapshot. This
+        /// destroys them
+        #[arg(long, conflicts_with = "cron")]
+        rollback: bool,
     },
     /// Start no more runs of a job until it is resumed; one that is at work goes on
     Pause {

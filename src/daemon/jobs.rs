@@ -199,6 +199,7 @@ impl Jobs {
                     engine: Arc::clone(&this.engine),
                     stop: this.stop.clone(),
                     turn: Some(Arc::new(turn)),
+                    rollback: false,
                 };
                 match run_job(&context, &job, Started::Schedule).await {
                     Ok(report) => tell.send_modify(|known| known.last = Some(report.started)),

@@ -55,7 +55,27 @@ impl<'a> Decider<'_, 'a> {
         if let Some(name) = &member.info.origin {
             self.start_at_origin(at, member, name, &mut start, notes)?;
         }
+        if member.existing.is_none()
+            && start.base.is_none()
+            && let Some(copy) = self.copy_of_renamed(member)
+        {
+            notes.push(format!(
+                "was renamed, and is sent again in full: its copy is {copy}. `zfs rename {copy} {target}` there, before a run, saves that"
+            ));
+        }
         Ok(start)
+    }
+
+    /// The copy that a dataset has under the name that it had before, if that is no other's by now.
+    fn copy_of_renamed(&self, member: &Member<'a>) -> Option<&'a DatasetName> {
+        let is_copy = |other: &&DatasetInfo| {
+            let newest = other.snapshots.last();
+            newest.is_some_and(|newest| member.past.position(newest.guid).is_some())
+        };
+        let copy = self.input.target.datasets.iter().find(is_copy)?;
+        let old = copy.name.relative_to(self.input.target_root)?;
+        let taken = self.input.source_root.join(old).is_ok_and(|name| self.input.source.get(&name).is_some());
+        (!taken).then_some(&copy.name)
     }
 
     /// Checks that what stands in the way is an empty dataset of zmigrate's own making.

@@ -340,7 +340,7 @@ impl Refusal {
         match self {
             SourceAbsent { .. } => "check the name with `zfs list`".into(),
             TargetPoolAbsent { .. } => "check the target's name; pools are never made".into(),
-            NoSnapshots { .. } => "--snapshot takes one first".into(),
+            NoSnapshots { .. } => "--snapshot, or snapshot = true in a job, takes one first".into(),
             SnapshotAbsent { .. } => "name a snapshot that exists, or leave it out to send up to the newest".into(),
             WrongType { target, .. } => format!("send to another name, or rename {target} out of the way"),
             ParentNotFilesystem { .. } => "choose a target below a filesystem".into(),
@@ -379,13 +379,13 @@ impl Refusal {
                 format!("rename or destroy {} on the target, or rename the snapshot on the source", taken_by.name)
             }
             RollbackBlocked { clone, .. } => format!("promote or destroy {clone} first"),
-            EncryptionLost { .. } => "--no-raw allows to send it as plain text".into(),
+            EncryptionLost { .. } => "--no-raw, or encryption = \"plain\" in a job, allows to send it as plain text".into(),
             KeyNotLoaded { dataset, side: Side::Source } => {
                 format!("`zfs load-key {dataset}`, or leave --no-raw out to send it raw")
             }
             KeyNotLoaded { dataset, side: Side::Target } => format!("`zfs load-key {dataset}` on the target"),
             EncryptionMismatch { raw: true, .. } => {
-                "--no-raw goes on as before; or send raw to another name to seed a fresh copy".into()
+                "--no-raw, or encryption = \"plain\" in a job, goes on as before; or send raw to another name to seed a fresh copy".into()
             }
             EncryptionMismatch { raw: false, .. } => {
                 "leave --no-raw out to go on raw; or send to another name to seed a fresh copy".into()

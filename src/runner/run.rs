@@ -43,6 +43,8 @@ pub struct JobContext {
     pub stop: CancellationToken,
     /// Its place among a daemon's runs.
     pub turn: Option<Arc<Turn>>,
+    /// True if a person allowed this run to roll the target back. No schedule ever does.
+    pub rollback: bool,
 }
 
 /// Runs a job, unless it is at work already.
@@ -338,7 +340,7 @@ impl Run<'_> {
                 history: Snapshots::All,
                 upto: None,
                 encryption: job.encryption,
-                rollback: false,
+                rollback: self.context.rollback,
                 enters: None,
                 estimates: true,
                 snapshot: tag.clone(),

@@ -468,6 +468,11 @@ fn a_source_that_was_renamed_or_made_again() {
     populate(&db, 6, 1000);
     run(&site, &["job", "run", "db", "--cron"]).must(0);
     assert_eq!(own(&site.w("in/db")).len(), 1);
+    // What somebody made at the target goes only when a person says so, and once.
+    snapshot(&site.w("in/db"), "theirs");
+    run(&site, &["job", "run", "db", "--cron"]).must(3).says(&["--rollback destroys"]);
+    run(&site, &["job", "run", "db", "--rollback"]).must(0).says(&["1 snapshot was destroyed"]);
+    assert!(!tags(&site.w("in/db")).contains(&"theirs".to_owned()));
     // Deleted at the source: what is there stays.
     destroy_source(&db, &site.w("in/db"));
     run(&site, &["job", "run", "db", "--cron"]).must(6);

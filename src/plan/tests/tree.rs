@@ -145,3 +145,15 @@ fn nothing_is_made_below_what_an_interrupted_receive_left() {
     let c = case(source, [ds("backup/db").inconsistent()]).recursive();
     assert!(matches!(c.refusal(), Refusal::ParentPartial { parent, .. } if parent == name("backup/db")));
 }
+
+#[test]
+fn a_child_that_was_renamed_is_told() {
+    let source = [ds("tank/db").snaps("a"), ds("tank/db/new").snaps("x y")];
+    let target = [ds("backup/db").snaps("a"), ds("backup/db/old").snaps("x")];
+    let notes = |c: Case| c.recursive().plan().datasets.iter().flat_map(|d| d.notes.clone()).collect::<Vec<_>>();
+    let said = notes(case(source.clone(), target.clone()));
+    assert!(said.len() == 1 && said[0].contains("`zfs rename backup/db/old backup/db/new`"), "{said:?}");
+    // It is still there under its old name: then the other one is something else.
+    let source = [source[0].clone(), source[1].clone(), ds("tank/db/old").snaps("x")];
+    assert_eq!(notes(case(source, target)), [""; 0]);
+}
