@@ -85,7 +85,7 @@ fn a_container_that_hangs_is_killed_by_docker() {
     call(&kind, HookVerb::Start, 10).unwrap();
     let began = Instant::now();
     let said = call(&kind, HookVerb::Stop, 2).unwrap();
-    assert!((2..10).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!((2..30).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert_eq!(said.lines, ["container deaf ended with exit code 137"]);
     assert_eq!(status(&engine, "deaf"), "exited");
 }
