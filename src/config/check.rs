@@ -286,11 +286,17 @@ impl Findings {
 
     fn jobs(&mut self, config: &Config) {
         for (at, job) in config.jobs.values().enumerate() {
-            if let PeerAddress::Name(name) = &job.peer
-                && !config.peers.contains_key(name)
-            {
-                let message = format!("job {}: there is no [peer.{name}], so {name} is taken for a host", job.name);
-                self.add(Severity::Note, message, None);
+            let anybody = match &job.peer {
+                PeerAddress::Name(name) if config.peers.contains_key(name) => None,
+                PeerAddress::Name(name) => Some(format!("there is no [peer.{name}], so {name} is taken for a host")),
+                PeerAddress::Direct(at) => Some(format!("{at} is no [peer.NAME]")),
+            };
+            if let Some(why) = anybody {
+                self.add(
+                    Severity::Warning,
+                    format!("job {}: {why}, and any node of the fleet that answers there is believed", job.name),
+                    "write a [peer.NAME] with its address and identity".to_owned(),
+                );
             }
             for other in config.jobs.values().skip(at + 1) {
                 self.two_jobs(job, other);
