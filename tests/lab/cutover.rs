@@ -84,7 +84,8 @@ fn tree_with_a_volume(w: &World) {
     assert_eq!(after, before, "each property is what it was, with its source");
 }
 
-/// Without its key a copy could not come up, so nothing is stopped for it: neither a filesystem nor a volume.
+/// Without its key a copy could not come up, so nothing is stopped for it: neither a filesystem nor a volume. With them it goes there
+/// and comes home.
 fn waits_for_a_key(w: &World) {
     let (source, target) = ("tank/src/keyless", "tank/dst/keyless");
     w.one.sh(&format!(
@@ -116,6 +117,23 @@ fn waits_for_a_key(w: &World) {
         w.one.sh(&format!("zfs get -H -o value readonly {source} | grep -qx on"));
         w.two.sh(&format!("[ -e /{target}/writable ] && [ -b /dev/zvol/{target}/vol ] && sha256sum </{target}/noise"))
     });
+    // Home again: there the volume inherits its key, and here it has one of its own.
+    w.two.sh(&format!("head -c 2M /dev/urandom >/{target}/later; head -c 1M /{target}/later | dd of=/dev/zvol/{target}/vol conv=notrunc,fsync status=none"));
+    let sums = |guest: Guest, root: &str| {
+        guest.sh(&format!(
+            "sha256sum </{root}/noise; sha256sum </{root}/later; head -c 1M /dev/zvol/{root}/vol | sha256sum"
+        ))
+    };
+    let contents = sums(w.two, target);
+    assert_eq!(cutover(w, &format!("back {id}"))["result"], "done");
+    assert_eq!(sums(w.one, source), contents);
+    // And as after a boot, when the keys have to be loaded anew.
+    w.one.sh(&format!(
+        "zfs unmount {source}; zfs unload-key -r {source}; zfs load-key -r {source}; zfs mount {source}; udevadm settle; \
+         for i in $(seq 600); do [ -b /dev/zvol/{source}/vol ] && break; sleep 0.1; done"
+    ));
+    assert_eq!(sums(w.one, source), contents);
+    assert_eq!(w.one.get(&format!("{source}/vol"), "encryptionroot"), source);
 }
 
 /// Hooks that were declared while the daemons ran, and a dataset that came into being while it held.
