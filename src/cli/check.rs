@@ -14,6 +14,8 @@ use super::{
     output::Output,
 };
 use crate::{
+    config::Config,
+    driver::cutover::{Waiting, standing},
     host,
     identity::{LoadedIdentity, RENEW_NODE, When},
     jobs::span::human_seconds,
@@ -77,43 +79,49 @@ struct CheckObject {
     level: Level,
     exit_code: u8,
     jobs: Vec<Judged>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate: Option<Certificate>,
+    others: Vec<Other>,
 }
 
+/// What is wrong beside the jobs.
 #[derive(Serialize)]
-struct Certificate {
+struct Other {
     level: Level,
     why: String,
 }
 
 /// Says so where not even the question was understood; gives the exit code.
 pub fn not_known(why: &str) -> u8 {
-    let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), certificate: None };
+    let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), others: Vec::new() };
     Output::new(OutputFormat::Text, false).must_say(&object, format!("ZMIGRATE UNKNOWN - {why}"));
     3
 }
 
 /// The certificate of this host, if it is about to expire or has; of one that cannot be read nothing is said: whoever
 /// asks may be another user than the one who runs the jobs.
-fn certificate(dir: &Path, now: When) -> Option<Certificate> {
+fn certificate(dir: &Path, now: When) -> Option<Other> {
     let own = LoadedIdentity::read(dir).ok()?.own;
     let (level, word) = match () {
         () if now > own.not_after => (Level::Critical, "expired"),
         () if now.after(RENEW_NODE) > own.not_after => (Level::Warning, "expires"),
         () => return None,
     };
-    Some(Certificate { level, why: format!("the certificate in {} {word} {}", dir.display(), own.not_after) })
+    Some(Other { level, why: format!("the certificate in {} {word} {}", dir.display(), own.not_after) })
 }
 
 pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
     let now = Timestamp::now();
-    let looked = host::config(global.config.as_deref(), global.identity_dir.as_deref())
-        .and_then(|config| Ok((overview(&config, args.name.as_ref(), now)?, config.identity_dir)));
-    let (statuses, identity_dir) = match looked {
+    let looked = host::config(global.config.as_deref(), global.identity_dir.as_deref()).and_then(|config| {
+        let statuses = overview(&config, args.name.as_ref(), now)?;
+        let mut others: Vec<Other> = certificate(&config.identity_dir, When::now()).into_iter().collect();
+        if args.name.is_none() {
+            others.extend(cutovers(&config)?);
+        }
+        Ok((statuses, others))
+    });
+    let (statuses, others) = match looked {
         Ok(looked) => looked,
         Err(failure) => {
-            let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), certificate: None };
+            let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), others: Vec::new() };
             output.must_say(&object, format!("ZMIGRATE UNKNOWN - {}", failure.to_string().replace(['\n', '|'], " ")));
             return Ok(3);
         }
@@ -121,11 +129,10 @@ pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Fai
     // A job that only people start is late by nobody's fault, unless it is asked for.
     let watched = statuses.iter().filter(|status| args.name.is_some() || status.schedule.is_some());
     let jobs: Vec<Judged> = watched.map(|status| judge(status, args, now)).collect();
-    let certificate = certificate(&identity_dir, When::now());
-    let levels = jobs.iter().map(|job| job.level).chain(certificate.iter().map(|found| found.level));
+    let levels = jobs.iter().map(|job| job.level).chain(others.iter().map(|found| found.level));
     let level = levels.max_by_key(|level| level.rank()).unwrap_or(Level::Unknown);
-    let text = text(level, &jobs, certificate.as_ref(), args);
-    output.must_say(&CheckObject { level, exit_code: level.exit_code(), jobs, certificate }, text);
+    let text = text(level, &jobs, &others, args);
+    output.must_say(&CheckObject { level, exit_code: level.exit_code(), jobs, others }, text);
     Ok(level.exit_code())
 }
 
@@ -170,10 +177,20 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     Judged { job: status.job.clone(), level, lag_s: status.lag_s, max_lag_s, why: why.replace(['\n', '|'], " ") }
 }
 
-fn text(level: Level, jobs: &[Judged], certificate: Option<&Certificate>, args: &CheckArgs) -> String {
+/// The cutovers of this host that go no further without a person.
+fn cutovers(config: &Config) -> Result<Vec<Other>, Failure> {
+    let waiting = standing(&*host::ledgers(config))?.waiting.into_iter();
+    let why = |waiting: Waiting| format!("cutover {} waits for a person: {}", waiting.cutover, waiting.needs);
+    Ok(waiting.map(|one| Other { level: Level::Critical, why: why(one).replace(['\n', '|'], " ") }).collect())
+}
+
+fn text(level: Level, jobs: &[Judged], others: &[Other], args: &CheckArgs) -> String {
     let worst: Vec<&Judged> = jobs.iter().filter(|job| job.level == level).collect();
     let summary = match worst.as_slice() {
-        [] => certificate.map_or("no job has a schedule".to_owned(), |found| found.why.clone()),
+        [] => {
+            let other = others.iter().find(|other| other.level == level);
+            other.map_or("no job has a schedule".to_owned(), |other| other.why.clone())
+        }
         [one] => format!("job {}: {}", one.job, one.why),
         many if level == Level::Ok => format!("{} jobs are up to date", many.len()),
         [first, rest @ ..] => format!("job {}: {} (and {} more)", first.job, first.why, rest.len()),
@@ -188,9 +205,7 @@ fn text(level: Level, jobs: &[Judged], certificate: Option<&Certificate>, args: 
     if !figures.is_empty() {
         text.push_str(&format!(" | {}", figures.join(" ")));
     }
-    if let Some(found) = certificate.filter(|_| !worst.is_empty()) {
-        text.push_str(&format!("\n{} {}", found.level.word(), found.why));
-    }
+    others.iter().for_each(|other| text.push_str(&format!("\n{} {}", other.level.word(), other.why)));
     if jobs.len() > 1 {
         jobs.iter().for_each(|job| text.push_str(&format!("\n{} job {}: {}", job.level.word(), job.job, job.why)));
     }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    driver::cutover::standing,
     host,
     jobs::span::human_seconds,
     runner::overview::{JobStatus, overview},
@@ -42,7 +43,11 @@ pub fn run(global: &Global, args: &StatusArgs, output: &Output) -> Result<u8, Fa
         return watch(&config, output);
     }
     let jobs = overview(&config, None, Timestamp::now())?;
-    output.result(&jobs_object(&jobs), table(&jobs, Timestamp::now()));
+    let mut text = table(&jobs, Timestamp::now());
+    for waiting in standing(&*host::ledgers(&config))?.waiting {
+        paragraph(&mut text, "! ", 2, &format!("cutover {} waits for a person: {}", waiting.cutover, waiting.needs));
+    }
+    output.result(&jobs_object(&jobs), text);
     Ok(0)
 }
 
@@ -67,7 +72,7 @@ pub fn line(to: &mut String, text: &str) {
 /// All jobs: one line each with its figures, one with its way, and what is wrong.
 pub fn table(jobs: &[JobStatus], now: Timestamp) -> String {
     if jobs.is_empty() {
-        return "there are no jobs; write a [job.NAME] into the configuration".to_owned();
+        return "there are no jobs; write a [job.NAME] into the configuration\n".to_owned();
     }
     let mut text = String::new();
     line(&mut text, &row(["JOB", "STATE", "LAG", "UNSENT", "LAST RUN", "NEXT"]));

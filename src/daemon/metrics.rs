@@ -15,6 +15,8 @@ use tokio::{
 
 use super::{Daemon, listen_on};
 use crate::{
+    driver::cutover::{Standing, standing},
+    host,
     identity::When,
     runner::overview::{JobStatus, overview},
     types::Failure,
@@ -51,6 +53,8 @@ metrics! {
     "zmigrate_build_info" gauge ["version"] "Always 1; the label says which version runs.",
     "zmigrate_sessions" gauge [""] "Sessions of peers that are open.",
     "zmigrate_certificate_expires_timestamp_seconds" gauge [""] "When this host's certificate expires, in seconds since 1970.",
+    "zmigrate_cutovers_waiting" gauge [""] "Cutovers led from this host that wait for a person, or cannot be read.",
+    "zmigrate_cutovers_down" gauge [""] "Cutovers led from this host whose source may be down.",
     "zmigrate_job_running" gauge ["job_name"] "1 while a run of the job is at work.",
     "zmigrate_job_paused" gauge ["job_name"] "1 while the job is paused.",
     "zmigrate_job_unreadable" gauge ["job_name"] "1 while what is written down of the job cannot be read; then it has no other figures.",
@@ -113,9 +117,11 @@ async fn answer(daemon: &Arc<Daemon>, mut stream: TcpStream) -> std::io::Result<
         let (config, sessions) = (daemon.jobs.config(), daemon.registry.open_sessions());
         let expires = daemon.store.own().not_after;
         // It reads files.
-        let read = tokio::task::spawn_blocking(move || overview(&config, None, Timestamp::now())).await;
-        match read {
-            Ok(Ok(jobs)) => ("200 OK", render(&jobs, sessions, expires)),
+        let read = tokio::task::spawn_blocking(move || {
+            Ok::<_, Failure>((overview(&config, None, Timestamp::now())?, standing(&*host::ledgers(&config))?))
+        });
+        match read.await {
+            Ok(Ok((jobs, cutovers))) => ("200 OK", render(&jobs, &cutovers, sessions, expires)),
             Ok(Err(failure)) => ("500 Internal Server Error", format!("{failure}\n")),
             Err(_) => ("500 Internal Server Error", "it could not be read\n".to_owned()),
         }
@@ -132,7 +138,7 @@ async fn answer(daemon: &Arc<Daemon>, mut stream: TcpStream) -> std::io::Result<
 }
 
 /// The text of Prometheus' exposition format, version 0.0.4.
-fn render(jobs: &[JobStatus], sessions: usize, expires: When) -> String {
+fn render(jobs: &[JobStatus], cutovers: &Standing, sessions: usize, expires: When) -> String {
     let mut text = String::new();
     for metric in METRICS {
         let mut lines = String::new();
@@ -140,6 +146,8 @@ fn render(jobs: &[JobStatus], sessions: usize, expires: When) -> String {
         match short {
             "build_info" => sample(&mut lines, metric, &[("version", env!("CARGO_PKG_VERSION"))], 1.0),
             "certificate_expires_timestamp_seconds" => sample(&mut lines, metric, &[], expires.unix_s() as f64),
+            "cutovers_waiting" => sample(&mut lines, metric, &[], cutovers.waiting.len() as f64),
+            "cutovers_down" => sample(&mut lines, metric, &[], cutovers.down as f64),
             "sessions" => sample(&mut lines, metric, &[], sessions as f64),
             _ => jobs.iter().for_each(|job| of_job(&mut lines, metric, short, job)),
         }
@@ -249,7 +257,7 @@ mod tests {
             ..JobState::default()
         };
         files.save(job, &state).unwrap();
-        let text = render(&overview(&config, None, now).unwrap(), 2, When::from_unix_s(7));
+        let text = render(&overview(&config, None, now).unwrap(), &Standing::default(), 2, When::from_unix_s(7));
         for metric in METRICS {
             assert!(
                 text.contains(&format!("# TYPE {} {}\n", metric.name, metric.kind)),
@@ -273,7 +281,7 @@ mod tests {
         let mut state = state;
         state.begin(LastRun { run: "2".into(), started: now, ..LastRun::default() });
         files.save(job, &state).unwrap();
-        let text = render(&overview(&config, None, now).unwrap(), 2, When::from_unix_s(7));
+        let text = render(&overview(&config, None, now).unwrap(), &Standing::default(), 2, When::from_unix_s(7));
         for line in ["zmigrate_job_running{job_name=\"db\"} 1", "zmigrate_job_last_exit_code{job_name=\"db\"} 5"] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }

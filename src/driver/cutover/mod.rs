@@ -12,6 +12,7 @@
 
 mod ledger;
 mod notice;
+mod standing;
 mod survey;
 mod talk;
 mod work;
@@ -28,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read};
 pub use self::{
     notice::Notice,
+    standing::{Standing, Waiting, standing},
     survey::{BrokenHere, Survey, break_here, survey},
 };
 use self::{talk::Talk, work::Worker};

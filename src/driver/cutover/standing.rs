@@ -1,0 +1,41 @@
+//! What of this host's cutovers wants a person: for monitoring, which reads ledgers and asks nobody.
+
+use serde::Serialize;
+
+use super::leads;
+use crate::{cutover::status::status, port::ledger::Ledgers, types::Failure};
+
+/// A cutover that goes no further by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// Its id, or the name of a ledger that cannot be read.
+    pub cutover: String,
+    /// The question, or why it cannot be read.
+    pub needs: String,
+}
+
+/// The cutovers that were led from this host and are not over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Those that wait for a person.
+    pub waiting: Vec<Waiting>,
+    /// How many may have their source down, waiting or not.
+    pub down: usize,
+}
+
+/// # Errors
+/// When the directory of ledgers cannot be read.
+pub fn standing(ledgers: &dyn Ledgers) -> Result<Standing, Failure> {
+    let mut found = Standing::default();
+    for (name, told) in leads(ledgers)? {
+        let wants = match told {
+            Ok((story, it)) => {
+                found.down += usize::from(it.progress().phase.may_be_down());
+                status(&it, story.begun.id, None).needs.map(|needs| (story.begun.id.to_string(), needs))
+            }
+            Err(failure) => Some((name, failure.to_string())),
+        };
+        found.waiting.extend(wants.map(|(cutover, needs)| Waiting { cutover, needs }));
+    }
+    Ok(found)
+}
