@@ -12,11 +12,17 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     port::locks::{LockError, LockGuard, Locks},
     types::DatasetName,
 };
+
+/// The longest name that becomes a file's as it is: with `.lock` behind it, the 255 bytes that a file's name may have.
+const LONGEST: usize = 250;
+/// Of a longer one, so much is kept before its hash, so that people know it.
+const KEPT: usize = 200;
 
 /// See the module.
 #[derive(Debug)]
@@ -38,8 +44,12 @@ impl FileLocks {
     }
 
     fn path(&self, dataset: &DatasetName) -> PathBuf {
-        // `!` is no character of a dataset's name, so no two datasets share a file.
-        self.dir.join(format!("{}.lock", dataset.as_str().replace('/', "!")))
+        // `!` and `~` are no characters of a dataset's name, so no two datasets share a file.
+        let name = dataset.as_str().replace('/', "!");
+        self.dir.join(match name.get(..KEPT) {
+            Some(begin) if name.len() > LONGEST => format!("{begin}~{:032x}.lock", xxh3_128(name.as_bytes())),
+            _ => format!("{name}.lock"),
+        })
     }
 
     /// Says who holds `target` or something below it, from what holders wrote into their files.
@@ -119,9 +129,36 @@ fn utc(unix_s: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::MAX_NAME_BYTES;
 
     fn ds(name: &str) -> DatasetName {
         name.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_names_have_locks_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(dir.path());
+        let long = |last: char| ds(&format!("tank/{}{last}", "x".repeat(MAX_NAME_BYTES - 6)));
+        let held = locks.acquire(&long('a'), "dc1 on db7").unwrap();
+        match locks.acquire(&long('a'), "me") {
+            Err(LockError::Held { by, .. }) => assert!(by.starts_with("dc1 on db7, since "), "{by}"),
+            other => panic!("{:?}", other.err()),
+        }
+        assert!(locks.acquire(&ds("tank"), "me").is_err());
+        let beside = locks.acquire(&long('b'), "me").unwrap();
+        drop((held, beside));
+        locks.acquire(&long('a'), "me").unwrap();
+    }
+
+    /// As earlier releases call them, for they may run beside this one.
+    #[test]
+    fn files_are_named_as_ever() {
+        let locks = FileLocks::new(Path::new("/s"));
+        assert_eq!(locks.path(&ds("tank/a")), Path::new("/s/locks/tank!a.lock"));
+        let longest = format!("tank/{}", "x".repeat(LONGEST - 5));
+        let file = format!("/s/locks/{}.lock", longest.replace('/', "!"));
+        assert_eq!(locks.path(&ds(&longest)), Path::new(&file));
     }
 
     #[test]
