@@ -148,7 +148,7 @@ impl Work {
         report: &mut DatasetReport,
     ) -> Result<(), Failure> {
         let started = Instant::now();
-        let transferred = self.transfer(step, base, source, size).await?;
+        let transferred = self.transfer(step, base, source, size, report).await?;
         if let Some(transferred) = &transferred {
             report.notes.extend(transferred.warnings.iter().cloned());
             report.steps.push(StepReport {
@@ -263,6 +263,10 @@ impl Work {
         let channel = self.client.next_channel();
         match self.target.ask(Request::OpenReceive { channel, step }).await? {
             Reply::AlreadyReceived => Ok(()),
+            Reply::AlreadyReceivedWith(notes) => {
+                report.notes.extend(notes);
+                Ok(())
+            }
             _ => {
                 let _ = self.target.ask(Request::Cancel { channel }).await;
                 Err(Failure::new(FailureClass::Refused, format!("{} changed while the run was planned", plan.target)))
@@ -277,12 +281,17 @@ impl Work {
         base: Option<SnapshotName>,
         source: Option<&DatasetInfo>,
         size: Option<u64>,
+        report: &mut DatasetReport,
     ) -> Result<Option<Transferred>, Failure> {
         let channel = self.client.next_channel();
         let receive = Request::OpenReceive { channel, step: self.receive_step(step, base, source) };
         match self.target.ask(receive).await? {
             Reply::Done => {}
             Reply::AlreadyReceived => return Ok(None),
+            Reply::AlreadyReceivedWith(notes) => {
+                report.notes.extend(notes);
+                return Ok(None);
+            }
             _ => return Err(unexpected()),
         }
         let send = Request::OpenSend { channel, step: self.send_step(step) };

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     cutover::Hosts,
     probe,
-    transfer::{Transfer, open_receive, open_send},
+    transfer::{Opened, Transfer, open_receive, open_send},
 };
 use crate::{
     channel::{Channel, RateLimit},
@@ -247,11 +247,16 @@ impl EngineSession {
             Request::OpenReceive { channel, step } => {
                 self.must_hold(&step.snapshot.dataset())?;
                 match open_receive(self, channel, step).await? {
-                    Some(transfer) => {
+                    Opened::Runs(transfer) => {
                         self.keep(channel, transfer)?;
                         Ok(Reply::Done)
                     }
-                    None => Ok(Reply::AlreadyReceived),
+                    Opened::IsThere(notes) if notes.is_empty() => Ok(Reply::AlreadyReceived),
+                    Opened::IsThere(notes) => {
+                        // Whoever leads may be too old to be told.
+                        notes.iter().for_each(|note| tracing::warn!("{note}"));
+                        Ok(Reply::AlreadyReceivedWith(notes))
+                    }
                 }
             }
             Request::OpenSend { channel, step } => {

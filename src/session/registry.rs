@@ -394,7 +394,14 @@ impl Registry {
             let text = format!("the identity {} has no grant here any more", session.identity);
             return Err(Failure::new(FailureClass::NotGranted, text));
         }
-        let Request::Lock { target } = &request else { return work.handle(request).await };
+        let Request::Lock { target } = &request else {
+            return match work.handle(request).await {
+                Ok(Reply::AlreadyReceivedWith(_)) if session.features & features::NOTES == 0 => {
+                    Ok(Reply::AlreadyReceived)
+                }
+                result => result,
+            };
+        };
         let target = target.clone();
         self.evict_dead_holders(session, &target).await;
         work.handle(request).await.map_err(|failure| {

@@ -137,12 +137,19 @@ fn allowed(properties: &[(String, String)], kind: DatasetKind) -> Vec<(String, S
         .collect()
 }
 
-/// Starts a receive; `None` if the target has the snapshot already.
+/// What came of beginning to receive.
+pub(super) enum Opened {
+    Runs(Transfer),
+    /// The target has the snapshot already; what a person should know of that.
+    IsThere(Vec<String>),
+}
+
+/// Starts a receive, unless the target has the snapshot already.
 pub(super) async fn open_receive(
     session: &EngineSession,
     channel: u32,
     step: ReceiveStep,
-) -> Result<Option<Transfer>, Failure> {
+) -> Result<Opened, Failure> {
     let dataset = step.snapshot.dataset();
     let capabilities = session.capabilities(&dataset).await?;
     let from = async {
@@ -155,8 +162,7 @@ pub(super) async fn open_receive(
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
-            after_receive(session, &dataset, &step, &capabilities).await?;
-            return Ok(None);
+            return after_receive(session, &dataset, &step, &capabilities).await.map(Opened::IsThere);
         }
         Some(_) => return Err(refused(format!("{} exists and is another snapshot", step.snapshot))),
         None => {}
@@ -220,7 +226,7 @@ pub(super) async fn open_receive(
             Ok(transferred)
         }
     };
-    Ok(Some(Transfer::start(link, permit, counters, (cancelled, CancellationToken::new()), work)))
+    Ok(Opened::Runs(Transfer::start(link, permit, counters, (cancelled, CancellationToken::new()), work)))
 }
 
 /// Reads back what safety rule 2 wants and sets what is missing; holds the newest common snapshot.

@@ -36,8 +36,10 @@ pub mod features {
     pub const PRUNE: u64 = 32;
     /// The request `Retire`.
     pub const RETIRE: u64 = 64;
+    /// The reply `AlreadyReceivedWith`.
+    pub const NOTES: u64 = 128;
     /// All that this build has.
-    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE | RETIRE;
+    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE | RETIRE | NOTES;
 }
 
 /// A session's unguessable name; valid only together with the identity that opened it.

@@ -326,6 +326,8 @@ pub enum Reply {
     Verified(Box<VerifyAnswer>),
     /// To `Retire`.
     Retired(Retired),
+    /// The same as `AlreadyReceived`, and a person should read this. With [`super::hello::features::NOTES`].
+    AlreadyReceivedWith(Vec<String>),
 }
 
 /// What is at a side, and what it can do.

@@ -38,6 +38,8 @@ fn requests_keep_their_numbers() {
     assert_eq!(retired(Retired::Stays("w".into())), "0b010177");
     assert_eq!(retired(Retired::Destroyed), "0b02");
     assert_eq!(retired(Retired::Back), "0b03");
+    let there = Reply::AlreadyReceivedWith(vec!["w".into()]);
+    assert_eq!(encode(&there, Use::Reply).unwrap(), [12, 1, 1, b'w']);
     let verify = VerifyAsk {
         snapshot: "a@b".parse().unwrap(),
         guid: Guid(7),

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use zmigrate::{driver::Direction, fake::Op, plan::EncryptionMode};
+use zmigrate::{driver::Direction, fake::Op, plan::EncryptionMode, port::zfs::Zfs, types::listing::HELD};
 
 use crate::{
     clock::{Dice, run},
-    world::{SOURCE, World, ds, sn},
+    world::{SOURCE, TARGET, World, ds, sn},
 };
 
 /// A first history: three datasets, one of them a clone, two snapshots.
@@ -170,6 +170,31 @@ fn an_idle_run_moves_no_base_back() {
     }
 }
 
+/// A target that is up to date and was seeded by other means, or that somebody has let go of, is protected; and that is said,
+/// unless the other side is too old to hear it.
+#[test]
+fn what_is_up_to_date_is_protected_aloud() {
+    for (direction, old, said) in
+        [(Direction::Push, false, true), (Direction::Pull, false, true), (Direction::Push, true, false)]
+    {
+        run(async {
+            let mut world = World::new(direction).await;
+            world.snapshot("src/a@1", false).await;
+            assert_eq!(world.run(&world.options()).await.exit_code, 0);
+            world.target.zfs.inherit(&ds(TARGET), HELD).await.unwrap();
+            world.target.zfs.set(&ds(TARGET), &[("readonly".to_owned(), "off".to_owned())]).await.unwrap();
+            if old {
+                world.link.of_the_first_release();
+            }
+            let report = world.run(&world.options()).await;
+            assert_eq!((report.exit_code, report.result), (0, "up_to_date"), "{report:?}");
+            let part = "was not protected as it should be; set again: readonly=on";
+            assert_eq!(report.datasets[0].notes.iter().any(|note| note.contains(part)), said, "{report:?}");
+            world.complete(false).await.unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_bookmark_is_base_enough() {
     run(async {
@@ -177,7 +202,6 @@ fn a_bookmark_is_base_enough() {
         world.source.zfs.write(&ds(SOURCE), 7, 0, &Dice::new(1).bytes(50_000));
         world.snapshot("src/a@1", false).await;
         assert_eq!(world.run(&world.options()).await.exit_code, 0);
-        use zmigrate::port::zfs::Zfs;
         world.source.zfs.destroy_snapshot(&sn("src/a@1")).await.unwrap();
         world.source.zfs.write(&ds(SOURCE), 7, 0, b"later");
         world.snapshot("src/a@2", false).await;
