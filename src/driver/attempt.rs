@@ -13,7 +13,11 @@ use super::{
 use crate::{
     limits::MAX_SIZES,
     plan::{Decision, Plan, PlanInput, PlanOptions, Step, plan},
-    session::{client::Client, engine::EngineSession, told::told},
+    session::{
+        client::{Client, ClientOptions},
+        engine::EngineSession,
+        told::told,
+    },
     types::{
         DatasetName, Failure, FailureClass, Guid, JobId, PeerName, SnapshotName,
         listing::{DatasetInfo, JOB, Listing},
@@ -29,10 +33,15 @@ const LOCK_GRACE: Duration = Duration::from_millis(750);
 
 /// # Errors
 /// What concerns the run as a whole. Failures of single datasets go into the report.
-pub(super) async fn attempt(context: &RunContext, options: &RunOptions, report: &mut Report) -> Result<(), Failure> {
+pub(super) async fn attempt(
+    context: &RunContext,
+    client: &ClientOptions,
+    options: &RunOptions,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let client = tokio::select! {
         biased;
-        client = Client::connect(Arc::clone(&context.link), &context.client) => client?,
+        client = Client::connect(Arc::clone(&context.link), client) => client?,
         () = context.stop.cancelled() => return Err(stopped()),
     };
     let skew_s = client.clock_skew_ms() / 1000;
@@ -228,6 +237,7 @@ fn dry(plan: &crate::plan::DatasetPlan) -> DatasetReport {
             Decision::Refused(_) => DatasetResult::Refused,
         },
         steps: Vec::new(),
+        unsure: None,
         notes: plan.notes.clone(),
         error: plan.refusal().map(|r| Failure::new(FailureClass::Refused, r).hint(r.hint())),
     }

@@ -111,9 +111,13 @@ pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
     let started = Instant::now();
     let mut report = Report::new(options, &context.link.to_string());
     let mut fruitless = 0;
+    let mut client = context.client.clone();
     loop {
         let steps_before = report.steps_done();
-        let result = attempt::attempt(context, options, &mut report).await;
+        let result = attempt::attempt(context, &client, options, &mut report).await;
+        // There has been a session, or this is not tried again. A peer that is restarted is away for as long as it needs to
+        // end what it has in work, so it is waited for as for a link.
+        client.connect_for = client.lost_after;
         let again = match &result {
             Err(failure) => is_passing(failure),
             Ok(()) => report.failures().any(is_passing),

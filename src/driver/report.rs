@@ -55,6 +55,9 @@ pub struct DatasetReport {
     pub result: DatasetResult,
     /// The streams that arrived, in order.
     pub steps: Vec<StepReport>,
+    /// The stream that was under way when the session was lost, and with it the word whether it arrived.
+    #[serde(skip)]
+    pub(super) unsure: Option<StepReport>,
     /// What a person should know although it went well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -108,6 +111,16 @@ pub struct Report {
     pub plan_sizes: Vec<Option<u64>>,
 }
 
+impl DatasetReport {
+    /// True if this attempt found that an earlier one's stream had arrived.
+    fn found(&self, earlier: &StepReport) -> bool {
+        match self.steps.first() {
+            Some(first) => first.from.as_deref() == Some(earlier.snapshot.as_str()),
+            None => matches!(self.result, DatasetResult::Done | DatasetResult::UpToDate),
+        }
+    }
+}
+
 impl Report {
     pub(super) fn new(options: &RunOptions, peer: &str) -> Report {
         Report {
@@ -149,6 +162,14 @@ impl Report {
             None => self.datasets.push(new),
             Some(old) => {
                 let mut steps = std::mem::take(&mut old.steps);
+                match old.unsure.take() {
+                    Some(unsure) if new.found(&unsure) => steps.push(unsure),
+                    // This attempt did not come so far as to tell.
+                    Some(unsure) if new.steps.is_empty() && new.error.is_some() => {
+                        new.unsure = new.unsure.or(Some(unsure))
+                    }
+                    _ => {}
+                }
                 steps.append(&mut new.steps);
                 if new.result == DatasetResult::UpToDate && !steps.is_empty() {
                     new.result = DatasetResult::Done;

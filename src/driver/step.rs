@@ -51,6 +51,7 @@ impl Work {
             target: plan.target.clone(),
             result: DatasetResult::Done,
             steps: Vec::new(),
+            unsure: None,
             notes: plan.notes.clone(),
             error: None,
         };
@@ -151,17 +152,7 @@ impl Work {
         let transferred = self.transfer(step, base, source, size, report).await?;
         if let Some(transferred) = &transferred {
             report.notes.extend(transferred.warnings.iter().cloned());
-            report.steps.push(StepReport {
-                snapshot: step.snapshot.clone(),
-                from: step.from.as_ref().map(|from| match &from.base {
-                    Base::Snapshot(snapshot) => snapshot.to_string(),
-                    Base::Bookmark(bookmark) => bookmark.to_string(),
-                }),
-                resumed: step.resume.is_some(),
-                raw_bytes: transferred.raw_bytes,
-                wire_bytes: transferred.wire_bytes,
-                seconds: started.elapsed().as_secs_f64(),
-            });
+            report.steps.push(step_report(step, (transferred.raw_bytes, transferred.wire_bytes), started));
         }
         kept.extend(step.from.as_ref().map(|from| from.base.clone()).filter(|base| self.may_let_go(base)));
         self.acknowledge(&step.snapshot, step.to_guid, kept, report).await
@@ -283,6 +274,7 @@ impl Work {
         size: Option<u64>,
         report: &mut DatasetReport,
     ) -> Result<Option<Transferred>, Failure> {
+        let started = Instant::now();
         let channel = self.client.next_channel();
         let receive = Request::OpenReceive { channel, step: self.receive_step(step, base, source) };
         match self.target.ask(receive).await? {
@@ -304,8 +296,10 @@ impl Work {
         self.board.begin(channel, label, size, &self.local);
         self.client.attach(channel);
         let received = self.received(channel).await;
+        let so_far = self.local.progress(channel).unwrap_or_default();
         let sent = self.source.transferred(Request::FinishSend { channel }).await;
         self.client.close_channel(channel);
+        let received_is_unknown = received.as_ref().is_err_and(|failure| failure.class == FailureClass::SessionLost);
         let result = match (received, sent) {
             (Ok(mut received), sent) => {
                 // The target has it for good, whatever the sender says of its own end.
@@ -315,6 +309,9 @@ impl Work {
             (Err(received), Err(sent)) => Err(received.first_cause(sent)),
             (Err(received), Ok(_)) => Err(received),
         };
+        if received_is_unknown {
+            report.unsure = Some(step_report(step, so_far, started));
+        }
         self.board.end(channel, result.as_ref().ok().map(|t| (t.raw_bytes, t.wire_bytes)));
         result.map(Some)
     }
@@ -364,6 +361,20 @@ impl Work {
             properties: source.map(manifest).unwrap_or_default(),
             job: self.job.clone(),
         }
+    }
+}
+
+fn step_report(step: &Step, (raw_bytes, wire_bytes): (u64, u64), started: Instant) -> StepReport {
+    StepReport {
+        snapshot: step.snapshot.clone(),
+        from: step.from.as_ref().map(|from| match &from.base {
+            Base::Snapshot(snapshot) => snapshot.to_string(),
+            Base::Bookmark(bookmark) => bookmark.to_string(),
+        }),
+        resumed: step.resume.is_some(),
+        raw_bytes,
+        wire_bytes,
+        seconds: started.elapsed().as_secs_f64(),
     }
 }
 

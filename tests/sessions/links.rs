@@ -1,6 +1,13 @@
 //! Connections that break, at random bytes and many times; a peer that is restarted; two runs at one target.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use zmigrate::{
     driver::{Direction, run as replicate},
@@ -122,6 +129,47 @@ fn a_run_survives_a_restart_of_the_peer() {
             ended_well(&world, &report, 2).await.unwrap();
         });
     }
+}
+
+/// One that is stopped lets its transfers save what they have, and is then started again.
+#[test]
+fn a_run_waits_for_a_peer_that_takes_its_time_to_come_back() {
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            let world = large(direction).await;
+            let report = in_mid_transfer(&world, async || {
+                world.daemon.restart();
+                // Long enough to learn that the session is not known any more.
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                world.link.vanish();
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                world.link.heal();
+            })
+            .await;
+            ended_well(&world, &report, 2).await.unwrap();
+        });
+    }
+}
+
+/// The target has it for good, and the peer is restarted before it can say so.
+#[test]
+fn what_arrived_without_a_word_is_in_the_report() {
+    run(async {
+        let world = large(Direction::Push).await;
+        let (daemon, restarted) = (Arc::clone(&world.daemon), AtomicBool::new(false));
+        world.target.zfs.watch(move |op, _, _| {
+            if op == Op::Hold && !restarted.swap(true, Ordering::SeqCst) {
+                daemon.restart();
+            }
+        });
+        let report = world.run(&world.options()).await;
+        ended_well(&world, &report, 1).await.unwrap();
+        assert_eq!(report.result, "done", "{report:?}");
+        let steps = &report.datasets[0].steps;
+        assert_eq!(steps.len(), 1, "{report:?}");
+        assert!(!steps[0].resumed && steps[0].raw_bytes > 500_000, "{report:?}");
+        assert_eq!(report.raw_bytes, steps[0].raw_bytes);
+    });
 }
 
 #[test]
