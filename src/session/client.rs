@@ -283,7 +283,8 @@ async fn read_answers(control: Channel, pending: Pending, place: String) {
             Ok(answer) => {
                 if let Some(tell) = lock(&pending).remove(&answer.id) {
                     // The caller may have stopped waiting.
-                    let _ = tell.send(answer.result.map_err(|failure| failure.printable().at(&place)));
+                    let result = answer.result.map(Reply::printable);
+                    let _ = tell.send(result.map_err(|failure| failure.printable().at(&place)));
                 }
             }
             Err(failure) => {

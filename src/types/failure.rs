@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::printable_lines;
+
 /// What kind of failure, and so which exit code (DESIGN's CLI contract).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,11 +99,8 @@ impl Failure {
 
     /// With what a terminal would take for commands removed; for failures that come from another host.
     pub fn printable(mut self) -> Self {
-        fn clean(text: &str) -> String {
-            text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
-        }
-        self.message = clean(&self.message);
-        self.hint = self.hint.as_deref().map(clean);
+        self.message = printable_lines(&self.message);
+        self.hint = self.hint.as_deref().map(printable_lines);
         self
     }
 

@@ -19,4 +19,4 @@ pub use name::{BookmarkName, DatasetName, MAX_NAME_BYTES, NameError, SnapshotNam
 pub use peer::{Access, DEFAULT_PORT, Endpoint, JobId, JobName, PeerAddress, PeerName, RemoteDataset};
 pub use pool::{Delegate, Delegation, PoolStatus, ZfsVersion};
 pub use size::{ByteSize, human_bytes, human_rate};
-pub use text::{paragraph, printable};
+pub use text::{paragraph, printable, printable_lines};

@@ -25,6 +25,11 @@ pub fn paragraph(to: &mut String, head: &str, indent: usize, words: &str) {
     to.push('\n');
 }
 
+/// The text with its lines and without any other control character; for what comes from another host.
+pub fn printable_lines(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+}
+
 /// The text with each control character replaced, so that it cannot move a cursor or begin a line of its own.
 pub fn printable(text: &str) -> String {
     text.chars()

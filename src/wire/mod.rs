@@ -16,4 +16,5 @@ pub mod inbox;
 pub mod join;
 pub mod message;
 pub mod outbox;
+mod printable;
 pub mod verify;

@@ -10,13 +10,13 @@ use crate::{
     cutover::{
         call::{Call, Seen, Setup, State, Told},
         leg::{CutoverId, Node, Side},
-        message::{Answer, Ask, Request as Question},
+        message::{Answer, Ask, Reply as Answered, Request as Question},
         record::Saved,
         terms::Terms,
     },
     driver::RunContext,
     session::client::Client,
-    types::{DatasetName, Failure, FailureClass, SnapshotTag, listing::JOB},
+    types::{DatasetName, Failure, FailureClass, SnapshotTag, listing::JOB, printable_lines},
     wire::{
         hello::features,
         message::{Reply, Request},
@@ -69,7 +69,7 @@ impl Talk {
         let call = serde_json::to_string(&call).map_err(|e| Failure::new(FailureClass::Internal, e))?;
         let client = self.client().await?;
         match client.call(Request::Cutover { unit: unit.to_vec(), call }).await? {
-            Reply::Cutover(told) => serde_json::from_str(&told).map_err(|_| unexpected()),
+            Reply::Cutover(told) => serde_json::from_str(&told).map(printable).map_err(|_| unexpected()),
             _ => Err(unexpected()),
         }
     }
@@ -177,6 +177,24 @@ impl Talk {
             client.bye().await;
         }
     }
+}
+
+/// What is for people, without what a terminal would take for commands.
+fn printable(mut told: Told) -> Told {
+    match &mut told {
+        Told::Answer { answer, notes } => {
+            notes.iter_mut().for_each(|note| *note = printable_lines(note));
+            if let Some(Answer { reply: Answered::Failed { why }, .. }) = answer {
+                *why = printable_lines(why);
+            }
+        }
+        Told::State(state) => {
+            state.stage = printable_lines(&state.stage);
+            state.needs = state.needs.as_deref().map(printable_lines);
+        }
+        _ => {}
+    }
+    told
 }
 
 /// Where a dataset of the source is at the target.
