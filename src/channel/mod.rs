@@ -117,6 +117,7 @@ struct Live {
     stripe: u16,
     /// What it told the other side last.
     told: Option<Ack>,
+    since: Instant,
 }
 
 /// What a connection's writer shall do next.
@@ -245,12 +246,18 @@ impl Channel {
     /// # Errors
     /// When something else comes, it does not decode, it is too large, or the channel is closed.
     pub async fn receive_message<T: DeserializeOwned>(&self, r#use: Use) -> Result<T, Failure> {
+        self.receive_sized(r#use).await.map(|(message, _)| message)
+    }
+
+    /// The same, with the bytes that it had.
+    pub(crate) async fn receive_sized<T: DeserializeOwned>(&self, r#use: Use) -> Result<(T, usize), Failure> {
         let mut bytes = Vec::new();
         loop {
             let frame = self.receive().await?;
             let more = self.gather(&frame, &mut bytes, r#use)?;
             if !more {
-                return codec::decode(&bytes, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e));
+                let message = codec::decode(&bytes, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e))?;
+                return Ok((message, bytes.len()));
             }
         }
     }
@@ -332,6 +339,11 @@ impl Channel {
         self.state().alone_since
     }
 
+    /// Since when the oldest of its connections has lived.
+    pub fn connected_since(&self) -> Option<Instant> {
+        self.state().live.values().map(|live| live.since).min()
+    }
+
     /// The lowest frame that this side does not have: what to tell the other side when attaching.
     pub fn next_expected(&self) -> u64 {
         self.state().inbox.ack().next
@@ -398,7 +410,7 @@ impl Channel {
         }
         let id = state.next_connection;
         state.next_connection += 1;
-        state.live.insert(id, Live { stripe, told: None });
+        state.live.insert(id, Live { stripe, told: None, since: Instant::now() });
         state.alone_since = None;
         drop(state);
         self.inner.to_send.notify_waiters();

@@ -37,6 +37,7 @@ pub(super) async fn keep(
     let mut pause = REDIAL_MIN;
     let mut lost_at = Instant::now();
     let mut reported = false;
+    let mut through = channel.frames_through();
     while channel.closed().is_none() {
         let attached = match first.take() {
             Some(attached) => Ok(attached),
@@ -64,6 +65,12 @@ pub(super) async fn keep(
             Err(failure) if !failure.transient => return channel.close(failure),
             Err(failure) => Some(failure),
         };
+        // Another connection that carries, or lives, shows that the link is there: this one goes on without a word.
+        let lives = channel.connected_since().is_some_and(|since| since.elapsed() > 2 * channel.idle_timeout());
+        let now_through = channel.frames_through();
+        if now_through != through || lives {
+            (through, lost_at) = (now_through, Instant::now());
+        }
         match &lost {
             Some(failure) if lost_at.elapsed() >= dialer.lost_after => {
                 let text =

@@ -13,6 +13,7 @@ use zmigrate::{
     driver::{Direction, run as replicate},
     fake::{Fault, Op},
     limits::YIELD_AFTER,
+    session::client::ClientOptions,
 };
 
 use crate::{
@@ -149,6 +150,27 @@ fn a_run_waits_for_a_peer_that_takes_its_time_to_come_back() {
             ended_well(&world, &report, 2).await.unwrap();
         });
     }
+}
+
+/// The peer takes so many connections and no more, for instance.
+#[test]
+fn a_stripe_that_never_comes_about_does_not_end_what_the_others_carry() {
+    run(async {
+        let world = large(Direction::Push).await;
+        // The control channel's, and the first stripe's.
+        world.link.expect([Trouble::default(), Trouble::default()]);
+        world.link.expect(std::iter::repeat_n(Trouble::cut_sent(0), 1000));
+        world.source.zfs.fail_at(Op::Send, Fault::StallAfter(250_000));
+        let mut context = world.context();
+        context.client = ClientOptions { streams: 2, lost_after: Duration::from_secs(30), ..context.client };
+        let options = world.options();
+        let (report, ()) = tokio::join!(replicate(&context, &options), async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            world.source.zfs.release_stalled();
+        });
+        assert!(world.link.dials() > 20, "{} dials", world.link.dials());
+        ended_well(&world, &report, 1).await.unwrap();
+    });
 }
 
 /// The target has it for good, and the peer is restarted before it can say so.
