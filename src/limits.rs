@@ -39,7 +39,8 @@ pub const MAX_STREAMS: u16 = 16;
 /// Transfers of all sessions of a process together. 64 with full windows are 4 GiB on paper; as each takes two of the
 /// runtime's 512 blocking threads, they cannot starve each other.
 pub const MAX_TRANSFERS_IN_ALL: usize = 64;
-/// Listings that are made at the same time; each may take some hundred megabytes while it is parsed.
+/// Listings of one pool that are made at the same time; each may take some hundred megabytes while it is parsed. A pool that hangs
+/// keeps its own places, and no others.
 pub const MAX_LISTINGS_AT_A_TIME: usize = 2;
 /// Targets that one session may hold.
 pub const MAX_LOCKS: usize = 16;
@@ -53,7 +54,7 @@ pub const MAX_PRUNED: usize = 1000;
 pub const MIN_GONE: SignedDuration = SignedDuration::from_hours(24);
 /// How long a peer asks its ZFS for what it tells of itself: a pool that hangs must not keep a session.
 pub const ABOUT_WITHIN: Duration = Duration::from_secs(20);
-/// How long a listing may take that a person asked for, of datasets or of holds: a million snapshots at 5,000 a second, with a reserve
+/// How long a listing may take, of datasets or of holds, its wait for a place included: a million snapshots at 5,000 a second, with a reserve
 /// of 100 s. What takes longer hangs.
 pub const LISTING_WITHIN: Duration = Duration::from_secs(300);
 /// Grants that a peer tells an identity of: with names of 255 bytes, a quarter of a MiB.

@@ -21,9 +21,14 @@ use crate::{
     host,
     identity::IdentityStore,
     jobs::{Direction, Job, lag::Lag, span::Span},
+    limits::LISTING_WITHIN,
     plan::{ExcludePattern, History as Snapshots},
     port::zfs::{SnapshotRequest, Zfs},
-    session::{engine::Engine, snapshot::not_ours},
+    session::{
+        engine::Engine,
+        patience::{done_in_time, in_time},
+        snapshot::not_ours,
+    },
     types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag},
 };
 
@@ -232,7 +237,10 @@ impl Run<'_> {
         let mut exclude = self.job.exclude.clone();
         let Some(wanted) = &self.job.exclude_property else { return Ok(exclude) };
         let root = &self.job.dataset;
-        for (dataset, value) in self.zfs().user_property(root, &wanted.name).await? {
+        let found = self.zfs().user_property(root, &wanted.name);
+        for (dataset, value) in
+            in_time(&format!("look for {} below {root}", wanted.name), LISTING_WITHIN, found).await?
+        {
             let below = dataset.relative_to(root).unwrap_or_default();
             if value == wanted.value && below.is_empty() {
                 let text = format!("{root} itself has {}={value}, so nothing of it is replicated", wanted.name);
@@ -254,7 +262,8 @@ impl Run<'_> {
     /// Runs the programs around one atomic snapshot of the source on this host.
     async fn snapshot(&self, run: &str, tag: &SnapshotTag, exclude: &[ExcludePattern]) -> Result<Taken, Failure> {
         let (job, root) = (self.job, &self.job.dataset);
-        let found = self.zfs().datasets(std::slice::from_ref(root)).await?;
+        let found = self.zfs().datasets(std::slice::from_ref(root));
+        let found = in_time(&format!("look at {root}"), LISTING_WITHIN, found).await?;
         let Some(info) = found.first() else {
             return Err(Failure::new(FailureClass::Zfs, format!("there is no dataset {root} on this host"))
                 .hint("it may have been renamed, or its pool is not imported; the target keeps what it has"));
@@ -273,7 +282,7 @@ impl Run<'_> {
                 exclude.iter().any(|pattern| pattern.excludes(below))
             };
             // Names alone: the snapshots of a whole tree are not looked at for them.
-            let tree = self.zfs().tree(root).await?;
+            let tree = in_time(&format!("list {root}"), LISTING_WITHIN, self.zfs().tree(root)).await?;
             except.extend(tree.into_iter().map(|d| d.name).filter(out));
         }
         run_hook(job, run, Stage::Before, tag.as_str(), "").await?;
@@ -296,7 +305,9 @@ impl Run<'_> {
                 recursive: job.recursive,
                 except: except.to_vec(),
             };
-            match self.context.engine.snapshot_source(request).await {
+            // A pool that hangs must not keep a job's place among the others.
+            let taken = self.context.engine.snapshot_source(request);
+            match done_in_time(&format!("snapshot {}", job.dataset), LISTING_WITHIN, taken).await {
                 Ok(notes) => return Ok((tag, notes)),
                 // A clock that was set back, or another job of this prefix in the same second.
                 Err(failure) if failure.exists && later < NAME_TRIES => {

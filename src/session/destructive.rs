@@ -63,6 +63,7 @@ impl EngineSession {
             refused(format!("{dataset} changed since the run was planned ({what}); nothing was rolled back"))
         };
         let found = listing.get(&dataset).ok_or_else(|| changed("it is gone"))?;
+        self.may_enter(found)?;
         let at = found
             .snapshots
             .iter()
@@ -71,6 +72,10 @@ impl EngineSession {
         for newer in &found.snapshots[at + 1..] {
             if !destroys.iter().any(|d| d.dataset() == dataset && d.tag() == newer.tag) {
                 return Err(changed(&format!("it has a new snapshot @{}", newer.tag)));
+            }
+            // A name says nothing of what it stands for: the target's own scripts may have made it anew.
+            if !self.was_shown(newer.guid) {
+                return Err(changed(&format!("@{} is another snapshot now", newer.tag)));
             }
         }
         let ours = found.local(JOB).and_then(|job| job.parse().ok()).map(|job: JobId| hold_tag(&job));
@@ -132,9 +137,10 @@ impl EngineSession {
         self.must_hold(&dataset)?;
         // What is not there needs no line in the journal, which does not grow for ever.
         let listing = self.zfs().list(&dataset, Depth::Root).await?;
-        if !listing.get(&dataset).is_some_and(|info| info.resume_token.is_some() || info.inconsistent) {
+        let Some(info) = listing.get(&dataset).filter(|info| info.resume_token.is_some() || info.inconsistent) else {
             return Ok(Reply::Done);
-        }
+        };
+        self.may_enter(info)?;
         let entry = Entry::AbortPartial { dataset: dataset.clone() };
         self.journalled(entry, self.zfs().abort_receive(&dataset)).await?;
         Ok(Reply::Done)

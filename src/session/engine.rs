@@ -7,32 +7,30 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     cutover::Hosts,
+    listings::{Places, Shown},
     probe,
     transfer::{Opened, Transfer, open_receive, open_send},
 };
 use crate::{
     channel::{Channel, RateLimit},
-    limits::{MAX_LISTINGS_AT_A_TIME, MAX_LOCKS, MAX_SIZES, MAX_TRANSFERS_IN_ALL, MAX_VIEWS},
+    limits::{MAX_LOCKS, MAX_TRANSFERS_IN_ALL, MAX_VIEWS},
     port::{
         journal::Journal,
         locks::{LockError, LockGuard, Locks},
         needs::{Needs, NoNeeds},
         view::Views,
-        zfs::{Depth, SendSpec, Zfs, ZfsError, ZfsErrorKind},
+        zfs::{Zfs, ZfsError, ZfsErrorKind},
     },
     types::{DatasetName, Failure, FailureClass, Guid, listing::Capabilities},
-    wire::message::{Listed, Reply, Request, RoleOfDataset},
+    wire::message::{Reply, Request},
 };
 
 /// What an engine works with; one for each process.
@@ -55,8 +53,8 @@ pub struct Engine {
     pub(super) in_one_thread: bool,
     /// Transfers of all sessions together: each takes memory, threads and a process.
     transfers: Arc<Semaphore>,
-    /// Listings at a time: each may take a hundred megabytes while it is parsed.
-    listings: Semaphore,
+    /// Places for listings.
+    pub(super) listings: Places,
     /// Snapshots that are looked into at a time: each keeps a thread and a disk busy.
     pub(super) looks: Arc<Semaphore>,
 }
@@ -74,7 +72,7 @@ impl Engine {
             views: None,
             in_one_thread: false,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS_IN_ALL)),
-            listings: Semaphore::new(MAX_LISTINGS_AT_A_TIME),
+            listings: Places::default(),
             looks: Arc::new(Semaphore::new(MAX_VIEWS)),
         }
     }
@@ -127,12 +125,14 @@ pub struct EngineSession {
     transfers: Mutex<BTreeMap<u32, Arc<Transfer>>>,
     rate: OnceCell<Arc<RateLimit>>,
     /// Set when the session ends: nothing new is begun.
-    ending: AtomicBool,
+    pub(super) ending: CancellationToken,
+    /// What of a target was shown to whoever leads.
+    pub(super) shown: Mutex<Shown>,
     /// What goes to its end, whoever waits for it or not.
     acts: TaskTracker,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
@@ -185,6 +185,10 @@ impl From<LockError> for Failure {
     }
 }
 
+pub(super) fn ending() -> Failure {
+    Failure::new(FailureClass::Interrupted, "the session is ending").consequence()
+}
+
 pub(super) fn refused(text: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Refused, text)
 }
@@ -199,7 +203,8 @@ impl EngineSession {
             locks: Mutex::default(),
             transfers: Mutex::default(),
             rate: OnceCell::new(),
-            ending: AtomicBool::new(false),
+            ending: CancellationToken::new(),
+            shown: Mutex::default(),
             acts: TaskTracker::new(),
         }
     }
@@ -221,29 +226,18 @@ impl EngineSession {
         match request {
             Request::List { root, depth, role } => self.list(&root, depth, role).await,
             Request::Lock { target } => self.lock_target(target),
-            Request::Snapshot(request) => match self.engine.snapshot_source(request).await? {
-                notes if notes.is_empty() => Ok(Reply::Done),
-                notes => Ok(Reply::DoneWith(notes)),
-            },
+            Request::Snapshot(request) => {
+                self.must_go_on()?;
+                match self.engine.snapshot_source(request).await? {
+                    notes if notes.is_empty() => Ok(Reply::Done),
+                    notes => Ok(Reply::DoneWith(notes)),
+                }
+            }
             Request::CreatePlaceholder { dataset } => self.create_placeholder(&dataset).await,
             Request::RemovePlaceholder { dataset } => self.remove_placeholder(&dataset).await,
             Request::Rollback { to, to_guid, destroys } => self.rollback(&to, to_guid, &destroys).await,
             Request::AbortPartial { dataset } => self.abort_partial(dataset).await,
-            Request::Sizes(specs) => {
-                if specs.len() > MAX_SIZES || specs.iter().any(|spec| matches!(spec, SendSpec::Resume { .. })) {
-                    // A token names whatever it likes, so no grant covers it.
-                    return Err(Failure::new(
-                        FailureClass::Protocol,
-                        "sizes were asked of too many streams, or of a token",
-                    ));
-                }
-                let mut sizes = Vec::with_capacity(specs.len());
-                for spec in &specs {
-                    // An estimate that fails is no reason not to show the rest.
-                    sizes.push(self.zfs().send_size(spec).await.ok().flatten());
-                }
-                Ok(Reply::Sizes(sizes))
-            }
+            Request::Sizes(specs) => self.sizes(&specs).await,
             Request::OpenReceive { channel, step } => {
                 self.must_hold(&step.snapshot.dataset())?;
                 match open_receive(self, channel, step).await? {
@@ -329,7 +323,7 @@ impl EngineSession {
 
     /// From now on nothing new is begun; transfers are told to end.
     pub fn begin_end(&self) {
-        self.ending.store(true, Ordering::SeqCst);
+        self.ending.cancel();
         lock(&self.transfers).values().for_each(|transfer| transfer.cancel());
     }
 
@@ -359,8 +353,8 @@ impl EngineSession {
     /// # Errors
     /// When the session is ending. To be asked right before something is started.
     pub(super) fn must_go_on(&self) -> Result<(), Failure> {
-        if self.ending.load(Ordering::SeqCst) {
-            return Err(Failure::new(FailureClass::Interrupted, "the session is ending").consequence());
+        if self.ending.is_cancelled() {
+            return Err(ending());
         }
         Ok(())
     }
@@ -398,7 +392,7 @@ impl EngineSession {
 
     pub(super) fn keep(&self, channel: u32, transfer: Transfer) -> Result<(), Failure> {
         let mut transfers = lock(&self.transfers);
-        if self.ending.load(Ordering::SeqCst) {
+        if self.ending.is_cancelled() {
             // It began while the session was ending; nobody will ask for it.
             transfer.cancel();
         }
@@ -416,23 +410,6 @@ impl EngineSession {
         let Some(hosts) = &self.engine.cutovers else { return Err(refused("this side takes no part in cutovers")) };
         let told = hosts.handle(unit, serde_json::from_str(call).map_err(bad)?, &self.holder).await?;
         serde_json::to_string(&told).map(Reply::Cutover).map_err(|e| Failure::new(FailureClass::Internal, e))
-    }
-
-    async fn list(&self, root: &DatasetName, depth: Depth, role: RoleOfDataset) -> Result<Reply, Failure> {
-        // The semaphore is never closed.
-        let _one_of_few = self.engine.listings.acquire().await;
-        let zfs = self.zfs();
-        let (listing, capabilities) = tokio::try_join!(zfs.list(root, depth), zfs.capabilities(root.pool()))?;
-        let most = self.engine.max_datasets;
-        if listing.datasets.len() > most {
-            return Err(refused(format!("{root} has more than {most} datasets below it"))
-                .hint("replicate parts of it, or raise max_datasets under [limits] there"));
-        }
-        let ancestors = match role {
-            RoleOfDataset::Target => zfs.datasets(&root.ancestors()).await?,
-            RoleOfDataset::Source => Vec::new(),
-        };
-        Ok(Reply::Listed(Box::new(Listed { listing, ancestors, capabilities })))
     }
 
     fn lock_target(&self, target: DatasetName) -> Result<Reply, Failure> {

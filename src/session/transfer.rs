@@ -145,11 +145,7 @@ pub(super) enum Opened {
 }
 
 /// Starts a receive, unless the target has the snapshot already.
-pub(super) async fn open_receive(
-    session: &EngineSession,
-    channel: u32,
-    step: ReceiveStep,
-) -> Result<Opened, Failure> {
+pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: ReceiveStep) -> Result<Opened, Failure> {
     let dataset = step.snapshot.dataset();
     let capabilities = session.capabilities(&dataset).await?;
     let from = async {
@@ -158,7 +154,8 @@ pub(super) async fn open_receive(
             None => Ok(None),
         }
     };
-    let (there, from_there) = tokio::try_join!(session.guid_of(step.snapshot.as_str()), from)?;
+    let (there, from_there, ()) =
+        tokio::try_join!(session.guid_of(step.snapshot.as_str()), from, session.may_receive_into(&dataset))?;
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
@@ -291,6 +288,8 @@ pub(super) async fn open_send(
     step: SendStep,
     rate: Option<Arc<RateLimit>>,
 ) -> Result<Transfer, Failure> {
+    // Before anything is held: what ends here is not begun.
+    session.must_go_on()?;
     let capabilities = session.capabilities(&step.snapshot.dataset()).await?;
     let mut to_hold = vec![step.snapshot.clone()];
     let base = match &step.base {

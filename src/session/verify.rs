@@ -52,7 +52,8 @@ impl EngineSession {
         let answer = match &ask.what {
             VerifyWhat::Changed => {
                 self.must_be(ask).await?;
-                VerifyAnswer::Changed(self.zfs().written_since(std::slice::from_ref(&ask.snapshot)).await?)
+                let written = self.zfs().written_since(std::slice::from_ref(&ask.snapshot));
+                VerifyAnswer::Changed(self.while_it_lasts(written).await?)
             }
             VerifyWhat::Digest(kind) => {
                 let digest = |entries: Entries<'_>| entries.digest().map(VerifyAnswer::Digest);

@@ -33,6 +33,7 @@ use crate::{
         host::{Host, Part},
         leg::Leg,
         message::{Ask, Request},
+        source::Stage,
     },
     limits::ANSWER_WITHIN,
     port::{busy::Busy, hook::Hooks, journal::Journal, ledger::Ledgers, zfs::Zfs},
@@ -162,6 +163,23 @@ impl Hosts {
         let sender = actor::start(Arc::clone(&self.tools), unit.clone(), stays);
         actors.insert(unit.ledger(), sender.clone());
         sender
+    }
+
+    /// True if a dataset that bears this fence may be received into: the leg that set it is over for this host, so what comes
+    /// is on its way home. Before that the dataset may have to serve again as it is.
+    ///
+    /// # Errors
+    /// When the ledgers cannot be read.
+    pub fn is_way_home(&self, dataset: &DatasetName, fence: &str) -> Result<bool, Failure> {
+        let is_over = |host: &Host| match &host.kept().part {
+            Part::None | Part::UnknownFence(_) => false,
+            Part::Source(_, stage) => matches!(stage, Stage::Released),
+            Part::Target(..) => true,
+        };
+        let bears = |host: &Host| host.kept().fence.is_some_and(|leg| leg.to_string() == fence);
+        let of_it = |(unit, host): &(Unit, Host)| unit.place(dataset).is_some() && bears(host) && is_over(host);
+        // One that cannot be read says nothing for it.
+        Ok(self.each_unit()?.into_iter().flatten().any(|told| of_it(&told)))
     }
 
     /// The units of this host that have a ledger, with the machines as the ledgers tell.
