@@ -27,6 +27,8 @@ pub const CONTROL_WINDOW: u64 = 4 << 20;
 pub const MAX_REQUEST: usize = 4 << 20;
 /// The largest reply that an initiator takes, decoded: a listing of about 500,000 snapshots at 120 bytes.
 pub const MAX_REPLY: usize = 64 << 20;
+/// Bytes of one session's requests that are in work or wait: two of the largest. Decoded, names take some times of that.
+pub const MAX_REQUEST_BYTES: usize = 2 * MAX_REQUEST;
 /// A hello or its answer: names, versions, a reason. 16 KiB is 30 times what is needed.
 pub const MAX_HELLO: usize = 16 << 10;
 
@@ -67,11 +69,12 @@ pub const MAX_REQUESTS_WAITING: usize = 512;
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Time for TCP, TLS and hello together.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a session may be without any connection before a new run of the same identity takes its target: four
-/// times what an initiator that lives needs to dial again.
-pub const YIELD_AFTER: Duration = Duration::from_secs(4);
+/// How long a session may be without any connection, while a new run of the same identity has one, before that takes its
+/// target. Longer than an initiator that lives needs to dial again once the link is back: the pause of 2 s, and up to 4 s of
+/// a dial that began before and waits for TCP to try once more (after 1, 3 and 7 s).
+pub const YIELD_AFTER: Duration = Duration::from_secs(6);
 /// The longest pause between two attempts to dial.
-pub const REDIAL_MAX: Duration = Duration::from_secs(5);
+pub const REDIAL_MAX: Duration = Duration::from_secs(2);
 /// The first pause between two attempts to dial: short beside the time that a lost link takes anyway, long enough that
 /// the end of a transfer is known before its connection is dialled again.
 pub const REDIAL_MIN: Duration = Duration::from_millis(100);

@@ -1,21 +1,25 @@
 //! Grants, as the registry asks for them: always those of the newest configuration.
 
+use std::sync::Arc;
+
 use arc_swap::ArcSwap;
 
 use crate::{
     config::Grants,
+    identity::IdentityStore,
     session::registry::Authority,
-    types::{Access, DatasetName, Failure, FailureClass, PeerName},
+    types::{Access, DatasetName, Failure, FailureClass, JobId, PeerName},
 };
 
 /// See the module.
 pub struct GrantAuthority {
     grants: ArcSwap<Grants>,
+    store: Arc<IdentityStore>,
 }
 
 impl GrantAuthority {
-    pub fn new(grants: Grants) -> GrantAuthority {
-        GrantAuthority { grants: ArcSwap::from_pointee(grants) }
+    pub fn new(grants: Grants, store: Arc<IdentityStore>) -> GrantAuthority {
+        GrantAuthority { grants: ArcSwap::from_pointee(grants), store }
     }
 
     pub fn replace(&self, grants: Grants) {
@@ -26,6 +30,10 @@ impl GrantAuthority {
 impl Authority for GrantAuthority {
     fn knows(&self, identity: &PeerName) -> bool {
         self.grants.load().get(identity).is_some()
+    }
+
+    fn is_own(&self, job: &JobId) -> bool {
+        job.belongs_to(&self.store.own().name)
     }
 
     fn granted(&self, identity: &PeerName) -> Vec<(Access, DatasetName)> {

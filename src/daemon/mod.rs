@@ -92,7 +92,7 @@ struct Daemon {
 pub async fn run(sources: Sources) -> Result<(), Failure> {
     let config = host::config(sources.config.as_deref(), sources.identity_dir.as_deref())?;
     let store = host::identity(&config)?;
-    let authority = Arc::new(GrantAuthority::new(config.grants.clone()));
+    let authority = Arc::new(GrantAuthority::new(config.grants.clone(), Arc::clone(&store)));
     let limits = RegistryLimits {
         sessions_per_identity: config.limits.max_sessions_per_identity as usize,
         window_bytes: config.limits.window_bytes,

@@ -21,6 +21,7 @@ pub mod join;
 mod keeper;
 mod listings;
 pub mod patience;
+mod peer;
 pub mod probe;
 mod properties;
 pub mod prune;

@@ -6,12 +6,13 @@
 //! ```
 //!
 //! A session without a connection is kept for a while, because its initiator may only have lost the link. If a new run
-//! of the same identity wants a target that such a session holds, the old session yields.
+//! of the same identity wants a target that such a session holds, and nobody comes back to that although the link is there, the
+//! old session yields.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,22 +26,24 @@ use tokio::{
 };
 
 use super::{
-    client::{AGENT, unix_ms},
-    engine::{Channels, Engine, EngineSession},
+    engine::{Channels, Engine, EngineSession, lock},
     handshake::{accept, refuse, welcome},
+    peer::PeerSession,
 };
 use crate::{
     channel::{Channel, carry},
     identity::Serial,
     limits::{
-        CONTROL_WINDOW, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS, MAX_TRANSFERS, MIN_WINDOW, YIELD_AFTER,
+        CONTROL_WINDOW, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS, MIN_WINDOW,
+        YIELD_AFTER,
     },
     port::link::Connection,
-    types::{Access, DatasetName, Failure, FailureClass, PeerName},
+    types::{Access, DatasetName, Failure, FailureClass, JobId, PeerName},
     wire::{
         codec::Use,
-        hello::{Hello, RefusalCode, Role, SessionId, Welcome, features},
+        hello::{Hello, RefusalCode, Role, SessionId, features},
         message::{Answer, Call, Reply, Request, SendStep},
+        verify::VerifyWhat,
     },
 };
 
@@ -51,6 +54,8 @@ pub trait Authority: Send + Sync {
     /// # Errors
     /// A `NotGranted` failure that names what is missing.
     fn check(&self, identity: &PeerName, access: Access, dataset: &DatasetName) -> Result<(), Failure>;
+    /// True if the job writes on this node.
+    fn is_own(&self, job: &JobId) -> bool;
     /// What that identity is granted.
     fn granted(&self, identity: &PeerName) -> Vec<(Access, DatasetName)>;
 }
@@ -77,81 +82,6 @@ pub struct Registry {
     opened: AtomicU64,
     /// Set while the daemon drains: no new sessions.
     draining: std::sync::atomic::AtomicBool,
-}
-
-/// One session, as the daemon lists it.
-pub struct PeerSession {
-    id: SessionId,
-    /// Rises with each session.
-    number: u64,
-    identity: PeerName,
-    host: String,
-    /// The certificate that opened it.
-    serial: Serial,
-    /// What both sides named.
-    features: u64,
-    control: Channel,
-    transfers: Mutex<BTreeMap<u32, Channel>>,
-    /// What the session does and holds. Weak, for that holds this: whoever serves the session keeps it alive.
-    work: OnceLock<Weak<EngineSession>>,
-    send_window: u64,
-    window: u64,
-    idle_timeout: Duration,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-impl Channels for PeerSession {
-    fn open(&self, number: u32) -> Result<Channel, Failure> {
-        if let Some(reason) = self.control.closed() {
-            return Err(reason);
-        }
-        let mut transfers = lock(&self.transfers);
-        if transfers.len() >= MAX_TRANSFERS {
-            return Err(Failure::new(FailureClass::Refused, format!("a session may have {MAX_TRANSFERS} transfers")));
-        }
-        if number == 0 || transfers.contains_key(&number) {
-            return Err(Failure::new(FailureClass::Protocol, format!("channel {number} is in use")));
-        }
-        let channel = Channel::new(self.send_window, self.window, self.idle_timeout);
-        transfers.insert(number, channel.clone());
-        Ok(channel)
-    }
-
-    fn close(&self, number: u32) {
-        if let Some(channel) = lock(&self.transfers).remove(&number) {
-            channel.close(Failure::new(FailureClass::Interrupted, "the transfer has ended"));
-        }
-    }
-}
-
-impl PeerSession {
-    /// For how long no connection of it has lived; `None` while one does.
-    fn alone_for(&self) -> Option<Duration> {
-        let transfers = lock(&self.transfers);
-        let mut shortest = self.control.alone_since()?.elapsed();
-        for channel in transfers.values() {
-            shortest = shortest.min(channel.alone_since()?.elapsed());
-        }
-        Some(shortest)
-    }
-
-    fn holds(&self, target: &DatasetName) -> bool {
-        self.work.get().and_then(Weak::upgrade).is_some_and(|work| work.holds(target))
-    }
-
-    fn holds_anything(&self) -> bool {
-        self.work.get().is_none_or(|work| work.upgrade().is_some_and(|work| work.holds_locks()))
-    }
-
-    fn end(&self, reason: &Failure) {
-        self.control.close(reason.clone());
-        for channel in lock(&self.transfers).values() {
-            channel.close(reason.clone());
-        }
-    }
 }
 
 /// How serving a session's calls ended.
@@ -229,9 +159,10 @@ impl Registry {
         let mut own: Vec<_> = sessions.values().filter(|s| s.identity == *identity).collect();
         own.sort_by_key(|s| s.number);
         if own.len() >= limit {
-            // One that lost its initiator and holds nothing makes room for the next try.
+            // One that lost its initiator and holds nothing makes room for the next try; one that sends, only if all do.
             let idle = own.iter().filter(|s| !s.holds_anything()).filter_map(|s| Some((s.alone_for()?, s)));
-            if let Some((_, oldest)) = idle.max_by_key(|(alone, _)| *alone) {
+            let idle = idle.filter(|(alone, _)| *alone >= YIELD_AFTER);
+            if let Some((_, oldest)) = idle.max_by_key(|(alone, s)| (!s.transfers_anything(), *alone)) {
                 oldest.end(&Failure::new(FailureClass::Interrupted, "the session made room for a newer one"));
             }
             return Err((RefusalCode::Busy, format!("{identity} has {limit} sessions open, which is the limit")));
@@ -329,6 +260,7 @@ impl Registry {
         requests: &mut JoinSet<()>,
     ) -> End {
         let slots = Arc::new(Semaphore::new(MAX_REQUESTS_IN_WORK));
+        let room = Arc::new(Semaphore::new(MAX_REQUEST_BYTES));
         loop {
             while requests.try_join_next().is_some() {}
             if requests.len() >= MAX_REQUESTS_WAITING {
@@ -336,9 +268,15 @@ impl Registry {
                 requests.join_next().await;
                 continue;
             }
-            let call: Call = match session.control.receive_message(Use::Request).await {
-                Ok(call) => call,
+            let (call, bytes): (Call, usize) = match session.control.receive_sized(Use::Request).await {
+                Ok(received) => received,
                 Err(failure) => return End::Broken(failure),
+            };
+            // However few there are: large ones wait in the channel's window, too. The semaphore is never closed.
+            let room = tokio::select! {
+                biased;
+                failure = session.control.until_closed() => return End::Broken(failure),
+                room = Arc::clone(&room).acquire_many_owned(bytes as u32) => room.ok(),
             };
             // What was queued before the session was cut, for instance because of a revocation, is not done any more.
             if let Some(failure) = session.control.closed() {
@@ -351,17 +289,21 @@ impl Registry {
                 (Arc::clone(self), Arc::clone(session), Arc::clone(work), Arc::clone(&slots));
             requests.spawn(async move {
                 // Waiting for the end of a transfer costs nothing, so it takes no place from those that work.
-                let waits = matches!(
-                    call.request,
+                let waits = match &call.request {
                     Request::FinishReceive { .. }
-                        | Request::FinishSend { .. }
-                        | Request::FinishProbe { .. }
-                        | Request::Cutover { .. }
-                        | Request::Verify(_)
-                );
-                // The semaphore is never closed.
-                let _slot = if waits { None } else { slots.acquire().await.ok() };
-                let result = this.answer(&session, &work, call.request).await;
+                    | Request::FinishSend { .. }
+                    | Request::FinishProbe { .. }
+                    | Request::Cutover { .. } => true,
+                    // A look waits for a place of its own.
+                    Request::Verify(ask) => ask.what != VerifyWhat::Changed,
+                    _ => false,
+                };
+                let (_room, _slot) = (room, if waits { None } else { slots.acquire().await.ok() });
+                // Nor what waited for its turn when it was cut.
+                let result = match session.control.closed() {
+                    Some(failure) => Err(failure),
+                    None => this.answer(&session, &work, call.request).await,
+                };
                 let answer = Answer { id: call.id, result };
                 if let Err(failure) = session.control.send_message(&answer, Use::Reply).await {
                     // Too large to be sent: say so instead.
@@ -385,6 +327,13 @@ impl Registry {
         {
             let text =
                 format!("the job {job} is not one of {}: its bookmarks and holds are another's", session.identity);
+            return Err(Failure::new(FailureClass::NotGranted, text));
+        }
+        // Otherwise one could let go of the holds that another node has on the same dataset, for which it is a source.
+        if let Request::OpenReceive { step, .. } = &request
+            && !self.authority.is_own(&step.job)
+        {
+            let text = format!("the job {} is not one that writes here: its holds are another's", step.job);
             return Err(Failure::new(FailureClass::NotGranted, text));
         }
         if request == Request::About {
@@ -416,14 +365,14 @@ impl Registry {
         })
     }
 
-    /// Ends sessions of the same identity that hold this target and have lost all connections for longer than an
-    /// initiator that lives needs to dial again, so that a new run need not wait for them.
+    /// Ends sessions of the same identity that hold this target and to which nobody has come back, in more time than an
+    /// initiator that lives needs to dial again, so that a new run need not wait for them for long.
     async fn evict_dead_holders(&self, asking: &PeerSession, target: &DatasetName) {
         let dead: Vec<_> = self
             .in_order()
             .into_iter()
             .filter(|s| s.id != asking.id && s.identity == asking.identity && s.holds(target))
-            .filter(|s| s.alone_for().is_some_and(|alone| alone >= YIELD_AFTER))
+            .filter(|s| s.yields_to(asking))
             .collect();
         for session in &dead {
             tracing::info!(identity = %session.identity, %target, "an earlier session without a connection yields to a new run");
@@ -483,19 +432,6 @@ impl Registry {
             }
         })
         .await;
-    }
-}
-
-impl PeerSession {
-    fn welcome(&self, channel: &Channel) -> Welcome {
-        Welcome {
-            agent: AGENT.into(),
-            clock_unix_ms: unix_ms(),
-            features: self.features,
-            window: self.window,
-            session: self.id,
-            next: channel.next_expected(),
-        }
     }
 }
 

@@ -8,7 +8,8 @@ use zmigrate::{
     driver::Direction,
     fake::{FakeZfs, Op},
     limits::{
-        CONTROL_WINDOW, MAX_LOCKS, MAX_REQUEST, MAX_REQUESTS_WAITING, MAX_SIZES, MAX_STREAMS, MAX_TRANSFERS, MIN_WINDOW,
+        CONTROL_WINDOW, MAX_LOCKS, MAX_REQUEST, MAX_REQUESTS_WAITING, MAX_SIZES, MAX_STREAMS, MAX_TRANSFERS,
+        MIN_WINDOW, YIELD_AFTER,
     },
     port::{
         link::{Connection, Link},
@@ -35,6 +36,10 @@ fn job(owner: &str) -> JobId {
 }
 
 fn receive(dataset: &DatasetName, from: Option<&str>, origin: Option<&str>) -> Request {
+    receive_as("far", dataset, from, origin)
+}
+
+fn receive_as(owner: &str, dataset: &DatasetName, from: Option<&str>, origin: Option<&str>) -> Request {
     let step = ReceiveStep {
         snapshot: dataset.snapshot(&"1".parse().unwrap()).unwrap(),
         to_guid: Guid(5),
@@ -46,7 +51,7 @@ fn receive(dataset: &DatasetName, from: Option<&str>, origin: Option<&str>) -> R
         origin: origin.map(sn),
         raw: false,
         properties: Vec::new(),
-        job: job("far"),
+        job: job(owner),
     };
     Request::OpenReceive { channel: 1, step }
 }
@@ -98,6 +103,8 @@ fn reaching_out() -> Vec<Request> {
         // Its own datasets, in another's name.
         send("src/a@1", None, "other"),
         Request::Acknowledge { snapshot: sn("src/a@1"), guid: Guid(1), job: job("other"), superseded: vec![] },
+        // The holds of one that pulls on from here.
+        receive_as("other", &ds("dst/in/a"), None, None),
     ];
     for base in [secret, bookmark] {
         let snapshot = sn("src/a@1");
@@ -236,6 +243,62 @@ fn windows_and_sessions_have_bounds() {
         client(&world).await;
         let nobody = SimLink::new(&world.daemon, &peer("nobody"), &peer("far"));
         assert_eq!(class(Client::connect(nobody, &impatient).await), Some(FailureClass::NotGranted));
+    });
+}
+
+/// Requests that had come, and waited, when the certificate was revoked.
+#[test]
+fn what_waits_when_a_session_is_cut_is_not_done() {
+    run(async {
+        let world = World::new(Direction::Pull).await;
+        let client = client(&world).await;
+        let registry = world.daemon.registry();
+        world.source.zfs.watch(move |op, _, _| {
+            if op == Op::Snapshot {
+                registry.cut_revoked(|_| true);
+            }
+        });
+        let mut all = tokio::task::JoinSet::new();
+        for n in 0..100 {
+            let tag = format!("s{n}").parse().unwrap();
+            let request = SnapshotRequest { root: ds("src/a"), tag, recursive: false, except: vec![] };
+            let client = Arc::clone(&client);
+            all.spawn(async move { client.call(Request::Snapshot(request)).await });
+        }
+        while let Some(answer) = all.join_next().await {
+            assert!(answer.unwrap().is_err());
+        }
+        assert_eq!(world.source.zfs.count(Op::Snapshot), 1);
+    });
+}
+
+/// After the link was away for a moment, or for longer, whoever dials first does not push out those that come back.
+#[test]
+fn room_is_made_only_by_those_to_whom_nobody_came_back() {
+    run(async {
+        let world = World::new(Direction::Pull).await;
+        let mut open = Vec::new();
+        for _ in 0..16 {
+            open.push(client(&world).await);
+        }
+        let impatient = ClientOptions { connect_for: Duration::ZERO, ..client_options() };
+        let another = async || Client::connect(Arc::clone(&world.link) as _, &impatient).await;
+        world.link.vanish();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.link.heal();
+        assert!(another().await.err().unwrap().message.contains("16 sessions"));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for client in &open {
+            client.call(Request::About).await.unwrap();
+        }
+        // Its initiator is dead.
+        drop(open.pop());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(another().await.is_err());
+        tokio::time::sleep(YIELD_AFTER).await;
+        assert!(another().await.is_err());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        another().await.unwrap();
     });
 }
 

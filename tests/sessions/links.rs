@@ -229,6 +229,29 @@ fn of_two_runs_at_once_one_is_told_who_has_the_target() {
     }
 }
 
+/// The link comes back, and another run dials first: it is not for that one to say that the first is dead.
+#[test]
+fn who_comes_first_after_an_outage_does_not_push_out_who_comes_back() {
+    for outage_s in [7, 20, 31] {
+        run(async {
+            let world = large(Direction::Push).await;
+            world.source.zfs.fail_at(Op::Send, Fault::StallAfter(250_000));
+            let (first, second, options) = (world.context(), world.context(), world.options());
+            let (first, second) = tokio::join!(replicate(&first, &options), async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                world.link.vanish();
+                tokio::time::sleep(Duration::from_secs(outage_s)).await;
+                world.link.heal();
+                let report = replicate(&second, &options).await;
+                world.source.zfs.release_stalled();
+                report
+            });
+            assert_eq!((first.exit_code, second.exit_code), (0, 75), "{outage_s} s: {first:?} {second:?}");
+            ended_well(&world, &first, 1).await.unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_vanished_initiator_yields_to_the_next_run() {
     run(async {

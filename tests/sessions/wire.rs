@@ -25,7 +25,7 @@ use zmigrate::{
         engine::Engine,
         registry::{Authority, Registry, RegistryLimits},
     },
-    types::{Access, DatasetName, Failure, FailureClass, PeerName},
+    types::{Access, DatasetName, Failure, FailureClass, JobId, PeerName},
     wire::{
         codec::{self, Use},
         hello::{Hello, PREFACE_LEN, encode_hello, features},
@@ -155,6 +155,10 @@ pub struct Grants(pub HashMap<PeerName, Vec<(Access, DatasetName)>>);
 impl Authority for Grants {
     fn knows(&self, identity: &PeerName) -> bool {
         self.0.contains_key(identity)
+    }
+
+    fn is_own(&self, job: &JobId) -> bool {
+        job.belongs_to(&"far".parse().unwrap())
     }
 
     fn granted(&self, identity: &PeerName) -> Vec<(Access, DatasetName)> {
