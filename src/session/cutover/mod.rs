@@ -32,7 +32,7 @@ use crate::{
         call::{Call, Setup, State, Told},
         host::{Host, Part},
         leg::Leg,
-        message::{Ask, Request},
+        message::{Ask, Decision, Request},
         source::Stage,
     },
     limits::ANSWER_WITHIN,
@@ -174,7 +174,7 @@ impl Hosts {
         let is_over = |host: &Host| match &host.kept().part {
             Part::None | Part::UnknownFence(_) => false,
             Part::Source(_, stage) => matches!(stage, Stage::Released),
-            Part::Target(..) => true,
+            Part::Target(_, register) => register.decision() != Some(Decision::Promoted),
         };
         let bears = |host: &Host| host.kept().fence.is_some_and(|leg| leg.to_string() == fence);
         let of_it = |(unit, host): &(Unit, Host)| unit.place(dataset).is_some() && bears(host) && is_over(host);
