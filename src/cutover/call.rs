@@ -85,6 +85,9 @@ pub struct Setup {
     pub other: Vec<DatasetName>,
     /// Target: what its datasets shall be like, by their names there.
     pub manifest: Vec<Saved>,
+    /// Source: its datasets when it was armed, so those that the target knows how to bring up. Empty where whoever leads is older
+    /// than this.
+    pub armed: Vec<DatasetName>,
 }
 
 /// What stands at one side.

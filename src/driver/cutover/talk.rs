@@ -106,12 +106,16 @@ impl Talk {
         let mut jobs: Vec<String> = manifest.extract_if(.., |s| s.property == JOB).map(|s| s.value).collect();
         jobs.sort();
         jobs.dedup();
+        let mut armed = Vec::new();
         if side == Side::Source {
             manifest.clear();
+            armed.extend(self.describe(terms, side).await?.into_iter().map(|s| s.dataset));
+            armed.dedup();
         }
         let renamed = |s: Saved| Some(Saved { dataset: target_of(terms, &s.dataset)?, ..s });
         let manifest = manifest.into_iter().filter_map(renamed).collect();
-        Ok(Setup { hooks: hooks.clone(), kill_busy: begun.kill_busy, jobs, other: terms.roots(other), manifest })
+        let (hooks, other) = (hooks.clone(), terms.roots(other));
+        Ok(Setup { hooks, kill_busy: begun.kill_busy, jobs, other, manifest, armed })
     }
 
     async fn describe(&self, terms: &Terms, side: Side) -> Result<Vec<Saved>, Failure> {

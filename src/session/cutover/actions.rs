@@ -65,8 +65,8 @@ impl Doer {
         match action {
             Action::Prepare(side) => done(self.prepare(*side).await),
             Action::Quiesce => done(self.stop().await),
-            Action::ReadFormer => match datasets(zfs, &self.unit).await {
-                Ok(all) => Outcome::Former(former(&all).into()),
+            Action::ReadFormer => match self.read_former().await {
+                Ok(former) => Outcome::Former(former),
                 Err(failure) => Outcome::Failed(failure.in_one()),
             },
             Action::Fence(leg) => done(self.fence(*leg).await),
@@ -107,6 +107,21 @@ impl Doer {
                 activate::prepare(&*self.tools.zfs, &self.unit, &wanted, &self.setup).await
             }
         }
+    }
+
+    async fn read_former(&self) -> Result<Former, Failure> {
+        let all = datasets(&*self.tools.zfs, &self.unit).await?;
+        let armed = &self.setup.armed;
+        // The target was told what each of those shall be like that were there when it was armed, and would not mount another.
+        let new = all.iter().find(|d| !armed.is_empty() && !armed.contains(&d.name));
+        if let Some(new) = new {
+            return Err(Failure::new(
+                FailureClass::Refused,
+                format!("{} came into being after the target was armed", new.name),
+            )
+            .hint("begin again, so that the target is told of it"));
+        }
+        Ok(former(&all).into())
     }
 
     fn must_be_able_to_mount(&self, dataset: &DatasetName) -> Result<(), Failure> {
