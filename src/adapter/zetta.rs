@@ -223,6 +223,10 @@ impl Zfs for ZettaZfs {
         self.command.close_volume(dataset).await
     }
 
+    async fn await_volume(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.command.await_volume(dataset).await
+    }
+
     async fn sync(&self, pool: &str) -> ZfsResult<()> {
         self.command.sync(pool).await
     }

@@ -33,6 +33,7 @@ pub enum Op {
     Unmount,
     Mount,
     CloseVolume,
+    AwaitVolume,
     Sync,
     DestroyTree,
     CreateFilesystem,

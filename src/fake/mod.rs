@@ -152,7 +152,8 @@ impl FakeZfs {
         }
         if !host.datasets.contains_key(name) {
             let mut d = host.new_dataset(kind);
-            d.mounted = kind == DatasetKind::Filesystem;
+            (d.mounted, d.has_device) =
+                (kind == DatasetKind::Filesystem, kind == DatasetKind::Volume && host.can.volmode);
             host.datasets.insert(name.clone(), d);
         }
     }
@@ -212,9 +213,14 @@ impl FakeZfs {
         }
     }
 
-    /// True if it is there and mounted.
+    /// True if it is there and mounted, with nothing mounted over it.
     pub fn is_mounted(&self, name: &DatasetName) -> bool {
-        self.host().dataset(name).is_some_and(|d| d.mounted)
+        self.host().dataset(name).is_some_and(|d| d.mounted && !d.hidden)
+    }
+
+    /// True if it is a volume whose device is there.
+    pub fn has_device(&self, name: &DatasetName) -> bool {
+        self.host().dataset(name).is_some_and(|d| d.has_device)
     }
 
     /// True if it is there and read-only.

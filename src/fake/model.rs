@@ -61,6 +61,10 @@ pub struct Dataset {
     pub partial: Option<Partial>,
     pub encryption: Option<Encryption>,
     pub mounted: bool,
+    /// A volume: something could open its device.
+    pub has_device: bool,
+    /// Something was mounted over its place since.
+    pub hidden: bool,
     pub receiving: bool,
 }
 
@@ -141,6 +145,8 @@ impl Host {
             partial: None,
             encryption: None,
             mounted: false,
+            hidden: false,
+            has_device: false,
             receiving: false,
         }
     }
@@ -235,7 +241,8 @@ impl Host {
         let inherits = !matches!(property, "canmount" | "volsize");
         for above in name.ancestors().iter().rev().filter(|_| inherits) {
             if let Some((value, _)) = self.dataset(above).and_then(|d| d.properties.get(property)) {
-                return found(value.clone(), PropertySource::Inherited);
+                let below = if property == "mountpoint" { &name.as_str()[above.as_str().len()..] } else { "" };
+                return found(format!("{value}{below}"), PropertySource::Inherited);
             }
         }
         let default = self.default_of(property)?;

@@ -1,5 +1,7 @@
 //! The operations of the port that make a dataset usable or unusable.
 
+use std::path::PathBuf;
+
 use super::{
     model::{Host, fail},
     port::{busy, checked_name, set},
@@ -48,13 +50,24 @@ pub fn written_since(host: &mut Host, snapshots: &[SnapshotName]) -> ZfsResult<u
     Ok(sum)
 }
 
-/// As `zfs unmount`: what is mounted below goes as well, or nothing does.
+/// Where it is mounted, or would be.
+fn place(host: &Host, name: &DatasetName) -> PathBuf {
+    host.property(name, "mountpoint").map(|p| p.value.into()).unwrap_or_default()
+}
+
+/// As `zfs unmount`: what is below by its place as well as by its name goes along, or nothing does. What else is mounted in
+/// any of these keeps it busy.
 pub fn unmount(host: &mut Host, what: &str, name: &DatasetName) -> ZfsResult<()> {
     if !host.need(what, name)?.mounted {
         return Ok(());
     }
-    let below: Vec<_> = host.datasets.keys().filter(|n| n.is_at_or_below(name)).cloned().collect();
-    if below.iter().any(|n| host.busy_mounts.contains(n)) {
+    let has_own_place = |n: &DatasetName| host.dataset(n).is_some_and(|d| d.properties.contains_key("mountpoint"));
+    let goes = |n: &&DatasetName| n.is_at_or_below(name) && (*n == name || !has_own_place(n));
+    let (below, others): (Vec<_>, Vec<_>) = host.datasets.keys().cloned().partition(|n| goes(&n));
+    let places: Vec<PathBuf> = below.iter().map(|n| place(host, n)).collect();
+    let is_within = |n: &DatasetName| places.iter().any(|above| place(host, n).starts_with(above));
+    let within = others.iter().any(|n| host.dataset(n).is_some_and(|d| d.mounted) && is_within(n));
+    if within || below.iter().any(|n| host.busy_mounts.contains(n)) {
         return busy(what, &format!("cannot unmount '{name}': target is busy"));
     }
     for name in below {
@@ -75,7 +88,14 @@ pub fn mount(host: &mut Host, what: &str, name: &DatasetName) -> ZfsResult<()> {
     if d.encryption.as_ref().is_some_and(|e| !e.key_loaded) {
         return Err(fail(what, Crypto, format!("cannot mount '{name}': encryption key not loaded")));
     }
-    d.mounted = true;
+    (d.mounted, d.hidden) = (true, false);
+    let over = place(host, name);
+    let hidden: Vec<_> =
+        host.datasets.keys().filter(|n| *n != name && place(host, n).starts_with(&over)).cloned().collect();
+    for name in hidden {
+        let d = host.need(what, &name)?;
+        d.hidden = d.mounted;
+    }
     Ok(())
 }
 
@@ -86,7 +106,16 @@ pub fn close_volume(host: &mut Host, what: &str, name: &DatasetName) -> ZfsResul
     if host.busy_mounts.contains(name) {
         return busy(what, "the device is open");
     }
+    host.need(what, name)?.has_device = false;
     set(host, what, name, &[("volmode".to_owned(), "none".to_owned())])
+}
+
+/// The device comes when it is waited for, and not before.
+pub fn await_volume(host: &mut Host, what: &str, name: &DatasetName) -> ZfsResult<()> {
+    let mode = host.property(name, "volmode").map(|p| p.value);
+    let d = host.need(what, name)?;
+    d.has_device = d.kind == DatasetKind::Volume && mode.is_some_and(|mode| mode != "none");
+    Ok(())
 }
 
 pub fn destroy_tree(host: &mut Host, what: &str, root: &DatasetName) -> ZfsResult<()> {

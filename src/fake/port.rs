@@ -314,6 +314,11 @@ impl Zfs for FakeZfs {
         self.act(Op::CloseVolume, &what, |host| owning::close_volume(host, &what, dataset))
     }
 
+    async fn await_volume(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let what = format!("await the device of {dataset}");
+        self.act(Op::AwaitVolume, &what, |host| owning::await_volume(host, &what, dataset))
+    }
+
     async fn sync(&self, pool: &str) -> ZfsResult<()> {
         self.act(Op::Sync, &format!("sync {pool}"), |_| Ok(()))
     }

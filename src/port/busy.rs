@@ -7,6 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 
+use crate::types::DatasetName;
+
 /// How a process holds what was asked about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
@@ -52,6 +54,13 @@ pub struct Holder {
     pub holds: Vec<Hold>,
 }
 
+impl Holder {
+    /// Whether it keeps anything busy. A mount in another namespace does not: it is unmounted there as well, or stays there.
+    pub fn uses(&self) -> bool {
+        self.holds.iter().any(|hold| !matches!(hold, Hold::Mount(_)))
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.command, self.pid)?;
@@ -67,7 +76,7 @@ impl fmt::Display for Holder {
 pub struct Holders {
     /// By process id.
     pub processes: Vec<Holder>,
-    /// Where a block device is mounted in our own mount namespace.
+    /// Where a block device, or what [`Busy::mounted`] looks for, is mounted in our own mount namespace.
     pub mounts: Vec<PathBuf>,
     /// True if there is more than was kept, or the time was over before all had been looked at.
     pub more: bool,
@@ -83,6 +92,13 @@ pub trait Busy: Send + Sync {
     /// # Errors
     /// When the path, or the list of processes, cannot be read.
     async fn holders(&self, path: &Path) -> Result<Holders, String>;
+
+    /// Where these filesystems are mounted: in our own mount namespace, and in others, each with a process for whom it is so. A
+    /// namespace that no process is in, or whose processes cannot be looked into, is not found.
+    ///
+    /// # Errors
+    /// When the mounts here, or the list of processes, cannot be read in time.
+    async fn mounted(&self, filesystems: &[DatasetName]) -> Result<Holders, String>;
 
     /// Ends these processes: SIGTERM, up to 5 s of patience, SIGKILL. One that ended, or whose id is another's now, is left
     /// alone, and so are our own process and the first of the system.

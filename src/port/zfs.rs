@@ -193,6 +193,10 @@ pub trait Zfs: Send + Sync {
     /// nothing where volumes have no devices.
     async fn close_volume(&self, dataset: &DatasetName) -> ZfsResult<()>;
 
+    /// Waits some seconds for the device of a volume whose `volmode` was set to other than `none`: it comes a while after that.
+    /// Succeeds also if it does not come, and at once where volumes have no devices.
+    async fn await_volume(&self, dataset: &DatasetName) -> ZfsResult<()>;
+
     /// Waits until all that was written to the pool is on disk (`zpool sync`); does nothing where the tool cannot, as a
     /// snapshot waits for its own transaction group anyway.
     async fn sync(&self, pool: &str) -> ZfsResult<()>;

@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
 
+use super::DatasetName;
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -15,6 +17,13 @@ pub struct Mount {
     pub kind: String,
     /// What is mounted: a device, or a dataset's or snapshot's name.
     pub source: OsString,
+}
+
+impl Mount {
+    /// Whether it is of that filesystem of ZFS, or of a directory in it.
+    pub fn is_of(&self, filesystem: &DatasetName) -> bool {
+        matches!(self.kind.as_str(), "zfs" | "fuse.zfs") && self.source == filesystem.as_str()
+    }
 }
 
 /// All mounts that the text names; a line that does not parse is left out.

@@ -45,8 +45,8 @@ use crate::{
     world::{Host, client_options, ds, limits, peer},
 };
 
-const SRC: &str = "src/a";
-const DST: &str = "dst/in/a";
+pub const SRC: &str = "src/a";
+pub const DST: &str = "dst/in/a";
 const BELOW: [&str; 3] = ["", "/b", "/b/c"];
 
 /// Lines, and whether somebody owns them.
@@ -100,10 +100,14 @@ impl Ledgers for MemoryLedgers {
     }
 }
 
+/// What a hook does beside.
+type Beside = Box<dyn Fn(&HookCall) + Send + Sync>;
+
 /// One writer for both hosts, which a hook of either stops and starts.
 #[derive(Default)]
-struct Writer {
+pub struct Writer {
     runs: AtomicBool,
+    pub beside: Mutex<Option<Beside>>,
     /// Calls of hooks until one fails; 0 is never.
     fails_in: AtomicU64,
 }
@@ -121,6 +125,9 @@ impl Hooks for WriterHooks {
             let (name, verb, kind) = (call.name.clone(), call.verb, HookErrorKind::Failed);
             return Err(HookError { name, verb, kind, cause: "as asked for".into(), output: HookOutput::default() });
         }
+        if let Some(beside) = &*self.0.beside.lock().unwrap() {
+            beside(call);
+        }
         match call.verb {
             HookVerb::Stop => self.0.runs.store(false, Ordering::SeqCst),
             HookVerb::Start => self.0.runs.store(true, Ordering::SeqCst),
@@ -130,12 +137,18 @@ impl Hooks for WriterHooks {
     }
 }
 
-struct Nobody;
+/// Who has mounted what was unmounted.
+#[derive(Clone, Default)]
+pub struct Elsewhere(pub Arc<Mutex<Holders>>);
 
 #[async_trait]
-impl Busy for Nobody {
+impl Busy for Elsewhere {
     async fn holders(&self, _: &std::path::Path) -> Result<Holders, String> {
         Ok(Holders::default())
+    }
+
+    async fn mounted(&self, _: &[DatasetName]) -> Result<Holders, String> {
+        Ok(self.0.lock().unwrap().clone())
     }
 
     async fn end(&self, _: &[Holder]) -> Result<(), String> {
@@ -148,11 +161,12 @@ fn is_writable(zfs: &FakeZfs, name: &DatasetName) -> bool {
 }
 
 /// Two hosts; the cutover is led from the near one.
-struct Sides {
+pub struct Sides {
     near: Host,
     far: Host,
     ledgers: [MemoryLedgers; 2],
-    writer: Arc<Writer>,
+    pub writer: Arc<Writer>,
+    pub elsewhere: Elsewhere,
     /// What was acknowledged: object by object, each by one record.
     acknowledged: Arc<AtomicU64>,
     broken: Arc<Mutex<Option<String>>>,
@@ -160,7 +174,7 @@ struct Sides {
     fuse: Arc<AtomicU64>,
     gone: CancellationToken,
     /// What was told on the way.
-    said: Arc<Mutex<Vec<String>>>,
+    pub said: Arc<Mutex<Vec<String>>>,
     from_near: bool,
     tries: u8,
 }
@@ -173,7 +187,7 @@ impl Drop for Sides {
 }
 
 impl Sides {
-    fn new(from_near: bool, old: bool, tries: u8) -> Sides {
+    pub fn new(from_near: bool, old: bool, tries: u8) -> Sides {
         let make = |seed| if old { FakeZfs::old(seed) } else { FakeZfs::new(seed) };
         let (near, far) = (Host::new(make(1)), Host::new(make(2)));
         let (source, target) = if from_near { (&near, &far) } else { (&far, &near) };
@@ -186,6 +200,7 @@ impl Sides {
             far: far.clone(),
             ledgers: Default::default(),
             writer: Arc::default(),
+            elsewhere: Elsewhere::default(),
             acknowledged: Arc::default(),
             broken: Arc::default(),
             fuse: Arc::default(),
@@ -227,11 +242,11 @@ impl Sides {
         sides
     }
 
-    fn source(&self) -> &FakeZfs {
+    pub fn source(&self) -> &FakeZfs {
         if self.from_near { &self.near.zfs } else { &self.far.zfs }
     }
 
-    fn target(&self) -> &FakeZfs {
+    pub fn target(&self) -> &FakeZfs {
         if self.from_near { &self.far.zfs } else { &self.near.zfs }
     }
 
@@ -242,7 +257,7 @@ impl Sides {
             ledgers: Arc::new(self.ledgers[usize::from(!near)].clone()),
             journal: Arc::new(host.journal.clone()),
             hooks: Mutex::new(Arc::new(WriterHooks(Arc::clone(&self.writer)))),
-            busy: Arc::new(Nobody),
+            busy: Arc::new(self.elsewhere.clone()),
             cannot_mount: None,
         });
         let (locks, journal) = (Arc::new(host.locks.clone()), Arc::new(host.journal.clone()));
@@ -279,7 +294,7 @@ impl Sides {
         })
     }
 
-    fn daemon(&self) -> Arc<Daemon> {
+    pub fn daemon(&self) -> Arc<Daemon> {
         let roots = ["src", "dst/in"].map(ds);
         let all = [Access::Push, Access::Pull, Access::Cutover];
         let grants = roots.iter().flat_map(|root| all.map(|access| (access, root.clone()))).collect();
@@ -287,7 +302,7 @@ impl Sides {
     }
 
     /// Begins it, or takes over what was begun; leads until it is over or asks.
-    async fn lead(&self, daemon: &Arc<Daemon>, command: Option<Command>) -> (End, Phase) {
+    pub async fn lead(&self, daemon: &Arc<Daemon>, command: Option<Command>) -> (End, Phase) {
         let (notices, mut heard) = mpsc::unbounded_channel();
         let said = Arc::clone(&self.said);
         tokio::spawn(async move {
@@ -324,7 +339,7 @@ impl Sides {
     }
 
     /// Exactly one side serves, has all that was acknowledged, and the writer runs there. Says whether that is the target.
-    async fn judge(&self) -> bool {
+    pub async fn judge(&self) -> bool {
         self.near.zfs.clear_faults();
         self.far.zfs.clear_faults();
         assert_eq!(*self.broken.lock().unwrap(), None);

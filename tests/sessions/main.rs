@@ -8,6 +8,7 @@
 mod clock;
 mod crashes;
 mod cutovers;
+mod fences;
 mod hostile;
 mod links;
 mod probes;

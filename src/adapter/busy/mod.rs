@@ -4,6 +4,7 @@
 //! compared after that. What cannot be seen from `/proc` (a file that only one thread of a process has, a swap file, an
 //! export by NFS in the kernel) is not found.
 
+mod namespaces;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 use crate::{
     limits::TERM_GRACE,
     port::busy::{Busy, Holder, Holders},
+    types::DatasetName,
 };
 
 /// A look at 10,000 processes takes a second or so. A filesystem that hangs must not hang us: then the rest is left out.
@@ -46,6 +48,17 @@ impl Busy for ProcBusy {
             Ok(Ok(found)) => found,
             Ok(Err(e)) => Err(format!("looking for what holds {shown}: {e}")),
             Err(_) => Err(format!("looking for what holds {shown}: /proc gives no answer; a filesystem may hang")),
+        }
+    }
+
+    async fn mounted(&self, filesystems: &[DatasetName]) -> Result<Holders, String> {
+        let filesystems = filesystems.to_vec();
+        let until = Instant::now() + LOOK_WITHIN;
+        match timeout(LOOK_WITHIN + KILL_GRACE, spawn_blocking(move || namespaces::mounted(&filesystems, until))).await
+        {
+            Ok(Ok(found)) => found,
+            Ok(Err(e)) => Err(format!("looking for mounts: {e}")),
+            Err(_) => Err("looking for mounts: /proc gives no answer".to_owned()),
         }
     }
 

@@ -71,9 +71,7 @@ pub fn holders(path: &Path, until: Instant) -> Result<Holders, String> {
         match holds_of(pid, &wanted, &mut namespaces) {
             Ok(holds) if holds.is_empty() => {}
             Ok(holds) => {
-                let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-                let command = crate::types::printable(String::from_utf8_lossy(&command).trim_end());
-                all.insert(pid, Holder { pid, started, command, holds });
+                all.insert(pid, Holder { pid, started, command: command(pid), holds });
             }
             Err(()) => found.hidden += 1,
         }
@@ -92,6 +90,12 @@ pub fn started(pid: u32) -> Option<(u64, bool)> {
     let fields: Vec<&str> = rest.split(' ').collect();
     let started = fields.get(19)?.parse().ok()?;
     Some((started, !matches!(fields.first(), Some(&"Z" | &"X"))))
+}
+
+/// A process's name, for people.
+pub fn command(pid: u32) -> String {
+    let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    crate::types::printable(String::from_utf8_lossy(&command).trim_end())
 }
 
 /// # Errors
@@ -154,7 +158,7 @@ fn target(link: &Path) -> PathBuf {
     fs::read_link(link).unwrap_or_else(|_| link.to_owned())
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(fs::File::open(path)?, MAX_TEXT), &mut text)?;
     Ok(text)

@@ -19,15 +19,17 @@ use super::{
 };
 use crate::{
     port::zfs::{ZfsErrorKind::*, ZfsResult},
-    types::{
-        DatasetName, Guid, SnapshotName,
-        listing::DatasetInfo,
-        mounts::{self, Mount},
-    },
+    types::{DatasetName, Guid, SnapshotName, listing::DatasetInfo, mounts},
 };
 
 /// How long a volume's node may take to go after `volmode=none`: udev removes it, and may be busy.
 const NODE_GOES_WITHIN: Duration = Duration::from_secs(10);
+/// How long one may take to come: udev makes it when the kernel has. Short, for where none comes nobody writes meanwhile.
+const NODE_COMES_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked for a node.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Where udev has its own files, if it runs.
+const UDEV: &str = "/run/udev";
 /// Where the nodes of volumes are.
 const NODES: &str = "/dev/zvol";
 
@@ -166,7 +168,7 @@ impl ZfsCommand {
     async fn unmount_legacy(&self, dataset: &DatasetName) -> ZfsResult<()> {
         let operation = format!("unmount {dataset}");
         let mountinfo = std::fs::read("/proc/self/mountinfo").map_err(|e| error(&operation, Other, e))?;
-        for at in places_of(&mountinfo, dataset.as_str()) {
+        for at in places_of(&mountinfo, dataset) {
             match rustix::mount::unmount(&at, rustix::mount::UnmountFlags::NOFOLLOW) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::BUSY) => {
@@ -201,7 +203,20 @@ impl ZfsCommand {
             if since.elapsed() > NODE_GOES_WITHIN {
                 return Err(error(&operation, Busy, format!("{} does not go: something has it open", node.display())));
             }
-            sleep(Duration::from_millis(20)).await;
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn await_device(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        if !self.tools().await?.capabilities.volmode {
+            return Ok(());
+        }
+        // With the last node its directory goes as well; so only where nobody makes nodes, none is waited for.
+        let has_nodes = Path::new(NODES).exists() || Path::new(UDEV).exists();
+        let node = Path::new(NODES).join(dataset.as_str());
+        if has_nodes && !appears(&node, NODE_COMES_WITHIN).await {
+            tracing::warn!("{} does not come; what needs it will say so", node.display());
         }
         Ok(())
     }
@@ -215,6 +230,18 @@ impl ZfsCommand {
         }
         self.runner.run(&operation, Tool::Zpool, ["sync", checked.pool()]).await?.ok(&operation).map(drop)
     }
+}
+
+/// Waits until something is at `path`; false if it is not in time.
+async fn appears(path: &Path, within: Duration) -> bool {
+    let since = Instant::now();
+    while !path.exists() {
+        if since.elapsed() > within {
+            return false;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    true
 }
 
 fn subject_of(snapshots: &[SnapshotName]) -> String {
@@ -242,21 +269,33 @@ fn exclusively(node: &Path) -> std::io::Result<()> {
 }
 
 /// Where that dataset is mounted, the last place first.
-fn places_of(mountinfo: &[u8], dataset: &str) -> Vec<PathBuf> {
+fn places_of(mountinfo: &[u8], dataset: &DatasetName) -> Vec<PathBuf> {
     let all = mounts::parse(mountinfo).into_iter().rev();
-    let is_it = |m: &Mount| matches!(m.kind.as_str(), "zfs" | "fuse.zfs") && m.source == dataset;
-    all.filter(is_it).map(|m| m.at).collect()
+    all.filter(|m| m.is_of(dataset)).map(|m| m.at).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_node_that_comes_late_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("vol");
+        assert!(!appears(&node, Duration::from_millis(50)).await);
+        let (came, _) = tokio::join!(appears(&node, NODE_COMES_WITHIN), async {
+            sleep(Duration::from_millis(100)).await;
+            std::fs::write(&node, "").unwrap();
+        });
+        assert!(came);
+    }
+
     #[test]
     fn mountinfo_is_read_with_its_escapes() {
         let line = r"36 35 98:0 / /srv/a\040b rw,noatime shared:1 - zfs tank/a\040b rw,xattr";
-        assert_eq!(places_of(line.as_bytes(), "tank/a b"), [PathBuf::from("/srv/a b")]);
-        assert!(places_of(line.as_bytes(), "tank/a").is_empty());
-        assert!(places_of(b"36 35 98:0 / /x rw - ext4 tank/a rw", "tank/a").is_empty());
+        let (spaced, plain) = ("tank/a b".parse().unwrap(), "tank/a".parse().unwrap());
+        assert_eq!(places_of(line.as_bytes(), &spaced), [PathBuf::from("/srv/a b")]);
+        assert!(places_of(line.as_bytes(), &plain).is_empty());
+        assert!(places_of(b"36 35 98:0 / /x rw - ext4 tank/a rw", &plain).is_empty());
     }
 }

@@ -275,6 +275,10 @@ impl Zfs for ZfsCommand {
         self.close_device(dataset).await
     }
 
+    async fn await_volume(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        self.await_device(dataset).await
+    }
+
     async fn sync(&self, pool: &str) -> ZfsResult<()> {
         self.sync_pool(pool).await
     }

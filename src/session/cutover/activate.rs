@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    fence::{mount, restore, take_away},
+    fence::{await_devices, mount, restore, take_away},
     look::{MOUNTED, datasets, value},
     unit::Unit,
 };
@@ -161,5 +161,6 @@ pub(super) async fn activate(
     let set: Vec<Saved> =
         wanted.iter().filter(differs).map(|s| Saved { local: Some(s.value.clone()), ..s.clone() }).collect();
     restore(zfs, &all, &set).await?;
-    mount(zfs, &all, &wanted).await
+    mount(zfs, &all, &wanted).await?;
+    await_devices(zfs, &all, &wanted).await
 }

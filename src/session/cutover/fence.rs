@@ -1,13 +1,10 @@
 //! The fence: a source that nobody can write to, and the way back to exactly what it was.
 //!
-//! Invariant: after [`fence`] has returned well nothing of the unit is mounted, no device of it is open, all of it is
-//! read-only, and carries the fence. An unmount without force that succeeds is the proof that no write was lost.
+//! Invariant: after [`fence`] has returned well nothing of the unit is mounted, in no mount namespace that can be seen, no
+//! device of it is open, all of it is read-only, and carries the fence. An unmount without force that succeeds, and leaves no
+//! other mount of it behind, is the proof that no write was lost.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    path::{Path, PathBuf},
-};
+use std::{cmp::Reverse, collections::BTreeMap, future::Future, path::Path};
 
 use futures_util::future::join_all;
 
@@ -15,6 +12,7 @@ use super::{
     Tools,
     look::{MOUNTED, datasets, is_mounted, leg_in, names_of, value},
     unit::Unit,
+    users::{in_use, must_have_left, places_of},
 };
 use crate::{
     cutover::{leg::Leg, record::Saved},
@@ -22,14 +20,11 @@ use crate::{
     types::{
         DatasetName, Failure, FailureClass,
         listing::{DatasetInfo, DatasetKind, FENCE, PropertySource},
-        mounts,
+        mounts::{self, Mount},
     },
 };
 
-/// Holders that are named: enough to know what has to be stopped.
-const SHOWN_HOLDERS: usize = 5;
-
-fn zfs_failed(text: String) -> Failure {
+pub(super) fn zfs_failed(text: String) -> Failure {
     Failure::new(FailureClass::Zfs, text)
 }
 
@@ -61,13 +56,14 @@ pub(super) async fn fence(
     }
     if !is_fenced(&all, leg) {
         unmount(tools, &all, kill_busy).await?;
+        must_have_left(&*tools.busy, &names_of(&all, DatasetKind::Filesystem)).await?;
         for volume in names_of(&all, DatasetKind::Volume) {
             let device = Path::new("/dev/zvol").join(volume.as_str());
             let mut closed = zfs.close_volume(&volume).await;
             if let Err(e) = &closed
                 && e.kind == ZfsErrorKind::Busy
             {
-                in_use(tools, &volume, &[device], kill_busy).await?;
+                in_use(&*tools.busy, &volume, &[device], kill_busy).await?;
                 closed = zfs.close_volume(&volume).await;
             }
             closed?;
@@ -91,61 +87,49 @@ pub(super) async fn fence(
     Ok(())
 }
 
-/// Unmounts all of it, the topmost first: what is below goes along.
+/// Unmounts all of it, the deepest place first: one mount keeps another busy in which it lies, whatever the datasets are called.
 async fn unmount(tools: &Tools, all: &[DatasetInfo], kill_busy: bool) -> Result<(), Failure> {
-    let mut gone: Vec<&DatasetName> = Vec::new();
-    for info in all.iter().filter(|d| is_mounted(d)) {
-        if gone.iter().any(|above| info.name.is_at_or_below(above)) {
-            continue;
-        }
+    let mounts = mounts::parse(&std::fs::read("/proc/self/mountinfo").unwrap_or_default());
+    let mut due: Vec<&DatasetInfo> = all.iter().filter(|d| is_mounted(d) && !goes_along(d, all)).collect();
+    due.sort_by_cached_key(|d| Reverse(depth(d, &mounts)));
+    for info in due {
         let mut unmounted = tools.zfs.unmount(&info.name).await;
         if let Err(e) = &unmounted
             && e.kind == ZfsErrorKind::Busy
         {
             let below: Vec<&DatasetName> =
                 all.iter().map(|d| &d.name).filter(|name| name.is_at_or_below(&info.name)).collect();
-            let places = places_of(&below, &std::fs::read("/proc/self/mountinfo").unwrap_or_default());
-            in_use(tools, &info.name, &places, kill_busy).await?;
+            in_use(&*tools.busy, &info.name, &places_of(&below, &mounts), kill_busy).await?;
             unmounted = tools.zfs.unmount(&info.name).await;
         }
         unmounted?;
-        gone.push(&info.name);
     }
     Ok(())
 }
 
-/// Where these datasets are mounted, as far as one can see into them: not where their `mountpoint` says, for there may be
-/// something else, and whoever uses that is none of ours.
-fn places_of(datasets: &[&DatasetName], mountinfo: &[u8]) -> Vec<PathBuf> {
-    let mounts = mounts::parse(mountinfo);
-    let is_one = |m: &mounts::Mount| datasets.iter().any(|name| m.source.to_str() == Some(name.as_str()));
-    let on_top = |m: &&mounts::Mount| mounts.iter().rfind(|other| other.at == m.at).is_some_and(is_one);
-    mounts.iter().filter(|m| is_one(m)).filter(on_top).map(|m| m.at.clone()).collect()
+/// Whether it is unmounted with a dataset above it: its place is that one's, and its own name below that.
+fn goes_along(info: &DatasetInfo, all: &[DatasetInfo]) -> bool {
+    let inherits = |d: &DatasetInfo| {
+        d.property("mountpoint").is_some_and(|p| !matches!(p.source, PropertySource::Local | PropertySource::Received))
+    };
+    let above = |d: &DatasetInfo| all.iter().find(|other| d.name.parent().is_some_and(|parent| parent == other.name));
+    let mut at = info;
+    while inherits(at)
+        && let Some(next) = above(at)
+    {
+        if is_mounted(next) {
+            return true;
+        }
+        at = next;
+    }
+    false
 }
 
-/// Says who uses one of these places; with `kill_busy` ends those processes instead, and nothing is wrong any more.
-async fn in_use(tools: &Tools, dataset: &DatasetName, places: &[PathBuf], kill_busy: bool) -> Result<(), Failure> {
-    let mut processes = Vec::new();
-    let mut mounts = Vec::new();
-    for place in places.iter().filter(|p| p.is_absolute() && p.exists()) {
-        match tools.busy.holders(place).await {
-            Ok(found) => {
-                processes.extend(found.processes);
-                mounts.extend(found.mounts);
-            }
-            Err(why) => tracing::warn!("cannot find out who uses {}: {why}", place.display()),
-        }
-    }
-    processes.dedup();
-    let mounts = mounts.iter().map(|m| format!("mounted at {}", m.display()));
-    let names: Vec<String> = processes.iter().map(ToString::to_string).chain(mounts).take(SHOWN_HOLDERS).collect();
-    let who = if names.is_empty() { "nobody who can be seen".to_owned() } else { names.join("; ") };
-    if kill_busy && !processes.is_empty() {
-        tracing::warn!(%dataset, "ending what keeps it busy: {who}");
-        return tools.busy.end(&processes).await.map_err(|why| zfs_failed(format!("{dataset} is in use: {why}")));
-    }
-    Err(zfs_failed(format!("{dataset} is in use by {who}"))
-        .hint("stop that by a hook or by hand, or give --kill-busy, which ends these processes"))
+/// How deep the place of a filesystem lies: where it is mounted, or else where it will be.
+fn depth(info: &DatasetInfo, mounts: &[Mount]) -> usize {
+    let mounted = mounts.iter().find(|m| m.is_of(&info.name)).map(|m| m.at.as_path());
+    let place = mounted.or_else(|| Some(Path::new(value(info, "mountpoint")?)));
+    place.map_or(0, |place| place.components().count())
 }
 
 fn is_closed(info: &DatasetInfo, leg: Leg) -> bool {
@@ -168,7 +152,8 @@ pub(super) async fn unfence(zfs: &dyn Zfs, unit: &Unit, former: &[Saved]) -> Res
     let all = datasets(zfs, unit).await?;
     restore(zfs, &all, former).await?;
     take_away(zfs, &all, FENCE).await?;
-    mount(zfs, &all, former).await
+    mount(zfs, &all, former).await?;
+    await_devices(zfs, &all, former).await
 }
 
 /// Removes a mark from the datasets that bear it.
@@ -219,32 +204,23 @@ pub(super) async fn restore(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved])
     together(all).await
 }
 
-/// Mounts what is noted as mounted, parents first.
-pub(super) async fn mount(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved]) -> Result<(), Failure> {
-    for info in all.iter().filter(|d| !is_mounted(d)) {
-        let was = noted.iter().find(|s| s.dataset == info.name && s.property == MOUNTED);
-        if was.is_some_and(|s| s.local.as_deref() == Some("yes")) {
-            zfs.mount(&info.name).await?;
-        }
-    }
-    Ok(())
+/// Waits for the devices of volumes that are noted to have one: who is started next may open it at once.
+pub(super) async fn await_devices(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved]) -> Result<(), Failure> {
+    let mode = |d: &DatasetInfo| noted.iter().find(|s| s.dataset == d.name && s.property == "volmode");
+    // Without its key a volume has none.
+    let is_locked = |d: &DatasetInfo| d.encryption.as_ref().is_some_and(|e| !e.key_loaded);
+    let shall = |d: &&DatasetInfo| !is_locked(d) && mode(d).is_some_and(|s| s.value != "none");
+    together(all.iter().filter(shall).map(|d| zfs.await_volume(&d.name)).collect()).await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whoever is found there may be killed.
-    #[test]
-    fn only_what_is_mounted_is_looked_into() {
-        let line = |at: &str, source: &str| format!("36 35 98:0 / {at} rw - zfs {source} rw\n");
-        let text = line("/", "/dev/vda1")
-            + &line("/srv/db", "tank/db")
-            + &line("/srv/hidden", "tank/db")
-            + &line("/srv/hidden", "tmpfs")
-            + &line("/srv/other", "tank/dbx");
-        let (db, new): (DatasetName, DatasetName) = ("tank/db".parse().unwrap(), "tank/new".parse().unwrap());
-        assert_eq!(places_of(&[&db, &new], text.as_bytes()), [PathBuf::from("/srv/db")]);
-        assert!(places_of(&[&new], text.as_bytes()).is_empty());
+/// Mounts what is noted as mounted, the shallowest place first: what is mounted over another hides it.
+pub(super) async fn mount(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved]) -> Result<(), Failure> {
+    let was = |d: &DatasetInfo| noted.iter().find(|s| s.dataset == d.name && s.property == MOUNTED);
+    let is_due = |d: &DatasetInfo| !is_mounted(d) && was(d).is_some_and(|s| s.local.as_deref() == Some("yes"));
+    let mut due: Vec<&DatasetInfo> = all.iter().filter(|d| is_due(d)).collect();
+    due.sort_by_cached_key(|d| depth(d, &[]));
+    for info in due {
+        zfs.mount(&info.name).await?;
     }
+    Ok(())
 }

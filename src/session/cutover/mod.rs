@@ -14,6 +14,7 @@ mod actor;
 mod fence;
 mod look;
 mod unit;
+mod users;
 
 use std::{
     collections::HashMap,

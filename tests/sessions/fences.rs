@@ -1,0 +1,101 @@
+//! What a fence meets on a host that is not as simple as a dataset alone: mounts in mounts, mounts of others, datasets that come
+//! into being meanwhile, volumes.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use zmigrate::{
+    cutover::{coordinator::Phase, effect::Command, leg::CutoverId},
+    driver::cutover::End,
+    port::{
+        busy::{Hold, Holder, Holders},
+        hook::HookVerb,
+        zfs::Zfs,
+    },
+};
+
+use crate::{
+    clock::run,
+    cutovers::{DST, SRC, Sides},
+    world::ds,
+};
+
+const BACK: Command = Command::Back { id: CutoverId(0x77) };
+
+/// Places that run against the datasets' names, and one in another that has nothing to do with it by name.
+#[test]
+fn mounts_in_mounts_go_and_come_in_the_order_of_their_places() {
+    for places in [["/srv/w/conf", "/srv/w"], ["/src/a/deep", "/src/a/deep/er"], ["/srv/w", "/src/a/in"]] {
+        run(async {
+            let sides = Sides::new(true, false, 1);
+            for (below, place) in ["b", "b/c"].into_iter().zip(places) {
+                let set = [("mountpoint".to_owned(), place.to_owned())];
+                sides.source().set(&ds(&format!("{SRC}/{below}")), &set).await.unwrap();
+            }
+            let daemon = sides.daemon();
+            assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::Done), "{places:?}");
+            assert!(sides.judge().await, "{places:?}");
+            assert_eq!(sides.lead(&daemon, Some(BACK)).await, (End::Over, Phase::Done), "{places:?}");
+            assert!(!sides.judge().await, "{places:?}");
+        });
+    }
+}
+
+#[test]
+fn what_is_still_mounted_elsewhere_gives_the_source_back() {
+    run(async {
+        let sides = Sides::new(true, false, 1);
+        let holds = vec![Hold::Mount("/data".into())];
+        let container = Holder { pid: 4242, started: 1, command: "postgres".into(), holds };
+        *sides.elsewhere.0.lock().unwrap() = Holders { processes: vec![container], ..Holders::default() };
+        let daemon = sides.daemon();
+        assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::RolledBack));
+        assert!(!sides.judge().await);
+        assert!(sides.said.lock().unwrap().iter().any(|said| said.contains("postgres (4242) has mounted")));
+    });
+}
+
+#[test]
+fn a_dataset_that_a_stop_hook_makes_gives_the_source_back() {
+    run(async {
+        let sides = Sides::new(true, false, 1);
+        let (zfs, new) = (sides.source().clone(), ds(&format!("{SRC}/new")));
+        let made = new.clone();
+        *sides.writer.beside.lock().unwrap() = Some(Box::new(move |call| {
+            if call.verb == HookVerb::Stop {
+                zfs.create(&made);
+            }
+        }));
+        let daemon = sides.daemon();
+        assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::RolledBack));
+        assert!(!sides.judge().await);
+        assert!(sides.source().is_mounted(&new));
+        assert!(sides.said.lock().unwrap().iter().any(|said| said.contains("src/a/new came into being")));
+    });
+}
+
+#[test]
+fn writers_are_started_when_the_devices_of_volumes_are_there() {
+    run(async {
+        let sides = Sides::new(true, false, 1);
+        let names = [SRC, DST].map(|root| ds(&format!("{root}/v")));
+        sides.source().create_volume(&names[0], 1 << 20);
+        let (one, other, starts) = (sides.source().clone(), sides.target().clone(), Arc::new(AtomicU64::new(0)));
+        let (at, counted) = (names.clone(), Arc::clone(&starts));
+        *sides.writer.beside.lock().unwrap() = Some(Box::new(move |call| {
+            if call.verb == HookVerb::Start {
+                let there = [one.has_device(&at[0]), other.has_device(&at[1])];
+                assert_eq!(there.iter().filter(|is| **is).count(), 1, "devices: {there:?}");
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        }));
+        let daemon = sides.daemon();
+        assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::Done));
+        assert!(sides.target().has_device(&names[1]));
+        assert_eq!(sides.lead(&daemon, Some(BACK)).await, (End::Over, Phase::Done));
+        assert!(sides.source().has_device(&names[0]));
+        assert_eq!(starts.load(Ordering::SeqCst), 2);
+    });
+}
