@@ -36,6 +36,9 @@ pub enum Call {
         /// But for this.
         keep: SnapshotTag,
     },
+    /// Destroy the snapshots that something else took of what is fenced here since the last one of a cutover, if nothing was
+    /// written since that: they keep it from coming home, and hold nothing. Hosts of the first release do not know it.
+    Shed,
     /// What part does this host play?
     State,
     /// A person there, or here, swears that the target of this leg is destroyed.
@@ -64,7 +67,7 @@ pub enum Told {
         /// Of every dataset.
         saved: Vec<Saved>,
     },
-    /// To `Tidy` and `Break`.
+    /// To `Tidy`, `Shed` and `Break`.
     Done,
     /// To `State`.
     State(State),

@@ -217,6 +217,12 @@ impl Host {
     /// The value of a property and its source, by inheritance. `None` for one without value.
     pub fn property(&self, name: &DatasetName, property: &str) -> Option<Property> {
         let d = self.dataset(name)?;
+        if let Some(tag) = property.strip_prefix("written@") {
+            let before = &d.snaps.iter().find(|s| s.tag.as_str() == tag)?.objects;
+            let written = if *before == d.live { 0 } else { space_since(before, &d.live).max(512) };
+            let value = Some(written.to_string()).filter(|_| self.can.receive_resumable)?;
+            return Some(Property { name: property.to_owned(), value, source: PropertySource::Default });
+        }
         let found = |value: String, source| Some(Property { name: property.to_owned(), value, source });
         let text = |value: Option<String>| found(value?, PropertySource::Default);
         match property {

@@ -32,6 +32,13 @@ pub enum Entry {
         /// The leg by which it was left.
         leg: String,
     },
+    /// A snapshot that something else took of a dataset that a cutover fenced; it held nothing, and was in the way home.
+    Shed {
+        /// This one.
+        snapshot: SnapshotName,
+        /// Nothing was written since this.
+        since: SnapshotName,
+    },
     /// A snapshot that its job's rules no longer keep is destroyed.
     Prune {
         /// This one.

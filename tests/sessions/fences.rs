@@ -12,7 +12,7 @@ use zmigrate::{
     port::{
         busy::{Hold, Holder, Holders},
         hook::HookVerb,
-        zfs::Zfs,
+        zfs::{SnapshotRequest, Zfs},
     },
 };
 
@@ -98,4 +98,46 @@ fn writers_are_started_when_the_devices_of_volumes_are_there() {
         assert!(sides.source().has_device(&names[0]));
         assert_eq!(starts.load(Ordering::SeqCst), 2);
     });
+}
+
+async fn snapshot(sides: &Sides, tag: &str) {
+    let request = SnapshotRequest { root: ds(SRC), tag: tag.parse().unwrap(), recursive: true, except: Vec::new() };
+    sides.source().snapshot(&request).await.unwrap();
+}
+
+#[test]
+fn what_something_else_snapshots_at_home_is_no_obstacle_if_it_holds_nothing() {
+    run(async {
+        let sides = Sides::new(true, false, 1);
+        let daemon = sides.daemon();
+        assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::Done));
+        snapshot(&sides, "hourly-1").await;
+        snapshot(&sides, "hourly-2").await;
+        assert_eq!(sides.lead(&daemon, Some(BACK)).await, (End::Over, Phase::Done));
+        assert!(!sides.judge().await);
+    });
+}
+
+#[test]
+fn snapshots_at_home_stay_where_they_hold_something_or_it_cannot_be_told() {
+    for old in [false, true] {
+        run(async {
+            let sides = Sides::new(true, old, 1);
+            let daemon = sides.daemon();
+            assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::Done));
+            let readonly = |value: &str| [("readonly".to_owned(), value.to_owned())];
+            let home = ds(&format!("{SRC}/b"));
+            if !old {
+                sides.source().set(&home, &readonly("off")).await.unwrap();
+                assert!(sides.source().write(&home, 7, 0, b"by hand"));
+                sides.source().set(&home, &readonly("on")).await.unwrap();
+            }
+            snapshot(&sides, "hourly").await;
+            assert_eq!(sides.lead(&daemon, Some(BACK)).await.0, End::Question, "old: {old}");
+            assert!(sides.judge().await, "the target serves on");
+            let there = sides.source().snapshot_content(&format!("{home}@hourly").parse().unwrap());
+            assert!(there.is_some(), "old: {old}");
+            assert!(sides.said.lock().unwrap().iter().any(|said| said.contains("@hourly")), "old: {old}");
+        });
+    }
 }

@@ -42,9 +42,10 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// True if `zfs get` takes this property. User properties always.
+    /// True if `zfs get` takes this property. User properties always; `written@SNAPSHOT` where there is `written`.
     pub fn knows(&self, property: &str) -> bool {
-        property.contains(':') || self.properties.contains(property)
+        let kind = property.split_once('@').map_or(property, |(kind, _)| kind);
+        kind.contains(':') || self.properties.contains(kind)
     }
 
     /// Takes back what a trial has shown to be unknown.

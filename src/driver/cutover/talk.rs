@@ -175,6 +175,14 @@ impl Talk {
         }
     }
 
+    /// Rids what is fenced at the target of the snapshots of others that hold nothing.
+    ///
+    /// # Errors
+    /// When something may have been written there, or a snapshot is in use; `Protocol` from a host that is too old.
+    pub async fn shed(&self, terms: &Terms) -> Result<(), Failure> {
+        self.look_at(terms, Side::Target, Call::Shed).await.map(drop)
+    }
+
     /// Ends the session.
     pub async fn bye(&self) {
         if let Some(client) = self.client.lock().await.take() {

@@ -254,7 +254,7 @@ impl Worker {
         snapshot: Option<&SnapshotTag>,
         stop: &CancellationToken,
     ) -> Result<Moved, Failure> {
-        let mut tries = 0;
+        let (mut tries, mut has_shed) = (0, false);
         let mut moved = Moved { compared: true, ..Moved::default() };
         let options: Vec<RunOptions> = terms.unit.iter().map(|pair| self.options(terms, pair, snapshot)).collect();
         let peer = self.context.link.to_string();
@@ -275,6 +275,18 @@ impl Worker {
                 }
             }
             let Some(failure) = trouble else { break };
+            // What something else snapshotted at home is in the way of coming home.
+            if failure.class == FailureClass::Refused && !has_shed && self.enters(terms).await?.is_some() {
+                has_shed = true;
+                match self.talk.shed(terms).await {
+                    Ok(()) => continue,
+                    Err(old) if old.class == FailureClass::Protocol => return Err(failure),
+                    Err(why) => {
+                        tracing::warn!("{failure}");
+                        return Err(why);
+                    }
+                }
+            }
             tries += 1;
             let passes = is_passing(&failure) || failure.class == FailureClass::Unreachable || failure.transient;
             if stop.is_cancelled() || !passes || tries >= PATIENCE {

@@ -47,7 +47,7 @@ pub(super) type Answered = Result<(Option<Answer>, Vec<String>), Failure>;
 
 /// What an actor is told.
 pub(super) enum Message {
-    Ask { request: Request, setup: Option<Setup>, tell: oneshot::Sender<Answered> },
+    Ask { request: Request, setup: Option<Box<Setup>>, tell: oneshot::Sender<Answered> },
     Break { leg: Leg, tell: oneshot::Sender<Result<(), Failure>> },
 }
 
@@ -271,7 +271,7 @@ impl Actor {
                 self.waiting.push((request.leg, request.number, tell));
                 self.let_epochs_pass(&request).await?;
                 if let (Ask::Arm { .. }, Some(setup)) = (&request.ask, setup) {
-                    self.take_setup(request.leg, setup).await?;
+                    self.take_setup(request.leg, *setup).await?;
                 }
                 if self.host.doing().is_some() {
                     let newer = self.queued.as_ref().is_none_or(|q| q.leg != request.leg || q.number <= request.number);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Call ─ Hosts ─┬─ Ask, Break ──▶ actor (one for each unit, owns the ledger) ─ actions on ZFS and hooks
-//!               └─ Look, Describe, Tidy, State: answered at once
+//!               └─ Look, Describe, Tidy, Shed, State: answered at once
 //! ```
 //!
 //! Invariants: a record is on disk before what follows from it is done; one process at a time is a unit's host; a unit
@@ -13,6 +13,7 @@ mod activate;
 mod actor;
 mod fence;
 mod look;
+mod shed;
 mod unit;
 mod users;
 
@@ -97,7 +98,9 @@ impl Hosts {
         let unit = Unit::new(roots)?;
         // The semaphore is never closed.
         let _one_of_few = match call {
-            Call::Look { .. } | Call::Describe | Call::Tidy { .. } | Call::State => self.looks.acquire().await.ok(),
+            Call::Look { .. } | Call::Describe | Call::Tidy { .. } | Call::Shed | Call::State => {
+                self.looks.acquire().await.ok()
+            }
             Call::Ask { .. } | Call::Break { .. } => None,
         };
         match call {
@@ -108,6 +111,7 @@ impl Hosts {
                 look::tidy(&*self.tools.zfs, &unit, &legs, &keep).await?;
                 Ok(Told::Done)
             }
+            Call::Shed => shed::shed(&self.tools, &unit, who).await.map(|()| Told::Done),
             Call::State => self.state(&unit).map(Told::State),
             Call::Break { leg } => {
                 tracing::warn!(unit = %unit, by = who, "a person swears that the target of {leg} is destroyed");
@@ -135,6 +139,7 @@ impl Hosts {
         }
         tracing::debug!(unit = %unit, by = who, leg = %request.leg, number = request.number, "asked: {:?}", request.ask);
         let (tell, told) = oneshot::channel();
+        let setup = setup.map(Box::new);
         self.send(&unit, Message::Ask { request, setup, tell }).await?;
         match timeout(ANSWER_WITHIN, told).await {
             Ok(Ok(answered)) => answered.map(|(answer, notes)| Told::Answer { answer, notes }),

@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         an_undeclared_hook_stops_it_before_anything,
         a_busy_mount_is_reported_and_the_source_serves,
         a_busy_mount_is_freed_when_asked,
+        a_mount_that_stays_in_another_namespace_is_no_fence,
         a_target_that_does_not_come_up_is_held,
         a_target_that_does_not_come_up_is_left_again,
         a_full_target_gives_the_source_back,
@@ -98,6 +99,33 @@ fn a_busy_mount_is_freed_when_asked() {
     assert!(!holder.wait().unwrap().success());
     bench.stop_writing();
     assert!(bench.assert_one_side_has_it_all());
+}
+
+fn a_mount_that_stays_in_another_namespace_is_no_fence() {
+    let bench = Bench::new();
+    bench.write();
+    let at = get(&bench.east(), "mountpoint").0;
+    let mut holder = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "300"])
+        .spawn()
+        .unwrap();
+    let pid = holder.id();
+    let command = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    wait_for("a namespace of its own", 20, || command().trim() == "sleep");
+    let who = format!("sleep ({pid}) has mounted, in a namespace of its own, {at}");
+    let done = bench.start(&["--tries", "1", "--kill-busy"]).wait(120).says(&[&who]);
+    assert!(holder.try_wait().unwrap().is_none(), "it is not ended");
+    bench.assert_not_two_sides();
+    let _ = holder.kill();
+    let _ = holder.wait();
+    // zfs-fuse cannot mount it again while it is mounted anywhere, so the way back may have had to wait.
+    if done.code != Some(8) {
+        let id = bench.status()["id"].as_str().unwrap().to_owned();
+        assert_eq!(json(&bench.cutover(&["resume", &id]).must(8))["result"], "rolled_back");
+    }
+    wait_for("the writer to run again", 20, || bench.writer_runs());
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all());
 }
 
 fn a_target_that_does_not_come_up_is_held() {

@@ -10,7 +10,7 @@ use crate::{
     Case, cases,
     process::{Running, wait_for},
     proxy::Proxy,
-    zfs::{create, populate, tags},
+    zfs::{create, populate, tags, zfs},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         an_abort_in_each_phase,
         passes_that_do_not_shrink,
         pairs_move_as_one,
+        mount_points_in_each_other,
         the_daemon_goes_on_where_the_command_died,
         what_replicates_home,
         a_clock_an_hour_off,
@@ -160,6 +161,38 @@ fn pairs_move_as_one() {
     bench.site.assert_same_files(&format!("{here}@{tag}"), &format!("{there}@{tag}"));
     json(&bench.cutover(&["back", result["id"].as_str().unwrap()]).must(0));
     assert!(is_writable(&here) && !is_writable(&there));
+}
+
+fn mount_points_in_each_other() {
+    let bench = Bench::new();
+    for outer_first in [true, false] {
+        let pair = |what: &str| {
+            let name = format!("{what}-{outer_first}");
+            (bench.site.e(&name), bench.site.w(&format!("in/{name}")))
+        };
+        let (outer, inner) = (pair("db"), pair("fast"));
+        let place = bench.site.dir.join(format!("place-{outer_first}"));
+        let segment = place.join("wal/segment");
+        for ((dataset, _), at) in [(&outer, place.clone()), (&inner, place.join("wal"))] {
+            create(dataset);
+            zfs(&["set", &format!("mountpoint={}", at.display()), dataset]);
+        }
+        std::fs::write(&segment, "kept").unwrap();
+        let (first, second) = if outer_first { (&outer, &inner) } else { (&inner, &outer) };
+        let (target, also) = (format!("west:{}", first.1), format!("{}={}", second.0, second.1));
+        let args =
+            ["cutover", "start", &first.0, &target, "--also", &also, "--max-downtime", "60s", "--output", "json"];
+        let result = json(&bench.site.start(&args).wait(120).must(0));
+        assert_eq!(result["result"], "done", "{result}");
+        let serves = |one: &str, other: &str| {
+            assert!(is_writable(one) && is_writable(other), "{one}, {other}");
+            assert_eq!(std::fs::read_to_string(&segment).unwrap(), "kept", "{one} hides {other}");
+        };
+        serves(&outer.1, &inner.1);
+        json(&bench.cutover(&["back", result["id"].as_str().unwrap()]).must(0));
+        serves(&outer.0, &inner.0);
+        assert!(!is_writable(&outer.1) && !is_writable(&inner.1));
+    }
 }
 
 fn the_daemon_goes_on_where_the_command_died() {
