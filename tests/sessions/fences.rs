@@ -137,7 +137,10 @@ fn snapshots_at_home_stay_where_they_hold_something_or_it_cannot_be_told() {
             assert!(sides.judge().await, "the target serves on");
             let there = sides.source().snapshot_content(&format!("{home}@hourly").parse().unwrap());
             assert!(there.is_some(), "old: {old}");
-            assert!(sides.said.lock().unwrap().iter().any(|said| said.contains("@hourly")), "old: {old}");
+            // What was told last is heard a little later.
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            let said = sides.said.lock().unwrap().join("\n");
+            assert!(said.contains("@hourly"), "old: {old}: {said}");
         });
     }
 }
