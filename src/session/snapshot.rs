@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is snapshotted that another job or host writes to: a snapshot that only this host has keeps a target from
 //! going on, and a fenced dataset from coming home. Datasets below the root that are such are left out and named; a root that is
-//! one is refused. A cutover's own snapshots are exempt, see [`crate::cutover::call::is_of_a_cutover`].
+//! one is refused. A cutover's own snapshots ([`crate::cutover::call::is_of_a_cutover`]) are exempt, but not of what is fenced.
 
 use super::engine::{Engine, refused};
 use crate::{
@@ -21,7 +21,13 @@ impl Engine {
     /// `Refused` when the root is a target or fenced; what ZFS says.
     pub async fn snapshot_source(&self, mut request: SnapshotRequest) -> Result<Vec<String>, Failure> {
         let mut notes = Vec::new();
-        if !is_of_a_cutover(request.tag.as_str()) {
+        if is_of_a_cutover(request.tag.as_str()) {
+            let root = self.zfs.datasets(std::slice::from_ref(&request.root)).await?;
+            // It moves on from where it serves: what is fenced was moved away, by this cutover or by another one.
+            if let Some(failure) = root.iter().filter(|info| info.property(FENCE).is_some()).find_map(not_ours) {
+                return Err(failure);
+            }
+        } else {
             let root = request.root.clone();
             let found = if request.recursive {
                 self.zfs.tree(&root).await?
@@ -135,8 +141,13 @@ mod tests {
             assert!(failure.to_string().contains(part), "{failure}");
         }
         assert!(host.zfs.snapshots_below(&ds("tank")).is_empty());
-        // A cutover's own, and one that a person made writable.
-        assert_eq!(host.take("tank/moved/below", "zmigrate_00000001_pass_1").await.unwrap().len(), 1);
+        // Nor a cutover's own of what has moved on; but of what may only look like a target, and of one that a person made writable.
+        for id in 1..3 {
+            let failure = host.take("tank/moved/below", &format!("zmigrate_0000000{id}_pass_1")).await.unwrap_err();
+            assert_eq!(failure.class, FailureClass::Refused);
+        }
+        assert_eq!(host.take("tank/in", "zmigrate_00000001_pass_1").await.unwrap().len(), 1);
+        host.engine.zfs.destroy_snapshot(&"tank/in@zmigrate_00000001_pass_1".parse().unwrap()).await.unwrap();
         host.set("tank/in", &[("readonly", "off")]).await;
         assert_eq!(host.take("tank/in", "s").await.unwrap(), ["tank/in@s"]);
     }
