@@ -56,6 +56,10 @@ impl Ledger for FileLedger {
         self.bytes += bytes.len() as u64;
         Ok(())
     }
+
+    fn is_half_full(&self) -> bool {
+        self.bytes > MAX_LEDGER_BYTES / 2
+    }
 }
 
 fn failed(path: &Path, e: impl std::fmt::Display) -> LedgerError {

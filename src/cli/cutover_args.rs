@@ -84,6 +84,9 @@ Ctrl-C before the source is stopped ends the command and changes nothing; `resum
         /// If this is not so, two sides may be written to, and what one of them gets is lost
         #[arg(long, required = true)]
         i_have_destroyed_the_target: bool,
+        /// Let the datasets of this host serve, whatever the cutover's leader says: the other host is the one that is destroyed
+        #[arg(long)]
+        here: bool,
     },
 }
 

@@ -41,7 +41,7 @@ pub struct Progress {
     pub number: u32,
     /// Since when the source is down.
     pub since: Option<Millis>,
-    /// What went wrong in this leg, since a person last looked.
+    /// What went wrong in this leg, since a person last looked, or since it rolls back or releases the source.
     pub failures: u8,
     /// Why the phase is not the usual next one.
     pub why: Option<String>,
@@ -76,6 +76,12 @@ impl Progress {
         if self.forced { self.terms.outage_limit.max(self.terms.forced_limit()) } else { self.terms.outage_limit }
     }
 
+    /// Whether no side may serve, so that it has to go on. A leg that returns by itself begins with a source that did not come up.
+    pub fn may_be_down(&self) -> bool {
+        let returns = self.terms.returns_from.is_some() && !self.phase.is_end() && self.phase != Phase::Discard;
+        self.phase.may_be_down() || returns
+    }
+
     /// The state after `record`.
     pub fn apply(&mut self, record: &Record) {
         let number = self.number.saturating_add(1);
@@ -95,6 +101,11 @@ impl Progress {
                 if why.is_some() {
                     self.failures = self.failures.saturating_add(1);
                     self.why.clone_from(why);
+                }
+                // What was tried in vain on the way forward leaves no tries the fewer for what has to end well.
+                let releases = |phase: &Phase| matches!(phase, Phase::Release { .. });
+                if phase.rolls_back() && !self.phase.rolls_back() || releases(phase) && !releases(&self.phase) {
+                    self.failures = 0;
                 }
                 if let Some(question) = self.question.take() {
                     self.failures = 0;
@@ -286,7 +297,8 @@ impl Turn<'_> {
     fn tick(&mut self) {
         let Progress { phase, since, .. } = self.kept();
         let limit = self.kept().outage_limit();
-        let over = since.is_some_and(|since| self.now > since.plus(limit));
+        // Before it began: the clock was set back since, and how long it lasts is not known.
+        let over = since.is_some_and(|since| self.now > since.plus(limit) || self.now < since);
         if over && phase.is_outage() {
             let why = format!("the outage took longer than {limit}");
             return self.roll_back(why);
@@ -319,6 +331,15 @@ impl Turn<'_> {
                 self.enter(Phase::Release { back }, Some(why));
             }
             _ => self.question(Question::Failed { why }),
+        }
+    }
+
+    /// As above, where both sides are down until it is answered: then no person is asked, as long as it may pass by itself. The
+    /// next tick asks again.
+    fn keep_asking(&mut self, phase: Phase, why: String) {
+        // Once at least, for a host that was told of a failure tries again only for a new question.
+        if self.kept().failures.saturating_add(1) < self.kept().terms.tries.max(2) {
+            self.enter(phase, Some(why));
         }
     }
 
@@ -373,6 +394,9 @@ impl Turn<'_> {
             }
             (Phase::Retract { served: true } | Phase::Settle, Reply::Refused { refusal: Refusal::Epoch { .. } }) => {
                 self.enter(Phase::RolledBack, None);
+            }
+            (phase @ (Phase::Retract { served: false } | Phase::Release { back: Some(_) }), Reply::Failed { why }) => {
+                self.keep_asking(phase, why);
             }
             (phase, Reply::Failed { why }) => self.again(phase, why),
             (phase, Reply::Refused { refusal }) => {

@@ -21,7 +21,8 @@ use crate::types::Guid;
 pub enum HostEffect {
     /// Append to this host's journal, and sync it.
     Append(HostRecord),
-    /// Begin this; its end comes back as [`HostEvent::Ended`]. One at a time.
+    /// Begin this; its end comes back as [`HostEvent::Ended`]. One at a time: one that is under way is broken off first, and its
+    /// end is not told.
     Act(Action),
     /// Answer the coordinator.
     Answer(Answer),
@@ -34,8 +35,9 @@ pub enum Action {
     Prepare(Side),
     /// Stop the writers by the hooks, within their time limits.
     Quiesce,
-    /// Read the properties that the fence changes, with their sources.
-    ReadFormer,
+    /// Read the properties that the fence changes, with their sources. Of one that was promoted and never came up: what they
+    /// would be if it had, which is this list, or, without an entry in it, what the manifest says.
+    ReadFormer(Option<Former>),
     /// Unmount without force (zvol: close it, and see its node go), then `readonly=on`, `canmount=noauto` (`volmode=none`),
     /// `zmigrate:fence=<leg>`.
     Fence(Leg),
@@ -44,12 +46,20 @@ pub enum Action {
     /// Set back every property of the list, remove `zmigrate:fence`, mount.
     Unfence(Former),
     /// Start the writers by the hooks.
-    Unquiesce,
+    Unquiesce {
+        /// Stop them first: what was begun to stop them may be under way still, and would stop what is started.
+        anew: bool,
+    },
     /// Undo `Prepare(Target)`. Snapshots stay.
     Settle,
     /// Set the list back if there is one, else what the manifest says; remove `zmigrate:fence`; `readonly=off`; mount; start
     /// hooks; health check.
-    Activate(Option<Former>),
+    Activate {
+        /// The list.
+        former: Option<Former>,
+        /// As in `Unquiesce`, before the hooks start anything.
+        anew: bool,
+    },
     /// Destroy the datasets of the unit, which carry the fence of this leg.
     Destroy(Leg),
 }

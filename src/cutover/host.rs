@@ -7,56 +7,23 @@
 
 use std::sync::Arc;
 
+pub use super::kept::{Kept, Owed, Part};
 use super::{
     effect::{Action, HostEffect, HostEvent, Outcome},
-    leg::{CutoverId, Epoch, Leg, Millis, Side},
+    leg::{Leg, Millis},
     message::{Answer, Ask, Decision, Refusal, Reply, Request, Ruling},
     record::{Former, HostRecord},
     rules::{Actual, Rules},
     source::{self, Stage},
     target::{self, Register},
 };
-use crate::{
-    limits::MAX_BARRED,
-    types::{DatasetName, Guid},
-};
+use crate::types::Guid;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Host {
     kept: Kept,
     memory: Memory,
-}
-
-/// What the journal keeps.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Kept {
-    /// The last epoch that is known to have begun.
-    pub epoch: Epoch,
-    /// The part played in the newest leg.
-    pub part: Part,
-    /// The unit's datasets on this host.
-    pub datasets: Arc<[DatasetName]>,
-    /// The fence that was set here and not taken away since.
-    pub fence: Option<Leg>,
-    /// What that fence changed.
-    pub former: Option<Former>,
-    /// Legs of the coming epoch that are over here; the newest ones.
-    pub barred: Vec<CutoverId>,
-}
-
-/// What a host is in a leg.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// Never took part.
-    #[default]
-    None,
-    /// The side that is left.
-    Source(Leg, Stage),
-    /// The side that becomes writable, and decides.
-    Target(Leg, Register),
-    /// ZFS shows this fence, and the journal does not know it: nothing is done until a person looks.
-    UnknownFence(Leg),
 }
 
 /// What a crash forgets.
@@ -68,6 +35,8 @@ pub(super) struct Memory {
     pub prepared: Option<u32>,
     /// `Quiesce` went well.
     pub quiesced: bool,
+    /// Something that nobody waits for any more may be stopping the writers: what an earlier process began, or what was broken off.
+    pub stopping: bool,
     /// `Fence` went well since this process started.
     pub fenced: bool,
     /// `Unquiesce` went well.
@@ -80,118 +49,6 @@ pub(super) struct Memory {
     pub failed: Option<(Option<u32>, String)>,
     /// The newest question of this leg.
     newest: u32,
-}
-
-impl Part {
-    /// The leg that is taken part in.
-    pub fn leg(&self) -> Option<Leg> {
-        match self {
-            Part::None => None,
-            Part::Source(leg, _) | Part::Target(leg, _) | Part::UnknownFence(leg) => Some(*leg),
-        }
-    }
-
-    /// Why this host cannot begin another leg as `side`, if it cannot.
-    fn objects_to(&self, side: Side) -> Option<Refusal> {
-        let over_as = match self {
-            Part::None => return None,
-            Part::Source(_, Stage::Closed) => Side::Source,
-            Part::Target(_, Register::Promoted { .. } | Register::Active) => Side::Source,
-            Part::Source(_, Stage::Released | Stage::Discarded) | Part::Target(_, Register::Settled) => Side::Target,
-            Part::UnknownFence(leg) => return Some(Refusal::UnknownFence { leg: *leg }),
-            Part::Source(leg, _) | Part::Target(leg, _) => return Some(Refusal::OtherLeg { leg: *leg }),
-        };
-        (side != over_as).then_some(Refusal::NotNow)
-    }
-}
-
-impl Kept {
-    /// The state after `record`.
-    pub fn apply(&mut self, record: &HostRecord) {
-        use HostRecord as R;
-        match record {
-            R::Admitted { leg, side, datasets, verify } => {
-                if let Some(old) = self.part.leg().filter(|old| old.epoch > self.epoch) {
-                    self.bar(old);
-                }
-                self.datasets = Arc::clone(datasets);
-                self.part = match side {
-                    Side::Source => Part::Source(*leg, Stage::Armed),
-                    Side::Target => Part::Target(*leg, Register::Undecided { verify: *verify }),
-                };
-            }
-            R::Barred { leg } => self.bar(*leg),
-            R::UnknownFence { leg } => {
-                self.part = Part::UnknownFence(*leg);
-                self.fence = Some(*leg);
-            }
-            R::Quiescing { until } => self.stage(Stage::Quiescing { until: *until }),
-            R::Fencing { former } => {
-                self.former = Some(Arc::clone(former));
-                self.fence = self.part.leg();
-                self.stage(Stage::Fencing);
-            }
-            R::Fenced => self.stage(Stage::Fenced),
-            R::Withdrawing => self.stage(Stage::Withdrawing),
-            R::Unfencing { broken } => {
-                // A target that is gone may have been promoted, so its epoch counts as over.
-                if let Some(leg) = self.part.leg().filter(|_| *broken) {
-                    self.begin(leg.epoch);
-                }
-                self.stage(Stage::Unfencing);
-            }
-            R::Unfenced => {
-                (self.fence, self.former) = (None, None);
-                self.stage(Stage::Starting);
-            }
-            R::Serving => self.stage(Stage::Closed),
-            R::Released => {
-                if let Some(leg) = self.part.leg() {
-                    self.begin(leg.epoch);
-                }
-                self.stage(Stage::Released);
-            }
-            R::Discarding => self.stage(Stage::Discarding),
-            R::Discarded => self.stage(Stage::Discarded),
-            R::Promoted { proof } => {
-                if let Some(leg) = self.part.leg() {
-                    self.begin(leg.epoch);
-                }
-                self.register(Register::Promoted { proof: proof.clone() });
-            }
-            R::Active => {
-                (self.fence, self.former) = (None, None);
-                self.register(Register::Active);
-            }
-            R::Aborted => self.register(Register::Aborted),
-            R::Settled => self.register(Register::Settled),
-        }
-    }
-
-    fn begin(&mut self, epoch: Epoch) {
-        self.epoch = self.epoch.max(epoch);
-        self.barred.clear();
-    }
-
-    fn bar(&mut self, leg: Leg) {
-        self.barred.retain(|id| *id != leg.id);
-        if self.barred.len() >= MAX_BARRED {
-            self.barred.remove(0);
-        }
-        self.barred.push(leg.id);
-    }
-
-    fn stage(&mut self, stage: Stage) {
-        if let Some(leg) = self.part.leg() {
-            self.part = Part::Source(leg, stage);
-        }
-    }
-
-    fn register(&mut self, register: Register) {
-        if let Some(leg) = self.part.leg() {
-            self.part = Part::Target(leg, register);
-        }
-    }
 }
 
 impl Host {
@@ -217,6 +74,12 @@ impl Host {
         self.memory.doing.as_ref().map(|(action, _)| action)
     }
 
+    /// Whether a question may be put at once, and need not wait for the action under way.
+    pub fn hears(&self, request: &Request) -> bool {
+        let stops = matches!(self.kept.part, Part::Source(_, Stage::Quiescing { .. }));
+        self.doing().is_none_or(|doing| stops && *doing == Action::Quiesce && request.ask == Ask::Withdraw)
+    }
+
     /// What failed last, if nothing went well since.
     pub fn failed(&self) -> Option<&str> {
         self.memory.failed.as_ref().map(|(_, why)| why.as_str())
@@ -233,7 +96,7 @@ impl Host {
         match event {
             HostEvent::Recover { fence } => turn.recover(fence),
             // One action at a time. Who asks meanwhile asks again; nothing is queued, so nothing can pile up.
-            _ if turn.memory.doing.is_some() && !matches!(event, HostEvent::Ended(_)) => {}
+            _ if turn.memory.doing.is_some() && !turn.hears(&event) => {}
             HostEvent::Asked(request) => turn.asked(request),
             HostEvent::Ended(outcome) => turn.ended(outcome),
             HostEvent::Tick => turn.tick(),
@@ -286,12 +149,28 @@ impl Turn<'_> {
         self.answer(request, Reply::Refused { refusal });
     }
 
+    /// Whether an event is taken although an action is under way: its end; and what ends an outage, while the writers are being
+    /// stopped. The action after that takes its place.
+    fn hears(&self, event: &HostEvent) -> bool {
+        let until = match (&self.kept.part, &self.memory.doing) {
+            (Part::Source(_, Stage::Quiescing { until }), Some((Action::Quiesce, _))) => Some(*until),
+            _ => None,
+        };
+        match event {
+            HostEvent::Ended(_) => true,
+            HostEvent::Tick => until.is_some_and(|until| self.now > until),
+            HostEvent::Asked(request) => until.is_some() && request.ask == Ask::Withdraw,
+            HostEvent::Recover { .. } | HostEvent::Break(_) => false,
+        }
+    }
+
     fn recover(&mut self, fence: Option<Leg>) {
         self.memory = Memory::default();
         if let Some(leg) = fence.filter(|leg| self.kept.fence != Some(*leg)) {
             self.record(HostRecord::UnknownFence { leg });
         }
         if let Part::Source(leg, stage) = &self.kept.part {
+            self.memory.stopping = *stage != Stage::Armed;
             self.kept.part = Part::Source(*leg, self.rules.recovered(stage.clone()));
         }
         self.pursue(None);
@@ -309,8 +188,15 @@ impl Turn<'_> {
             return;
         }
         self.memory.newest = request.number;
+        // Whatever failed since, what is decided is told.
+        let decided = matches!(&self.kept.part, Part::Target(_, register) if register.decision().is_some());
+        if decided && matches!(request.ask, Ask::Abort | Ask::Promote { .. }) {
+            return self.pursue(Some(request));
+        }
         if let Some((told, why)) = &mut self.memory.failed {
-            if *told.get_or_insert(request.number) == request.number {
+            // A release is asked for until it is done: its source is fenced already, and nothing else waits for a person.
+            let first = *told.get_or_insert(request.number) == request.number;
+            if first && !matches!(request.ask, Ask::Release { .. }) {
                 let why = why.clone();
                 return self.answer(&request, Reply::Failed { why });
             }
@@ -347,6 +233,14 @@ impl Turn<'_> {
                     self.intend(admitted, Action::Prepare(side), Some(request));
                 }
             },
+            // One that was promoted and never came up does not serve only because that leg does not begin.
+            Ask::Withdraw | Ask::Unfence { .. } if self.brings_up() => {
+                if !over {
+                    self.record(HostRecord::Barred { leg });
+                }
+                let former = self.kept.former.clone();
+                self.act(Action::Activate { former, anew: false }, Some(request));
+            }
             // A leg that did not begin here is ended by making sure that it never does.
             Ask::Withdraw | Ask::Unfence { .. } | Ask::Abort => {
                 if !over {
@@ -361,6 +255,10 @@ impl Turn<'_> {
         }
     }
 
+    fn brings_up(&self) -> bool {
+        matches!(self.kept.part, Part::Target(_, Register::Promoted { .. })) && self.rules.brings_up()
+    }
+
     fn ended(&mut self, outcome: Outcome) {
         let Some((action, request)) = self.memory.doing.take() else { return };
         if let Outcome::Failed(why) = outcome {
@@ -373,8 +271,8 @@ impl Turn<'_> {
         self.memory.failed = None;
         match (action, outcome) {
             (Action::Prepare(_), _) => self.memory.prepared = request.as_ref().map(|r| r.number),
-            (Action::Quiesce, _) => self.memory.quiesced = true,
-            (Action::ReadFormer, Outcome::Former(former)) => self.memory.read = Some(former),
+            (Action::Quiesce, _) => (self.memory.quiesced, self.memory.stopping) = (true, false),
+            (Action::ReadFormer(_), Outcome::Former(former)) => self.memory.read = Some(former),
             (Action::Fence(_), _) => {
                 self.memory.fenced = true;
                 if let Part::Source(_, Stage::Fencing) = self.kept.part {
@@ -383,18 +281,25 @@ impl Turn<'_> {
             }
             (Action::Final(_, number), Outcome::Final(guids)) => self.memory.made = Some((number, guids)),
             (Action::Unfence(_), _) => self.record(HostRecord::Unfenced),
-            (Action::Unquiesce, _) => {
-                self.memory.started = true;
+            (Action::Activate { .. }, _) if matches!(self.kept.part, Part::Target(..)) => {
+                self.record(HostRecord::Active)
+            }
+            (Action::Unquiesce { .. } | Action::Activate { .. }, _) => {
+                (self.memory.started, self.memory.stopping) = (true, false);
                 if !matches!(self.kept.part, Part::Source(_, Stage::Unfencing)) {
                     self.record(HostRecord::Serving);
                 }
             }
             (Action::Settle, _) => self.record(HostRecord::Settled),
-            (Action::Activate(_), _) => self.record(HostRecord::Active),
             (Action::Destroy(_), _) => self.record(HostRecord::Discarded),
-            (Action::ReadFormer | Action::Final(..), _) => return,
+            (Action::ReadFormer(_) | Action::Final(..), _) => return,
         }
-        self.pursue(request);
+        match request {
+            Some(request) if !self.kept.part.leg().is_some_and(|mine| self.rules.same_leg(mine, request.leg)) => {
+                self.stranger(request);
+            }
+            request => self.pursue(request),
+        }
     }
 
     fn tick(&mut self) {
@@ -413,6 +318,12 @@ impl Turn<'_> {
     fn broken(&mut self, leg: Leg) {
         match self.kept.part.clone() {
             Part::Source(mine, stage) if mine == leg => source::broken(self, &stage, None),
+            // It was to come home, and bears the fence of the leg by which it was left.
+            Part::Target(mine, register) if register.decision() != Some(Decision::Promoted) => {
+                if self.kept.fence.is_some_and(|fence| leg == fence || leg == mine) {
+                    source::unfence(self, true, None);
+                }
+            }
             Part::UnknownFence(mine) if mine == leg => {
                 let former = Former::default();
                 self.intend(HostRecord::Unfencing { broken: true }, Action::Unfence(former), None);

@@ -47,6 +47,7 @@ pub mod call;
 pub mod coordinator;
 pub mod effect;
 pub mod host;
+mod kept;
 pub mod leg;
 pub mod message;
 mod operator;

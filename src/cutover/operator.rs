@@ -49,7 +49,8 @@ fn resume(turn: &mut Turn<'_>) {
     if turn.kept().question.is_some() {
         let phase = match turn.kept().phase.clone() {
             // It may have stood for days: first what was written meanwhile, and where it holds, a new go.
-            Phase::Arm { .. } => Phase::CatchUp,
+            // What returns has a source that nobody wrote to.
+            Phase::Arm { .. } if turn.kept().terms.returns_from.is_none() => Phase::CatchUp,
             phase => phase,
         };
         turn.enter(phase, None);

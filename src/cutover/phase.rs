@@ -132,6 +132,14 @@ impl Phase {
             && !matches!(self, Phase::Seed | Phase::CatchUp | Phase::Arm { .. } | Phase::Armed { .. } | Phase::Discard)
     }
 
+    /// Whether it is on its way back to where it was.
+    pub fn rolls_back(&self) -> bool {
+        matches!(
+            self,
+            Phase::Withdraw | Phase::Retract { .. } | Phase::Unfence { .. } | Phase::Settle | Phase::RolledBack
+        )
+    }
+
     /// Whether the source may be fenced, so that a person may have to break that.
     pub fn may_be_fenced(&self) -> bool {
         self.is_fenced_outage()

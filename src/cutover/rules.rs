@@ -128,7 +128,17 @@ pub trait Rules {
         true
     }
 
+    /// Whether a source that was promoted and never came up is brought up where another one would serve already.
+    fn brings_up(&self) -> bool {
+        true
+    }
+
     // After a crash.
+
+    /// Whether writers whose stopping nobody saw the end of are stopped to the end before they are started.
+    fn stops_again(&self) -> bool {
+        true
+    }
 
     /// The stage in which a source goes on: the recorded one.
     fn recovered(&self, recorded: Stage) -> Stage {

@@ -12,13 +12,16 @@
 //!   Closed ◀──────┴─────────────────┘   it serves again, and this leg is over here
 //! ```
 //!
-//! Invariant: from `Fencing` on, the source serves again only by the target's recorded abort of this leg, or by a person's word.
+//! A source that was promoted and never came up leaves `Armed` by `Withdrawing`, too, and comes up where others start their writers.
+//!
+//! Invariants: from `Fencing` on, the source serves again only by the target's recorded abort of this leg, or by a person's word;
+//! and it is over only once it serves.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     effect::Action,
-    host::Turn,
+    host::{Owed, Turn},
     leg::{Leg, Millis},
     message::{Ask, Refusal, Reply, Request},
     record::HostRecord,
@@ -59,12 +62,17 @@ pub enum Stage {
 pub(super) fn next(t: &mut Turn<'_>, leg: Leg, stage: &Stage, request: Option<Request>) {
     let serve = matches!(request.as_ref().map(|r| &r.ask), Some(Ask::Unfence { .. } | Ask::Break));
     match stage {
-        Stage::Unfencing if !t.rules.unfences_first() && !t.memory.started => return t.act(Action::Unquiesce, request),
+        Stage::Unfencing if !t.rules.unfences_first() && !t.memory.started => {
+            return t.act(Action::Unquiesce { anew: false }, request);
+        }
         Stage::Unfencing => {
             let former = t.kept.former.clone().unwrap_or_default();
             return t.act(Action::Unfence(former), request);
         }
-        Stage::Starting | Stage::Withdrawing => return t.act(Action::Unquiesce, request),
+        Stage::Starting | Stage::Withdrawing => {
+            let action = serving(t);
+            return t.act(action, request);
+        }
         Stage::Discarding => return t.act(Action::Destroy(leg), request),
         // After a start, what is recorded is made true first.
         Stage::Fenced | Stage::Released if !t.memory.fenced && !serve && t.rules.fences_again() => {
@@ -100,6 +108,9 @@ pub(super) fn next(t: &mut Turn<'_>, leg: Leg, stage: &Stage, request: Option<Re
             }
         }
 
+        (Ask::Withdraw | Ask::Unfence { .. } | Ask::Break, Stage::Armed) if owed(t).is_some() => {
+            withdraw(t, Some(request));
+        }
         (Ask::Withdraw | Ask::Unfence { .. } | Ask::Break, Stage::Armed) => {
             t.record(HostRecord::Serving);
             t.answer(&request, Reply::Serving);
@@ -140,7 +151,8 @@ fn fence(t: &mut Turn<'_>, leg: Leg, stage: &Stage, request: Request) {
         return t.act(Action::Quiesce, Some(request));
     }
     if t.memory.read.is_none() && t.rules.reads_former(*stage == Stage::Fencing) {
-        return t.act(Action::ReadFormer, Some(request));
+        let owed = owed(t).map(|owed| owed.former.clone());
+        return t.act(Action::ReadFormer(owed), Some(request));
     }
     match t.memory.read.take() {
         Some(former) => t.intend(HostRecord::Fencing { former }, Action::Fence(leg), Some(request)),
@@ -148,13 +160,29 @@ fn fence(t: &mut Turn<'_>, leg: Leg, stage: &Stage, request: Request) {
     }
 }
 
-fn withdraw(t: &mut Turn<'_>, request: Option<Request>) {
-    t.intend(HostRecord::Withdrawing, Action::Unquiesce, request);
+/// An activation that is still to be done.
+fn owed<'a>(t: &'a Turn<'_>) -> Option<&'a Owed> {
+    t.kept.owed.as_ref().filter(|_| t.rules.brings_up())
 }
 
-fn unfence(t: &mut Turn<'_>, broken: bool, request: Option<Request>) {
+/// What makes it serve once it is not fenced: its writers start. One that was promoted and never came up is what has to come up.
+fn serving(t: &mut Turn<'_>) -> Action {
+    t.memory.stopping |= matches!(t.memory.doing, Some((Action::Quiesce, _)));
+    let anew = t.memory.stopping && t.rules.stops_again();
+    match owed(t) {
+        Some(owed) => Action::Activate { former: Some(owed.former.clone()), anew },
+        None => Action::Unquiesce { anew },
+    }
+}
+
+fn withdraw(t: &mut Turn<'_>, request: Option<Request>) {
+    let action = serving(t);
+    t.intend(HostRecord::Withdrawing, action, request);
+}
+
+pub(super) fn unfence(t: &mut Turn<'_>, broken: bool, request: Option<Request>) {
     let former = t.kept.former.clone().unwrap_or_default();
-    let first = if t.rules.unfences_first() { Action::Unfence(former) } else { Action::Unquiesce };
+    let first = if t.rules.unfences_first() { Action::Unfence(former) } else { Action::Unquiesce { anew: false } };
     t.intend(HostRecord::Unfencing { broken }, first, request);
 }
 
@@ -162,6 +190,7 @@ fn unfence(t: &mut Turn<'_>, broken: bool, request: Option<Request>) {
 pub(super) fn broken(t: &mut Turn<'_>, stage: &Stage, request: Option<Request>) {
     match stage {
         Stage::Quiescing { .. } => withdraw(t, request),
+        Stage::Armed if owed(t).is_some() => withdraw(t, request),
         Stage::Fencing | Stage::Fenced | Stage::Released => unfence(t, true, request),
         _ => {}
     }

@@ -53,7 +53,7 @@ pub fn status(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis
         waits: if needs.is_some() { "a person".to_owned() } else { waits(&kept.phase).to_owned() },
         needs,
         go: go(coordinator),
-        abort: abort(&kept.phase).to_owned(),
+        abort: abort(coordinator).to_owned(),
         nothing: nothing(coordinator),
     }
 }
@@ -140,13 +140,17 @@ fn go(coordinator: &Coordinator) -> String {
     }
 }
 
-fn abort(phase: &Phase) -> &'static str {
-    match phase {
+fn abort(coordinator: &Coordinator) -> &'static str {
+    let kept = coordinator.progress();
+    match &kept.phase {
+        Phase::Arm { .. } | Phase::Quiesce if kept.terms.returns_from.is_some() => {
+            "ends it; the source, which did not come up, is brought up where it is"
+        }
         Phase::Seed | Phase::CatchUp => "ends it; nothing was changed",
         Phase::Arm { .. } | Phase::Armed { .. } => "ends it; the source has not been stopped",
         Phase::Quiesce => "starts the source's writers again at once",
         Phase::Promote { .. } => "asks the target to give up; if it is promoted already, the cutover goes on",
-        _ if phase.is_outage() => "asks the target to give up, then unfences the source",
+        phase if phase.is_outage() => "asks the target to give up, then unfences the source",
         Phase::Activate | Phase::Release { .. } | Phase::Done => {
             "is refused: the target is promoted; `cutover back` moves home"
         }

@@ -65,7 +65,8 @@ pub(super) fn next(t: &mut Turn<'_>, leg: Leg, register: &Register, request: Opt
     let Some(request) = request else {
         // A promoted target needs nobody to come up.
         if t.rules.may_activate(recorded) && *register != Register::Active {
-            t.act(Action::Activate(t.kept.former.clone()), None);
+            let up = up(t);
+            t.act(up, None);
         }
         return;
     };
@@ -78,13 +79,18 @@ pub(super) fn next(t: &mut Turn<'_>, leg: Leg, register: &Register, request: Opt
         (Ask::Abort, _) => abort(t, leg, recorded, &request),
         (Ask::Activate, Register::Active) => t.answer(&request, Reply::Active),
         (Ask::Activate, _) if t.rules.may_activate(recorded) => {
-            t.act(Action::Activate(t.kept.former.clone()), Some(request));
+            let up = up(t);
+            t.act(up, Some(request));
         }
         (Ask::Settle, Register::Aborted) => t.act(Action::Settle, Some(request)),
         (Ask::Settle, Register::Settled) => t.answer(&request, Reply::Settled),
         (_, Register::Aborted | Register::Settled) => t.refuse(&request, Refusal::Closed),
         _ => t.refuse(&request, Refusal::NotNow),
     }
+}
+
+fn up(t: &Turn<'_>) -> Action {
+    Action::Activate { former: t.kept.former.clone(), anew: false }
 }
 
 fn promote(t: &mut Turn<'_>, leg: Leg, register: &Register, proof: &Proof, request: &Request) {
@@ -97,7 +103,7 @@ fn promote(t: &mut Turn<'_>, leg: Leg, register: &Register, proof: &Proof, reque
         return t.answer(request, Reply::Objected { objection });
     }
     // It comes up at once: each question and answer saved is downtime saved.
-    let activate = Action::Activate(t.kept.former.clone());
+    let activate = up(t);
     t.intend(HostRecord::Promoted { proof: proof.clone() }, activate, None);
     rule(t, leg, Decision::Promoted, request);
 }

@@ -164,7 +164,10 @@ fn a_source_that_is_not_fenced_in_time_lets_its_writers_go() {
     let (host, effects) = host.step(HostEvent::Tick, Millis(9));
     assert_eq!(effects, []);
     let (host, effects) = host.step(HostEvent::Tick, Millis(10));
-    assert_eq!(effects, [HostEffect::Append(HostRecord::Withdrawing), HostEffect::Act(Action::Unquiesce)]);
+    assert_eq!(
+        effects,
+        [HostEffect::Append(HostRecord::Withdrawing), HostEffect::Act(Action::Unquiesce { anew: true })]
+    );
     let (host, _) = host.step(HostEvent::Ended(Outcome::Done), Millis(10));
     let (_, effects) = ask(host, leg(1, 1), 9, Ask::Fence);
     assert_eq!(effects.len(), 1, "it is not fenced after that");
@@ -348,4 +351,82 @@ fn a_source_that_was_discarded_may_be_a_target() {
         "{effects:?}"
     );
     assert_eq!(reply(&asked(Side::Source)), Some(&Reply::Refused { refusal: Refusal::NotNow }));
+}
+
+/// A leader whose source is fenced, with a snapshot that cannot be sent.
+fn syncing(tries: u8) -> Led {
+    let mut led = Led::new(Terms { hold: false, tries, ..terms() });
+    led.pass(0);
+    led.pass(0);
+    let guids: Arc<[Guid]> = Arc::from([Guid(5)]);
+    for reply in [Reply::Armed, Reply::Armed, Reply::Quiesced, Reply::Fenced, Reply::Final { guids }] {
+        led.answer(reply);
+    }
+    led
+}
+
+#[test]
+fn a_fenced_source_waits_for_its_target_and_not_for_a_person() {
+    for tries in [1, 3] {
+        let mut led = syncing(tries);
+        (0..tries).for_each(|_| led.work(Done::Failed("no route".into())));
+        assert!(matches!(led.it.progress().phase, super::phase::Phase::Retract { served: false }));
+        assert_eq!(led.it.progress().failures, 0, "what was tried in vain before does not count");
+        for _ in 0..20 {
+            led.answer(Reply::Failed { why: "state_dir is full".into() });
+            assert_eq!(led.it.progress().question, None);
+            let effects = led.event(Event::Tick);
+            assert!(matches!(&effects[..], [Effect::Ask(_, r)] if r.ask == Ask::Abort), "{effects:?}");
+        }
+        assert!(led.journal.len() < 40, "its journal does not grow for ever");
+        led.answer(Reply::Ruled { ruling: Ruling { leg: leg(0x4f2a, 1), decision: Decision::Aborted } });
+        led.answer(Reply::Serving);
+        led.answer(Reply::Settled);
+        assert_eq!(led.it.progress().phase, super::phase::Phase::RolledBack);
+    }
+}
+
+#[test]
+fn an_outage_of_unknown_length_is_too_long() {
+    let led = syncing(1);
+    let (it, _) = led.it.clone().step(Event::Tick, Millis(1000));
+    assert!(it.progress().phase.is_outage());
+    let (it, _) = it.step(Event::Tick, Millis(999));
+    assert!(it.progress().phase.rolls_back(), "the clock was set back while nobody led it");
+}
+
+#[test]
+fn writers_that_do_not_stop_in_time_are_let_go_meanwhile() {
+    let stopping = || {
+        let (host, _) = started(&fenced()[..1], None);
+        ask(host, leg(1, 1), 3, Ask::Quiesce { within: Millis(9) }).0
+    };
+    let gone = [HostEffect::Append(HostRecord::Withdrawing), HostEffect::Act(Action::Unquiesce { anew: true })];
+    let (host, effects) = stopping().step(HostEvent::Tick, Millis(9));
+    assert_eq!(effects, []);
+    assert_eq!(host.step(HostEvent::Tick, Millis(10)).1, gone, "at the limit");
+    assert_eq!(ask(stopping(), leg(1, 1), 4, Ask::Withdraw).1, gone, "when it is asked to");
+    assert_eq!(ask(stopping(), leg(1, 1), 4, Ask::Fence).1, [], "all else waits");
+}
+
+/// Of a leg home that is not decided, and of one that is: the side that was left serves, and that leg is over there.
+#[test]
+fn a_break_works_for_a_side_that_was_to_come_home() {
+    let to_come = [&fenced()[..], &[HostRecord::Released, admitted(leg(2, 2), Side::Target)]].concat();
+    for more in [&[][..], &[HostRecord::Aborted], &[HostRecord::Aborted, HostRecord::Settled]] {
+        for named in [leg(1, 1), leg(2, 2)] {
+            let (host, _) = started(&[&to_come[..], more].concat(), Some(leg(1, 1)));
+            let (host, effects) = host.step(HostEvent::Break(leg(3, 1)), Millis(0));
+            assert_eq!(effects, [], "another cutover's name breaks nothing");
+            let (host, effects) = host.step(HostEvent::Break(named), Millis(0));
+            assert_eq!(effects[0], HostEffect::Append(HostRecord::Unfencing { broken: true }));
+            assert!(matches!(effects[1], HostEffect::Act(Action::Unfence(_))));
+            let (host, _) = host.step(HostEvent::Ended(Outcome::Done), Millis(0));
+            let (host, effects) = host.step(HostEvent::Ended(Outcome::Done), Millis(0));
+            assert_eq!(effects, [HostEffect::Append(HostRecord::Serving)]);
+            let arm = Ask::Arm { side: Side::Target, datasets: Arc::from([]), verify: Means::Guid };
+            let (_, effects) = ask(host, leg(2, 2), 9, arm);
+            assert_eq!(reply(&effects), Some(&Reply::Refused { refusal: Refusal::Closed }));
+        }
+    }
 }

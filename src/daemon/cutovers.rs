@@ -1,8 +1,8 @@
 //! What zmigrated does for cutovers by itself: a host's part that nobody looks after, and a lead whose process died.
 //!
 //! A fence that is recorded is set again, a promoted target comes up, and writers that were stopped for nothing are started.
-//! A cutover that was led from this host goes on: at the start each that is not over and asks nobody anything; later on only
-//! one whose source may be down, as whoever stopped a command before that wanted it to stop.
+//! A cutover that was led from this host goes on: at the start each that is not over, asks nobody anything, and was not stopped by a
+//! person; later on only one whose source may be down, as whoever stopped a command before that wanted it to stop.
 
 use std::{
     collections::HashMap,
@@ -46,10 +46,16 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
         };
         // Also where a host's ledger cannot be read: another cutover is none the worse for it.
         let found = leads(&*ledgers);
-        let trouble = looked.err().or_else(|| found.as_ref().err().cloned());
+        let mut trouble: Vec<Failure> = looked.err().into_iter().chain(found.as_ref().err().cloned()).collect();
         if let Ok(all) = found {
             for (name, read) in all {
-                let Ok((story, it)) = read else { continue };
+                let (story, it) = match read {
+                    Ok(read) => read,
+                    Err(failure) => {
+                        trouble.push(failure);
+                        continue;
+                    }
+                };
                 let kept = it.progress();
                 let id = story.begun.id;
                 let due = homeward.get(&id).is_none_or(|at| at.elapsed() >= HOMEWARD_EVERY);
@@ -63,7 +69,7 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
                     }
                 }
                 let goes_on = !kept.phase.is_end() && kept.question.is_none();
-                if goes_on && (first || kept.phase.may_be_down()) {
+                if goes_on && ((first && !story.stopped) || kept.may_be_down()) {
                     let peer = &story.begun.peer;
                     let leading = lead_from_here(&daemon, &engine, &config, &name, id, peer, &stop, false);
                     match leading {
@@ -75,7 +81,7 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
             }
         }
         // Once, however often it is looked at.
-        let now = trouble.map(|failure| failure.message).unwrap_or_default();
+        let now = trouble.into_iter().map(|failure| failure.message).collect::<Vec<_>>().join("; ");
         if !now.is_empty() && now != told {
             tracing::error!("not all cutovers can be looked after: {now}");
         }

@@ -10,6 +10,12 @@ pub trait Hooks: Send + Sync {
     /// Whether the configuration of this host has a hook of that name.
     fn declared(&self, name: &HookName) -> bool;
 
+    /// Whether a stop that was broken off goes on all the same, because another program carries it out, and ends what is started
+    /// meanwhile.
+    fn stops_elsewhere(&self, _name: &str) -> bool {
+        false
+    }
+
     /// Does what is asked, within the hook's own limits. Every call may be repeated: stopping what is stopped and starting
     /// what runs succeed. Dropped on the way, it ends what it began.
     ///

@@ -9,6 +9,9 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// When the line is not safely on disk.
     fn append(&mut self, line: &str) -> io::Result<()>;
+
+    /// Whether what can be done without is to be left out from now on: it has grown to half of what it may.
+    fn is_half_full(&self) -> bool;
 }
 
 /// A ledger that was opened, and the lines that were in it.

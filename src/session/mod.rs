@@ -29,6 +29,7 @@ pub mod registry;
 mod retire;
 pub mod snapshot;
 pub mod state;
+pub mod steady;
 pub mod told;
 mod transfer;
 pub mod verify;

@@ -63,6 +63,8 @@ fn setups() -> Vec<Setup> {
             budget: Budget { crashes: 1, failures: 1, ..Budget::default() }, ..push.clone() },
         Setup { name: "pull, the target destroyed, a crash, a failure, a delay", disaster: true,
             budget: Budget { crashes: 1, failures: 1, delays: 1, ..Budget::default() }, ..pull },
+        Setup { name: "push and back, the target destroyed, a crash, a failure", disaster: true,
+            budget: Budget { crashes: 1, failures: 1, backs: 1, ..Budget::default() }, ..push.clone() },
         Setup { name: "push, two records, the target destroyed, a failure", disaster: true, writes: 2,
             budget: Budget { failures: 1, ..Budget::default() }, ..push },
     ]

@@ -12,7 +12,7 @@ use zmigrate::cutover::{
     effect::{Action, Command, Effect, Event, HostEffect, HostEvent, Outcome, Result as Done, Work},
     host::{Host, Kept, Part},
     leg::{CutoverId, Epoch, Leg, Millis, Node},
-    message::{Answer, Request},
+    message::{Answer, Decision, Request},
     predict::Pass,
     proof::{Means, Proof},
     record::{HostRecord, Record},
@@ -154,11 +154,13 @@ pub enum Move {
         stays: bool,
     },
     Lose(usize),
-    /// A host's action ends.
+    /// A host's action ends; or fails after so many of its steps.
     Perform {
         host: usize,
-        fails: bool,
+        fails: Option<u8>,
     },
+    /// What a process that died began to stop has stopped.
+    StopEnds(usize),
     /// The coordinator's work ends.
     Worked(Ends),
     Tick,
@@ -217,6 +219,15 @@ fn terms(setup: &Setup) -> Terms {
     }
 }
 
+/// Whether a person can make the source serve there.
+fn can_be_broken(kept: &Kept) -> bool {
+    match &kept.part {
+        Part::Source(_, stage) => matches!(stage, Stage::Fencing | Stage::Fenced | Stage::Released),
+        Part::Target(_, register) => kept.fence.is_some() && register.decision() != Some(Decision::Promoted),
+        Part::None | Part::UnknownFence(_) => false,
+    }
+}
+
 impl State {
     fn lead(&self) -> Option<&Arc<Coordinator>> {
         if let Life::Up(lead) = &self.lead { Some(lead) } else { None }
@@ -270,9 +281,14 @@ impl Cutover {
             }
         }
         for h in 0..2 {
+            if s.sites[h].stopping {
+                moves.push(Move::StopEnds(h));
+            }
             match &s.hosts[h] {
-                Life::Up(host) if host.doing().is_some() => moves.push(Move::Perform { host: h, fails: false }),
                 Life::Up(host) => {
+                    if host.doing().is_some() {
+                        moves.push(Move::Perform { host: h, fails: None });
+                    }
                     let acts = |host: &Host| !host.clone().step_by(&*self.rules, HostEvent::Tick, s.now()).1.is_empty();
                     if (s.late || host.failed().is_some()) && acts(host) {
                         moves.push(Move::HostTick(h));
@@ -332,9 +348,15 @@ impl Cutover {
         }
         if left.failures > 0 {
             for h in 0..2 {
-                if s.host(h).is_some_and(|host| host.doing().is_some()) {
-                    moves.push(Move::Perform { host: h, fails: true });
-                }
+                let Some(action) = s.host(h).and_then(|host| host.doing()) else { continue };
+                let all = world::steps(action);
+                // Not begun, half way, or up and not healthy; or a writer that nobody knew of writes once more.
+                let ends: &[u8] = match action {
+                    Action::Activate { .. } => &[0, 1, all],
+                    Action::Final(..) => &[all],
+                    _ => &[all / 2],
+                };
+                moves.extend(ends.iter().map(|steps| Move::Perform { host: h, fails: Some(*steps) }));
             }
             match s.lead().and_then(|lead| lead.working()) {
                 Some(Work::Sync) => {
@@ -352,7 +374,7 @@ impl Cutover {
             for m in events {
                 let cut = |k, how| Move::Cut(Box::new(m.clone()), k, how);
                 match m {
-                    Move::Deliver { stays: false, .. } | Move::Perform { fails: false, .. } => {
+                    Move::Deliver { stays: false, .. } | Move::Perform { fails: None, .. } => {
                         for k in 1..3 {
                             moves.push(cut(k, Crash::Process));
                             moves.push(cut(k, Crash::Reboot));
@@ -378,12 +400,13 @@ impl Cutover {
     }
 
     fn people(&self, s: &State, moves: &mut Vec<Move>) {
-        if self.setup.disaster && !s.lost && s.epoch == 0 {
+        let home = s.lead().is_some_and(|lead| lead.progress().terms.homeward);
+        if self.setup.disaster && !s.lost && (s.epoch == 0 || (s.epoch == 1 && home)) {
             moves.push(Move::Destroy);
         }
         if s.lost
             && let Some(host) = s.host(0)
-            && let Part::Source(_, Stage::Fencing | Stage::Fenced | Stage::Released) = host.kept().part
+            && can_be_broken(host.kept())
             && host.doing().is_none()
         {
             moves.push(Move::BreakAt(0));
@@ -408,7 +431,8 @@ impl Cutover {
         if s.left.backs > 0 && (p.phase == Phase::Done || (p.phase == Phase::Activate && p.question.is_some())) {
             moves.push(Move::Said(Command::Back { id: CutoverId(3) }));
         }
-        if s.lost && p.phase.may_be_fenced() {
+        // On the way home it is the other side that would be gone.
+        if s.lost && p.phase.may_be_fenced() && !p.terms.homeward {
             moves.push(Move::Said(Command::Break));
         }
     }
@@ -417,6 +441,8 @@ impl Cutover {
     fn host_event(&self, s: &mut State, h: usize, event: HostEvent, cut: Option<(usize, Crash)>) -> Option<()> {
         let Life::Up(host) = &s.hosts[h] else { return None };
         let before = host.kept().clone();
+        let ended = matches!(event, HostEvent::Ended(_));
+        let stopping = host.doing() == Some(&Action::Quiesce);
         let (host, effects) = Host::clone(host).step_by(&*self.rules, event, s.now());
         if cut.is_some_and(|(k, _)| k >= effects.len()) {
             return None;
@@ -427,6 +453,10 @@ impl Cutover {
                 HostEffect::Append(record) => {
                     self.witness(s, h, &kept, record);
                     kept.apply(record);
+                }
+                // What was broken off may go on elsewhere.
+                HostEffect::Act(Action::Unquiesce { .. } | Action::Activate { .. }) => {
+                    s.sites[h].stopping |= stopping && !ended
                 }
                 HostEffect::Act(_) => {}
                 HostEffect::Answer(answer) => s.net.push(Message::Answer(h as u8, answer.clone())),
@@ -489,7 +519,7 @@ impl Cutover {
             Record::Asked { .. } if progress.phase == Phase::Activate && returns => {
                 s.blame("P: it held though it was to return");
             }
-            Record::Asked { .. } if s.left.is_untroubled(&self.setup.budget) => {
+            Record::Asked { .. } if s.left.is_untroubled(&self.setup.budget) && !s.lost => {
                 s.blame("L: a person was asked though nothing had gone wrong");
             }
             _ => {}
@@ -634,7 +664,7 @@ impl Cutover {
             Move::Perform { host, fails } => {
                 let action = s.host(*host)?.doing()?.clone();
                 let all = world::steps(&action);
-                let outcome = if *fails {
+                let outcome = if let Some(steps) = fails {
                     s.left.failures -= 1;
                     match &action {
                         // A writer that nobody knew of writes once more, and the snapshot lacks it.
@@ -649,9 +679,7 @@ impl Cutover {
                             }
                         }
                         _ => {
-                            // Up, but not healthy; or stopped half way.
-                            let steps = if matches!(action, Action::Activate(_)) { all } else { all / 2 };
-                            self.perform(s, *host, &action, steps);
+                            self.perform(s, *host, &action, *steps);
                             Outcome::Failed("x".into())
                         }
                     }
@@ -660,6 +688,7 @@ impl Cutover {
                 };
                 self.host_event(s, *host, HostEvent::Ended(outcome), cut)?;
             }
+            Move::StopEnds(h) => (s.sites[*h].app, s.sites[*h].stopping) = (false, false),
             Move::Worked(ends) => {
                 s.left.failures -= u8::from(*ends != Ends::Well);
                 let (leg, result) = self.work(s, *ends)?;
@@ -692,7 +721,8 @@ impl Cutover {
                 self.lead_event(s, Event::Said(*command), None)?;
             }
             Move::BreakAt(h) => {
-                let leg = s.host(*h)?.kept().part.leg()?;
+                let kept = s.host(*h)?.kept();
+                let leg = kept.fence.or(kept.part.leg())?;
                 self.host_event(s, *h, HostEvent::Break(leg), None)?;
             }
             Move::Destroy => {
@@ -714,6 +744,7 @@ impl Cutover {
                 let up = Arc::clone(s.host(*host)?);
                 if let Some(action) = up.doing() {
                     self.perform(s, *host, action, *steps);
+                    s.sites[*host].stopping |= *action == Action::Quiesce && *steps == 0;
                 }
                 self.die(s, *host, *how, up.kept().clone());
             }
@@ -730,11 +761,12 @@ impl Cutover {
         // Both hosts will not be back. The source serves, or a person can break the fence, or its own timer will let it go.
         if s.lost {
             let own = s.host(0).is_some_and(|h| {
-                use Stage::{Fenced, Fencing, Quiescing, Released};
-                matches!(h.kept().part, Part::Source(_, Fencing | Fenced | Released | Quiescing { .. }))
+                can_be_broken(h.kept()) || matches!(h.kept().part, Part::Source(_, Stage::Quiescing { .. }))
             });
-            let by_lead =
-                s.lead().is_some_and(|l| l.progress().question.is_some() || l.progress().phase.may_be_fenced());
+            let by_lead = s
+                .lead()
+                .map(|l| l.progress())
+                .is_some_and(|p| p.question.is_some() || (p.phase.may_be_fenced() && !p.terms.homeward));
             return (!s.sites[0].serves() && !own && !by_lead).then_some("I3: the target is lost, the source down");
         }
         let lead = s.lead()?;

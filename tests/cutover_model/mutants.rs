@@ -47,6 +47,8 @@ mutations! {
     BreakWithoutTheWord,
     FormerReadAgain,
     NotSettled,
+    NotBroughtUp,
+    StartedWhileStopping,
 }
 use Mutation as M;
 
@@ -138,6 +140,12 @@ impl Rules for Mutant {
     fn settles(&self) -> bool {
         !self.is(&[M::NotSettled])
     }
+    fn brings_up(&self) -> bool {
+        !self.is(&[M::NotBroughtUp])
+    }
+    fn stops_again(&self) -> bool {
+        !self.is(&[M::StartedWhileStopping])
+    }
     fn recovered(&self, recorded: Stage) -> Stage {
         if self.is(&[M::ResumeForgetsTheFence]) && recorded == Stage::Fenced { Stage::Armed } else { recorded }
     }
@@ -153,19 +161,22 @@ pub fn setup(mutation: Mutation) -> Setup {
     match mutation {
         M::OldEpochAccepted | M::StaleTakenForNew => *b = Budget { backs: 1, repeats: 2, ..*b },
         M::EpochNotRaisedOnBack => b.backs = 1,
-        M::PromoteAcceptedAfterAbort | M::FormerReadAgain | M::ActivationAfterTheAbort | M::JournalAfterTheEffect => {
-            (b.aborts, b.crashes) = (1, 1)
-        }
+        M::PromoteAcceptedAfterAbort
+        | M::FormerReadAgain
+        | M::ActivationAfterTheAbort
+        | M::JournalAfterTheEffect
+        | M::StartedWhileStopping => (b.aborts, b.crashes) = (1, 1),
         M::AbortAcceptedAfterPromote | M::UnquiesceBeforeUnfence | M::NotSettled | M::WithdrawThoughFenced => {
             b.aborts = 1
         }
         M::BreakWithoutTheWord => b.delays = 1,
         M::ReturnsForEver => b.failures = 2,
+        M::NotBroughtUp => (b.failures, b.aborts) = (1, 1),
         M::WrittenIgnored | M::GuidsIgnored | M::ContentIgnored | M::PromoteBeforeVerify => b.failures = 1,
         M::HoldReturns | M::ReturnHolds => b.failures = 1,
         _ => b.crashes = 1,
     }
-    if matches!(mutation, M::ReturnHolds | M::ReturnsForEver) {
+    if matches!(mutation, M::ReturnHolds | M::ReturnsForEver | M::NotBroughtUp) {
         s.on_activate_failure = OnActivateFailure::Return;
     }
     s

@@ -28,6 +28,8 @@ pub struct Site {
     pub fence: Option<Leg>,
     /// The application runs.
     pub app: bool,
+    /// The application is being stopped by what a process that died began.
+    pub stopping: bool,
     /// Arming prepared it to be a target.
     pub prepared: bool,
     /// The dataset is there.
@@ -48,6 +50,7 @@ impl Site {
             canmount: false,
             fence: None,
             app: false,
+            stopping: false,
             prepared: false,
             exists: true,
         }
@@ -65,7 +68,7 @@ impl Site {
     /// Mounts what `canmount` says, and what is fenced, too: `canmount=noauto` has not always been heeded at boot. The application starts with its mount.
     pub fn reboot(&mut self) {
         self.mounted = self.exists && (self.canmount || self.fence.is_some());
-        self.app = self.is_writable();
+        (self.app, self.stopping) = (self.is_writable(), false);
     }
 
     pub fn forget(&mut self) {
@@ -78,8 +81,8 @@ pub fn steps(action: &Action) -> u8 {
     match action {
         Action::Fence(_) => 4,
         Action::Unfence(_) => 3,
-        Action::Activate(_) => 3,
-        Action::ReadFormer => 0,
+        Action::Activate { .. } => 3,
+        Action::ReadFormer(_) => 0,
         _ => 1,
     }
 }
@@ -104,10 +107,10 @@ pub fn act(site: &mut Site, action: &Action, upto: u8, look: &mut dyn FnMut(&Sit
     for step in 1..=upto {
         let mut wrong = None;
         match (action, step) {
-            (Action::Prepare(Side::Source) | Action::ReadFormer, _) => {}
+            (Action::Prepare(Side::Source) | Action::ReadFormer(_), _) => {}
             (Action::Prepare(Side::Target), _) => site.prepared = true,
             (Action::Settle, _) => site.prepared = false,
-            (Action::Quiesce, _) => site.app = false,
+            (Action::Quiesce, _) => (site.app, site.stopping) = (false, false),
             (Action::Fence(_), 1) => {
                 if site.app {
                     wrong = Some("Q: the fence was set under a running application");
@@ -129,18 +132,22 @@ pub fn act(site: &mut Site, action: &Action, upto: u8, look: &mut dyn FnMut(&Sit
             (Action::Unfence(former), 1) => site.readonly = on(former, "readonly", false),
             (Action::Unfence(former), 2) => site.canmount = on(former, "canmount", true),
             (Action::Unfence(_), _) => (site.fence, site.mounted) = (None, site.canmount),
-            (Action::Unquiesce, _) => {
+            (Action::Unquiesce { anew }, _) => {
                 site.app = true;
+                site.stopping &= !anew;
                 if !site.mounted {
                     wrong = Some("I2: the application was started without its dataset: what it acknowledges is lost");
                 }
             }
-            (Action::Activate(former), 1) => {
+            (Action::Activate { former, .. }, 1) => {
                 let former = former.clone().unwrap_or_default();
                 (site.readonly, site.canmount) = (on(&former, "readonly", false), on(&former, "canmount", true));
             }
-            (Action::Activate(_), 2) => (site.fence, site.mounted) = (None, true),
-            (Action::Activate(_), _) => site.app = true,
+            (Action::Activate { .. }, 2) => (site.fence, site.mounted) = (None, true),
+            (Action::Activate { anew, .. }, _) => {
+                site.app = true;
+                site.stopping &= !anew;
+            }
             (Action::Destroy(_), _) if !site.exists => {}
             (Action::Destroy(leg), _) => {
                 if site.is_writable() || site.fence != Some(*leg) {
@@ -152,8 +159,12 @@ pub fn act(site: &mut Site, action: &Action, upto: u8, look: &mut dyn FnMut(&Sit
         look(site, wrong);
     }
     match action {
-        Action::ReadFormer => {
-            Outcome::Former(Arc::from([saved("readonly", text(site.readonly)), saved("canmount", text(site.canmount))]))
+        Action::ReadFormer(owed) => {
+            let (readonly, canmount) = match owed {
+                Some(former) => (on(former, "readonly", false), on(former, "canmount", true)),
+                None => (site.readonly, site.canmount),
+            };
+            Outcome::Former(Arc::from([saved("readonly", text(readonly)), saved("canmount", text(canmount))]))
         }
         Action::Final(..) => Outcome::Final(Arc::from([Guid(site.newest.0)])),
         _ => Outcome::Done,

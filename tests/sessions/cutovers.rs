@@ -1,6 +1,8 @@
 //! Whole cutovers between two hosts in memory: with a failure at every operation of either side, and with the whole of either
 //! host, or both, gone in the middle. After every single operation both sides are looked at: never may both be writable.
 
+mod ends;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -62,6 +64,10 @@ impl Ledger for MemoryLedger {
     fn append(&mut self, line: &str) -> std::io::Result<()> {
         self.0.0.lock().unwrap().get_mut(&self.1).unwrap().0.push(line.to_owned());
         Ok(())
+    }
+
+    fn is_half_full(&self) -> bool {
+        false
     }
 }
 
@@ -177,6 +183,8 @@ pub struct Sides {
     pub said: Arc<Mutex<Vec<String>>>,
     from_near: bool,
     tries: u8,
+    hold: bool,
+    reverse: bool,
 }
 
 impl Drop for Sides {
@@ -208,6 +216,8 @@ impl Sides {
             said: Arc::default(),
             from_near,
             tries,
+            hold: false,
+            reverse: false,
         };
         sides.writer.runs.store(true, Ordering::SeqCst);
         // The writer writes as often as anything happens, to whichever side lets it.
@@ -270,7 +280,7 @@ impl Sides {
             return_id: CutoverId(0x4f2b),
             unit: [Pair { source: ds(SRC), target: ds(DST) }].into(),
             source_at: if self.from_near { Node::Here } else { Node::Peer },
-            hold: false,
+            hold: self.hold,
             on_activate_failure: OnActivateFailure::Hold,
             not_converging: NotConverging::Go,
             // The clock of the machines is the real one, and the fake may be slow on a busy machine.
@@ -301,8 +311,8 @@ impl Sides {
         Daemon::new(self.engine(false), Grants([(peer("near"), grants)].into()), limits())
     }
 
-    /// Begins it, or takes over what was begun; leads until it is over or asks.
-    pub async fn lead(&self, daemon: &Arc<Daemon>, command: Option<Command>) -> (End, Phase) {
+    /// Begins it, or takes over what was begun.
+    fn leader(&self, daemon: &Arc<Daemon>) -> Lead {
         let (notices, mut heard) = mpsc::unbounded_channel();
         let said = Arc::clone(&self.said);
         tokio::spawn(async move {
@@ -310,11 +320,10 @@ impl Sides {
                 said.lock().unwrap().push(format!("{notice:?}"));
             }
         });
-        let (_said, mut commands) = mpsc::channel(1);
         let context = self.context(daemon);
         let name = name_of(CutoverId(0x4f2a));
         let begun = self.ledgers[0].read(&name).unwrap().len() >= 2;
-        let mut lead = if begun {
+        if begun {
             Lead::take_over(context, &self.ledgers[0], &name, notices).unwrap()
         } else {
             let begun = Begun {
@@ -323,19 +332,31 @@ impl Sides {
                 hooks_here: vec!["writer".into()],
                 hooks_there: vec!["writer".into()],
                 kill_busy: false,
-                reverse: false,
+                reverse: self.reverse,
                 jobs: 2,
                 compression: Compression::None,
                 bwlimit_bytes_per_s: None,
             };
             Lead::begin(context, &self.ledgers[0], begun, self.terms(), notices).unwrap()
-        };
+        }
+    }
+
+    /// Leads until it is over or asks.
+    pub async fn lead(&self, daemon: &Arc<Daemon>, command: Option<Command>) -> (End, Phase) {
+        let (_said, mut commands) = mpsc::channel(1);
+        let mut lead = self.leader(daemon);
         match command {
             Some(command) => lead.say(command).unwrap().unwrap(),
             None => lead.recover().unwrap(),
         }
         let end = lead.run(&mut commands).await.unwrap();
         (end, lead.coordinator().progress().phase.clone())
+    }
+
+    /// What the ledger of the leader says of a kind of lines.
+    fn lines_of(&self, entry: &str) -> usize {
+        let lines = self.ledgers[0].read(&name_of(CutoverId(0x4f2a))).unwrap();
+        lines.iter().filter(|line| line.contains(&format!(r#""entry":"{entry}""#))).count()
     }
 
     /// Exactly one side serves, has all that was acknowledged, and the writer runs there. Says whether that is the target.

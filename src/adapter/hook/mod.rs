@@ -111,6 +111,12 @@ impl Hooks for HostHooks {
         self.declared.contains_key(name)
     }
 
+    // systemd starts a unit after a stop that is under way. Docker says of a container which is still up that it is started.
+    fn stops_elsewhere(&self, name: &str) -> bool {
+        let hook = name.parse::<HookName>().ok().and_then(|name| self.declared.get(&name));
+        hook.is_some_and(|hook| matches!(hook.kind, HookKind::Docker { .. }))
+    }
+
     async fn call(&self, call: &HookCall) -> Result<HookOutput, HookError> {
         let error = |trouble: Trouble| {
             let output = HookOutput { lines: trouble.lines };

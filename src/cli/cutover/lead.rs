@@ -2,9 +2,9 @@
 
 use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
-use serde::Serialize;
 use tokio::{sync::mpsc, time::sleep};
 
+use super::result::{measure_by, object, place, seconds, text};
 use crate::{
     cli::{
         args::Global,
@@ -16,152 +16,20 @@ use crate::{
     cutover::{
         coordinator::{Coordinator, Phase},
         effect::Command,
-        host::Host,
-        leg::{CutoverId, Millis, Node, Side},
+        leg::{CutoverId, Side},
         terms::Terms,
     },
-    driver::cutover::{Begun, BrokenHere, End, Lead, Notice, PassReport, Story, Survey, break_here, leads, name_of},
+    driver::cutover::{Begun, End, Lead, Notice, PassReport, Story, Survey, leads, name_of},
     host,
-    session::cutover::Hosts,
-    types::{DatasetName, Failure, FailureClass, human_bytes, human_rate},
+    types::{Failure, FailureClass, human_bytes, human_rate},
 };
 
 /// How often a leader is looked for that owns the ledger and has no door yet, or none any more.
 const DOOR_TRIES: u32 = 60;
-/// How often, and for how long, a source is looked at that is to serve again: a minute.
-const BREAK_LOOK_EVERY: Duration = Duration::from_millis(100);
-const BREAK_LOOKS: u32 = 600;
 /// How long a second command waits for what it asked for to show in the ledger.
 const FOLLOW: Duration = Duration::from_millis(250);
 /// Looks at a cutover that nobody leads before it counts as left: longer than zmigrated takes to notice one.
 const LEFT_AFTER: u32 = 20;
-
-/// What a cutover came to.
-#[derive(Serialize)]
-pub struct Object {
-    id: CutoverId,
-    result: &'static str,
-    exit_code: u8,
-    phase: &'static str,
-    source: String,
-    target: String,
-    downtime_ms: Option<u64>,
-    predicted_downtime_ms: Option<u64>,
-    passes: usize,
-    pass_reports: Vec<PassReport>,
-    bytes: u64,
-    /// Why it did not go the usual way.
-    why: Option<String>,
-    /// What only a person can answer.
-    needs: Option<String>,
-    /// For the text: the target serves, whatever the result.
-    #[serde(skip)]
-    at_target: bool,
-}
-
-/// The dataset at a side, with the peer's name before it if it is there.
-pub fn place(begun: &Begun, terms: &Terms, side: Side) -> String {
-    let names = terms.roots(side).iter().map(DatasetName::as_str).collect::<Vec<_>>().join(", ");
-    match terms.at(side) {
-        Node::Here => names,
-        Node::Peer => format!("{}{}{names}", begun.peer, if begun.peer.starts_with("zm://") { '/' } else { ':' }),
-    }
-}
-
-fn object(story: &Story, it: &Coordinator, end: Option<End>) -> Object {
-    let kept = it.progress();
-    let status = story.status(it);
-    let (result, exit_code) = match (&kept.phase, end) {
-        (Phase::Done, _) => ("done", 0),
-        (Phase::Completed, _) => ("completed", 0),
-        (Phase::RolledBack, _) => ("rolled_back", 8),
-        (Phase::Broken, _) => ("broken", 0),
-        (_, Some(End::Stopped)) => ("stopped", FailureClass::Interrupted.exit_code()),
-        (_, Some(_)) => ("needs_operator", 9),
-        (_, None) => ("under_way", 0),
-    };
-    Object {
-        id: story.begun.id,
-        result,
-        exit_code,
-        phase: kept.phase.name(),
-        source: place(&story.begun, &kept.terms, Side::Source),
-        target: place(&story.begun, &kept.terms, Side::Target),
-        downtime_ms: story.downtime().map(|d| d.0),
-        predicted_downtime_ms: story.predicted.map(|d| d.0),
-        passes: story.passes.len(),
-        bytes: story.passes.iter().map(|p| p.bytes).sum(),
-        pass_reports: story.passes.clone(),
-        why: kept.why.clone(),
-        needs: status.needs,
-        at_target: kept.phase == Phase::Discard,
-    }
-}
-
-/// An abort has done what it was to do where the source serves, and not where it reached the target too late.
-fn measure_by(object: &mut Object, command: Option<Command>) {
-    if command != Some(Command::Abort) {
-        return;
-    }
-    match object.result {
-        "rolled_back" => object.exit_code = 0,
-        "done" => {
-            object.exit_code = FailureClass::Refused.exit_code();
-            note(format_args!("cutover {}: the target had been promoted before the abort reached it", object.id));
-        }
-        _ => {}
-    }
-}
-
-fn text(object: &Object) -> String {
-    let mut text = String::new();
-    let (id, source, target) = (object.id, &object.source, &object.target);
-    let line = match object.result {
-        "done" => format!("cutover {id}: done. {target} serves; {source} is read-only"),
-        "completed" => format!("cutover {id}: completed. {target} serves; {source} is destroyed"),
-        "rolled_back" => format!("cutover {id}: rolled back. {source} serves; {target} does not"),
-        "broken" => format!("cutover {id}: broken. {source} serves; {target} was given up"),
-        "stopped" => {
-            let serves = if object.at_target { target } else { source };
-            format!("cutover {id}: the command was stopped ({}); {serves} serves", object.phase)
-        }
-        "under_way" => format!("cutover {id}: {}", object.phase),
-        _ => format!("cutover {id}: {}, waits for you", object.phase),
-    };
-    // Writing into a String does not fail.
-    let _ = writeln!(text, "{line}");
-    if let Some(down) = object.downtime_ms {
-        let predicted =
-            object.predicted_downtime_ms.map_or(String::new(), |p| format!(" ({} were predicted)", seconds(Millis(p))));
-        let _ = writeln!(text, "  downtime {}{predicted}", seconds(Millis(down)));
-    }
-    if object.passes > 0 {
-        let s = if object.passes == 1 { "" } else { "es" };
-        let _ = writeln!(text, "  {} pass{s}, {}", object.passes, human_bytes(object.bytes));
-    }
-    if let Some(why) = object.why.as_ref().filter(|_| object.result != "done") {
-        let _ = writeln!(text, "  because {why}");
-    }
-    if let Some(needs) = &object.needs {
-        let _ = writeln!(text, "  {needs}");
-    }
-    let next = match object.result {
-        "done" => format!(
-            "  `zmigrate cutover back {id}` moves home again; `zmigrate cutover complete {id}` destroys what was left there"
-        ),
-        "stopped" => {
-            format!("  `zmigrate cutover resume {id}` goes on, `zmigrate cutover abort {id}` ends it")
-        }
-        _ => String::new(),
-    };
-    let _ = write!(text, "{next}");
-    text
-}
-
-/// Two digits after the point: tenths of a second matter here.
-pub fn seconds(ms: Millis) -> String {
-    if ms.0 < 10_000 { format!("{:.2} s", ms.0 as f64 / 1000.0) } else { ms.to_string() }
-}
 
 /// Leads until the end, shows what happens, and prints the result.
 pub async fn run(
@@ -182,6 +50,7 @@ pub async fn run(
         }
     };
     let shown = tokio::spawn(show(id, heard, global.quiet));
+    lead.by_command();
     let stop = lead.stop_token();
     let says = format!(
         "cutover {id}: stopping. If the source is down already, it goes on until a side serves; a second signal ends the command at once"
@@ -207,7 +76,7 @@ pub async fn run(
         note(format_args!("cutover {id}: {source} → {target}"));
     }
     let end = lead.run(&mut commands).await;
-    let object = end.map(|end| object(lead.story(), lead.coordinator(), Some(end)));
+    let object = end.map(|end| object(lead.story(), lead.coordinator(), Some(end), first));
     drop((door, lead));
     let _ = shown.await;
     let mut object = object?;
@@ -266,7 +135,7 @@ pub fn passed(pass: &PassReport) -> String {
 }
 
 /// The ledger's name of a cutover, by the id of any of its legs.
-fn find(
+pub fn find(
     ledgers: &dyn crate::port::ledger::Ledgers,
     id: CutoverId,
 ) -> Result<Option<(String, Story, Coordinator)>, Failure> {
@@ -284,7 +153,7 @@ fn find(
     Ok(None)
 }
 
-fn unknown(id: CutoverId) -> Failure {
+pub fn unknown(id: CutoverId) -> Failure {
     Failure::new(FailureClass::Usage, format!("no cutover {id} was started on this host"))
         .hint("`zmigrate cutover status` lists them; use the host where it was started")
 }
@@ -303,7 +172,7 @@ pub fn say(global: &Global, id: CutoverId, command: Command, output: &Output) ->
             if let (Command::Abort, Some((_, story, it))) = (command, find(&*ledgers, id)?)
                 && it.progress().phase == Phase::RolledBack
             {
-                let mut object = object(&story, &it, Some(End::Over));
+                let mut object = object(&story, &it, Some(End::Over), Some(command));
                 measure_by(&mut object, Some(command));
                 output.verdict(object.exit_code, &object, text(&object));
                 return Ok(object.exit_code);
@@ -345,10 +214,10 @@ async fn follow(
         let (story, it) = crate::driver::cutover::read(&lines, &ledgers.place(name))?;
         let kept = it.progress();
         // Nobody leads it, and nobody will by himself: where the source may be down, zmigrated does.
-        let is_left = looks_alone >= LEFT_AFTER && !kept.phase.may_be_down();
+        let is_left = looks_alone >= LEFT_AFTER && !kept.may_be_down();
         if kept.phase.is_end() || kept.question.is_some() || is_left {
             let end = if is_left { End::Stopped } else { End::Question };
-            let mut object = object(&story, &it, Some(end));
+            let mut object = object(&story, &it, Some(end), Some(command));
             measure_by(&mut object, Some(command));
             output.verdict(object.exit_code, &object, text(&object));
             return Ok(object.exit_code);
@@ -380,18 +249,29 @@ pub fn resume(global: &Global, id: Option<CutoverId>, output: &Output) -> Result
     if let Some(id) = id {
         let (_, story, it) = find(&*ledgers, id)?.ok_or_else(|| unknown(id))?;
         if it.progress().phase.is_end() {
-            let object = object(&story, &it, Some(End::Over));
+            let object = object(&story, &it, Some(End::Over), Some(Command::Resume));
             output.verdict(object.exit_code, &object, text(&object));
             return Ok(object.exit_code);
         }
         return say(global, id, Command::Resume, output);
     }
     let mut codes = Vec::new();
+    let mut unread = None;
     for (_, told) in leads(&*ledgers)? {
-        let (story, it) = told?;
+        let (story, it) = match told {
+            Ok(told) => told,
+            Err(failure) => {
+                unread = unread.or(Some(failure));
+                continue;
+            }
+        };
         if !it.progress().phase.is_end() {
             codes.push(say(global, story.begun.id, Command::Resume, output)?);
         }
+    }
+    // All others first.
+    if let Some(failure) = unread {
+        return Err(failure);
     }
     if codes.is_empty() && !output.is_json() {
         note("no cutover stands still");
@@ -401,50 +281,6 @@ pub fn resume(global: &Global, id: Option<CutoverId>, output: &Output) -> Result
     }
     // The one that a person has to look at first.
     Ok(codes.into_iter().max().unwrap_or(0))
-}
-
-/// Breaks the fence: by the cutover's leader if this is its host, else on the source's host alone.
-pub fn break_fence(global: &Global, id: CutoverId, output: &Output) -> Result<u8, Failure> {
-    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
-    if find(&*host::ledgers(&config), id)?.is_some() {
-        return say(global, id, Command::Break, output);
-    }
-    host::state_is_ours(&config)?;
-    let engine = host::engine(&config);
-    let runtime = runtime()?;
-    let done = runtime.block_on(async {
-        let Some(broken) = break_here(&engine, id).await? else {
-            return Err(unknown(id).hint("nor does a unit of this host take part in it"));
-        };
-        serves_again(engine.cutovers.as_deref(), id).await.map(|()| broken)
-    });
-    runtime.shutdown_timeout(Duration::from_secs(2));
-    let (text, serves) = match done? {
-        BrokenHere::Serves => ("The source on this host serves; its target was given up", true),
-        BrokenHere::MarkGone => (
-            "The mark of its fence is gone. What the datasets were before is not written down on this host: set readonly, canmount and volmode by hand, mount them, and start what uses them",
-            false,
-        ),
-    };
-    let object = serde_json::json!({ "id": id, "result": "broken", "exit_code": 0, "serves": serves });
-    output.result(&object, format!("cutover {id}: broken. {text}"));
-    Ok(0)
-}
-
-/// Waits for the unit's machine, which goes on by itself, and would end with this process.
-async fn serves_again(hosts: Option<&Hosts>, id: CutoverId) -> Result<(), Failure> {
-    for _ in 0..BREAK_LOOKS {
-        let units = hosts.map(Hosts::units).transpose()?.unwrap_or_default();
-        let of_this = |host: &Host| host.kept().part.leg().is_some_and(|leg| leg.id == id);
-        if !units.iter().any(|(_, host)| of_this(host) && host.kept().part.summary().2) {
-            return Ok(());
-        }
-        sleep(BREAK_LOOK_EVERY).await;
-    }
-    let text = format!("cutover {id} is broken, but the source does not serve again yet");
-    Err(Failure::new(FailureClass::Zfs, text).hint(format!(
-        "the log says what fails; repair it and run `zmigrated`, or this again; `cutover status {id}` tells"
-    )))
 }
 
 /// What would be done.

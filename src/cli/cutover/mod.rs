@@ -1,6 +1,8 @@
 //! `zmigrate cutover`.
 
+mod broken;
 mod lead;
+mod result;
 mod show;
 mod start;
 
@@ -17,7 +19,7 @@ pub fn run(global: &Global, command: CutoverCommand, output: &Output) -> Result<
         CutoverCommand::Abort(args) => lead::say(global, args.id, Command::Abort, output),
         CutoverCommand::Back(args) => lead::say(global, args.id, Command::Back { id: new_id()? }, output),
         CutoverCommand::Complete(args) => lead::say(global, args.id, Command::Complete, output),
-        CutoverCommand::Break { id, .. } => lead::break_fence(global, id.id, output),
+        CutoverCommand::Break { id, here, .. } => broken::break_fence(global, id.id, here, output),
         CutoverCommand::Resume { id } => lead::resume(global, id, output),
         CutoverCommand::Status { id, watch } => show::run(global, id, watch, output),
     }

@@ -4,7 +4,10 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::Serialize;
 
-use super::lead::{passed, place, seconds};
+use super::{
+    lead::passed,
+    result::{place, seconds},
+};
 use crate::{
     cli::{
         args::Global,
@@ -16,7 +19,7 @@ use crate::{
         proof::{Means, Proof},
         status::host_needs,
     },
-    driver::cutover::{PassReport, Story, leads},
+    driver::cutover::{PassReport, Story, leads, name_of},
     host,
     port::ledger::Ledgers,
     session::cutover::Hosts,
@@ -94,6 +97,10 @@ pub fn run(global: &Global, id: Option<CutoverId>, watch: bool, output: &Output)
 fn look(ledgers: &dyn Ledgers, hosts: Option<&Hosts>, id: Option<CutoverId>) -> Result<Object, Failure> {
     let mut cutovers = Vec::new();
     for (name, told) in leads(ledgers)? {
+        // Another one's ledger is no matter to this one.
+        if id.is_some_and(|id| told.is_err() && name != name_of(id)) {
+            continue;
+        }
         let (story, it) = told?;
         if id.is_none_or(|id| id == story.begun.id || id == it.progress().terms.leg.id) {
             let led = ledgers.is_owned(&name);

@@ -11,6 +11,7 @@ use crate::{
         predict::{Meter, Pass},
         record::Record,
         status::{Status, status},
+        terms::Terms,
     },
     port::ledger::{LedgerError, Ledgers},
     types::{Failure, FailureClass},
@@ -87,9 +88,9 @@ pub enum Entry {
         /// This.
         of: Record,
     },
-    /// A pass begins; its number is never used again.
+    /// A pass begins; its number, and those before it, are never used again.
     Passing {
-        /// This.
+        /// This, or a later one: while it is held many are announced at once.
         number: u32,
     },
     /// A pass has ended well.
@@ -107,6 +108,8 @@ pub enum Entry {
         /// This.
         command: Command,
     },
+    /// A person stopped the command that led it, while the source served.
+    Stopped,
 }
 
 impl Line {
@@ -131,6 +134,7 @@ impl Entry {
             Entry::Passed { .. } => "passed".into(),
             Entry::Predicted { .. } => "predicted".into(),
             Entry::Said { .. } => "said".into(),
+            Entry::Stopped => "stopped".into(),
         }
     }
 }
@@ -154,6 +158,10 @@ pub struct Story {
     pub served_at: Option<Millis>,
     /// The ids of its legs.
     pub legs: Vec<CutoverId>,
+    /// A person stopped it, and has said nothing since.
+    pub stopped: bool,
+    /// Why the target was left again, if it was.
+    pub left_because: Option<String>,
     /// Of records.
     count: u32,
 }
@@ -170,6 +178,8 @@ impl Story {
             quiesced_at: None,
             served_at: None,
             legs: Vec::new(),
+            stopped: false,
+            left_because: None,
             count: 0,
         }
     }
@@ -177,7 +187,9 @@ impl Story {
     /// Takes a line into account.
     pub fn hear(&mut self, line: &Line) {
         match &line.entry {
-            Entry::Begun { .. } | Entry::Said { .. } => {}
+            Entry::Begun { .. } => {}
+            Entry::Said { .. } => self.stopped = false,
+            Entry::Stopped => self.stopped = true,
             Entry::Passing { number } => self.passes_begun = self.passes_begun.max(*number),
             Entry::Passed { pass } => self.passes.push(pass.clone()),
             Entry::Predicted { downtime } => self.predicted = Some(*downtime),
@@ -187,7 +199,11 @@ impl Story {
                 match of {
                     Record::Begun { terms, .. } => {
                         self.legs.push(terms.leg.id);
-                        (self.predicted, self.quiesced_at, self.served_at) = (None, None, None);
+                        // What returns by itself goes on with the same outage.
+                        if !returned(terms) {
+                            (self.predicted, self.quiesced_at, self.left_because) = (None, None, None);
+                        }
+                        self.served_at = None;
                         self.passes.clear();
                     }
                     Record::Moved { phase: Phase::Final, .. } => self.final_number = self.count,
@@ -199,6 +215,9 @@ impl Story {
                     }
                     Record::Moved { phase: Phase::Settle | Phase::RolledBack | Phase::Broken, .. } => {
                         self.served_at = self.served_at.or(Some(line.at_ms));
+                    }
+                    Record::Moved { phase: Phase::Release { back: Some(_) }, why: Some(why), .. } => {
+                        self.left_because.get_or_insert_with(|| why.clone());
                     }
                     Record::Moved { phase: Phase::Retract { served: true }, .. } => {
                         self.served_at = self.served_at.or(Some(line.at_ms));
@@ -228,8 +247,14 @@ impl Story {
     /// `None` while there is or was no outage.
     pub fn downtime(&self) -> Option<Millis> {
         let (from, to) = (self.quiesced_at?, self.served_at?);
-        Some(Millis(to.0.saturating_sub(from.0)))
+        // The clock was set back between two processes that led it: nobody knows.
+        to.0.checked_sub(from.0).map(Millis)
     }
+}
+
+/// Whether this leg began by itself, because the target did not come up.
+pub fn returned(terms: &Terms) -> bool {
+    terms.returns_from.is_some() && terms.leg.id == terms.return_id
 }
 
 /// The name of a cutover's ledger.
@@ -266,7 +291,8 @@ pub fn read(lines: &[String], place: &str) -> Result<(Story, Coordinator), Failu
     }
 }
 
-/// All cutovers that were led from this host: their ledgers' names, and what those tell.
+/// All cutovers that were led from this host: their ledgers' names, and what those tell, each for itself: one that cannot be read
+/// keeps no other from being looked after.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -275,11 +301,14 @@ pub fn leads(ledgers: &dyn Ledgers) -> Result<Vec<(String, Result<(Story, Coordi
     let usage = |e: LedgerError| Failure::new(FailureClass::Usage, e);
     let mut all = Vec::new();
     for name in ledgers.names("lead-").map_err(usage)? {
-        let lines = ledgers.read(&name).map_err(usage)?;
-        // It never began.
-        if lines.len() >= 2 {
-            let told = read(&lines, &ledgers.place(&name));
-            all.push((name, told));
+        match ledgers.read(&name).map_err(usage) {
+            // It never began.
+            Ok(lines) if lines.len() < 2 => {}
+            Ok(lines) => {
+                let told = read(&lines, &ledgers.place(&name));
+                all.push((name, told));
+            }
+            Err(failure) => all.push((name, Err(failure))),
         }
     }
     Ok(all)

@@ -10,8 +10,10 @@
 //! Invariant: nothing that follows from a record is begun before it is on disk; if it cannot be written, this ends. Whoever
 //! leads next reads the ledger, and asks again what was asked last.
 
+mod home;
 mod ledger;
 mod notice;
+mod passes;
 mod standing;
 mod survey;
 mod talk;
@@ -26,13 +28,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read};
+pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read, returned};
 pub use self::{
     notice::Notice,
     standing::{Standing, Waiting, standing},
     survey::{BrokenHere, Survey, break_here, survey},
 };
-use self::{talk::Talk, work::Worker};
+use self::{passes::Passes, talk::Talk, work::Worker};
 use super::RunContext;
 use crate::{
     cutover::{
@@ -46,7 +48,7 @@ use crate::{
         terms::Terms,
     },
     port::ledger::{Ledger, LedgerError, Ledgers, Opened},
-    session::{client::unix_ms, crash::crash_point},
+    session::{crash::crash_point, steady::steady_ms},
     types::{Failure, FailureClass},
 };
 
@@ -83,11 +85,13 @@ pub struct Lead {
     ending: Option<JoinHandle<()>>,
     told_question: bool,
     told_ready: bool,
+    passes: Passes,
+    by_command: bool,
 }
 
-/// This host's clock.
+/// This host's clock, as far as this process saw it go.
 pub fn now() -> Millis {
-    Millis(unix_ms())
+    Millis(steady_ms())
 }
 
 fn usage(e: impl std::fmt::Display) -> Failure {
@@ -146,6 +150,8 @@ impl Lead {
         let talk = Arc::new(Talk::new(Arc::clone(&context)));
         let worker = Arc::new(Worker::new(Arc::clone(&context), Arc::clone(&talk), story.begun.clone()));
         Lead {
+            passes: Passes::after(&story),
+            by_command: false,
             context,
             ledger,
             story,
@@ -165,6 +171,11 @@ impl Lead {
     /// Ends this process' leading when it is cancelled; not while the source is down.
     pub fn stop_token(&self) -> CancellationToken {
         self.context.stop.clone()
+    }
+
+    /// A person leads it, who means it when he stops this process: nobody else goes on with it then, unless it has to.
+    pub fn by_command(&mut self) {
+        self.by_command = true;
     }
 
     /// What has happened so far.
@@ -219,7 +230,10 @@ impl Lead {
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !self.it.progress().phase.may_be_down() => {
+                () = stop.cancelled(), if !self.it.progress().may_be_down() => {
+                    if self.by_command {
+                        self.append(Entry::Stopped)?;
+                    }
                     self.leave().await;
                     return Ok(End::Stopped);
                 }
@@ -241,43 +255,6 @@ impl Lead {
         }
     }
 
-    /// One pass from where it serves now to where it was, so that the way home stays short; for a cutover that is done. A
-    /// person's command ends it, and is carried out.
-    ///
-    /// # Errors
-    /// Why the pass failed, or that the ledger cannot be written.
-    pub async fn pass_home(&mut self, commands: &mut mpsc::Receiver<Said>) -> Result<(), Failure> {
-        let kept = self.it.progress();
-        if kept.phase != Phase::Done {
-            return Ok(());
-        }
-        let terms = kept.terms.way_back(kept.terms.return_id, kept.terms.leg.epoch.next(), false);
-        let number = self.story.passes_begun + 1;
-        self.append(Entry::Passing { number })?;
-        let (stop, worker) = (CancellationToken::new(), Arc::clone(&self.worker));
-        let token = stop.clone();
-        let mut pass = tokio::spawn(async move { worker.pass(&terms, number, false, &token).await });
-        let daemon = self.context.stop.clone();
-        let said = tokio::select! {
-            biased;
-            said = commands.recv() => said,
-            () = daemon.cancelled() => None,
-            ended = &mut pass => {
-                self.leave().await;
-                return match ended {
-                    Ok(crate::cutover::effect::Result::Failed(why)) => Err(Failure::new(FailureClass::Zfs, why)),
-                    _ => Ok(()),
-                };
-            }
-        };
-        stop.cancel();
-        let _ = pass.await;
-        let Some((command, tell)) = said else { return Ok(()) };
-        let told = self.say(command)?;
-        let _ = tell.send(told);
-        self.run(commands).await.map(drop)
-    }
-
     /// Ends what runs, and tidies up if all is well: the final snapshot stays, from which the way home starts.
     async fn leave(&mut self) {
         self.cancel_work();
@@ -289,6 +266,10 @@ impl Lead {
         if let (Phase::Done, Ok(keep), false) = (&kept.phase, keep, self.story.begun.reverse) {
             self.talk.tidy(&kept.terms, &self.story.legs, &keep).await;
         }
+        self.leave_quietly().await;
+    }
+
+    async fn leave_quietly(&self) {
         self.worker.leave().await;
         self.talk.bye().await;
     }
@@ -307,7 +288,7 @@ impl Lead {
             && let Some(pass) = self.worker.take_report()
         {
             let _ = self.notices.send(Notice::Passed(pass.clone()));
-            self.append(Entry::Passed { pass })?;
+            self.passed(pass)?;
         }
         let before = self.it.progress().phase.clone();
         let prediction = self.it.prediction();
@@ -419,10 +400,7 @@ impl Lead {
         let terms = Arc::clone(&self.it.progress().terms);
         let phase = self.it.progress().phase.clone();
         let (worker, events, token) = (Arc::clone(&self.worker), self.events.0.clone(), cancelled.clone());
-        let number = self.story.passes_begun + 1;
-        if work == Work::Pass {
-            self.append(Entry::Passing { number })?;
-        }
+        let number = if work == Work::Pass { self.next_pass()? } else { 0 };
         let final_number = self.story.final_number;
         let earlier = self.ending.take();
         let task = tokio::spawn(async move {

@@ -7,8 +7,9 @@ use crate::{
     cutover::{
         call::{Call, State},
         host::Part,
-        leg::{CutoverId, Side},
+        leg::{CutoverId, Leg, Side},
         source::Stage,
+        target::Register,
         terms::Terms,
     },
     driver::RunContext,
@@ -56,12 +57,15 @@ pub enum BrokenHere {
 ///
 /// # Errors
 /// When there is nothing to break here.
-pub async fn break_here(engine: &Engine, id: CutoverId) -> Result<Option<BrokenHere>, Failure> {
+pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<BrokenHere>, Failure> {
     let hosts = engine.cutovers.as_ref();
     let hosts = hosts.ok_or_else(|| Failure::new(FailureClass::Internal, "no cutovers here"))?;
     for (unit, host) in hosts.units()? {
         let part = &host.kept().part;
-        let Some(leg) = part.leg().filter(|leg| leg.id == id) else { continue };
+        let named = |leg: &Leg| ids.contains(&leg.id);
+        // A fence stays through the leg that leads home.
+        let Some(leg) = part.leg().filter(named).or(host.kept().fence.filter(named)) else { continue };
+        let id = leg.id;
         let broken = match part {
             Part::UnknownFence(_) => BrokenHere::MarkGone,
             Part::Source(
@@ -74,6 +78,12 @@ pub async fn break_here(engine: &Engine, id: CutoverId) -> Result<Option<BrokenH
                 | Stage::Starting
                 | Stage::Released,
             ) => BrokenHere::Serves,
+            Part::Source(_, Stage::Armed) if host.kept().owed.is_some() => BrokenHere::Serves,
+            Part::Target(_, Register::Undecided { .. } | Register::Aborted | Register::Settled)
+                if host.kept().fence.is_some() =>
+            {
+                BrokenHere::Serves
+            }
             Part::None | Part::Source(..) | Part::Target(..) => {
                 let (side, stage, _) = part.summary();
                 let side =

@@ -52,6 +52,8 @@ pub(super) struct Doer {
     pub notes: Arc<Mutex<VecDeque<String>>>,
     /// What the fence that is set here, or being set, changed.
     pub former: Option<Former>,
+    /// Another action was broken off for this one.
+    pub broke_off: bool,
 }
 
 impl Doer {
@@ -65,7 +67,7 @@ impl Doer {
         match action {
             Action::Prepare(side) => done(self.prepare(*side).await),
             Action::Quiesce => done(self.stop().await),
-            Action::ReadFormer => match self.read_former().await {
+            Action::ReadFormer(owed) => match self.read_former(owed.as_ref()).await {
                 Ok(former) => Outcome::Former(former),
                 Err(failure) => Outcome::Failed(failure.in_one()),
             },
@@ -75,9 +77,9 @@ impl Doer {
                 Err(failure) => Outcome::Failed(failure.in_one()),
             },
             Action::Unfence(former) => done(fence::unfence(zfs, &self.unit, former).await),
-            Action::Unquiesce => done(self.start().await),
+            Action::Unquiesce { anew } => done(self.start_again(*anew).await),
             Action::Settle => Outcome::Done,
-            Action::Activate(former) => done(self.activate(former.as_ref()).await),
+            Action::Activate { former, anew } => done(self.activate(former.as_ref(), *anew).await),
             Action::Destroy(leg) => done(self.destroy(*leg).await),
         }
     }
@@ -109,7 +111,8 @@ impl Doer {
         }
     }
 
-    async fn read_former(&self) -> Result<Former, Failure> {
+    /// `owed` is what the side has to become like, if it has not come up yet as it should.
+    async fn read_former(&self, owed: Option<&Former>) -> Result<Former, Failure> {
         let all = datasets(&*self.tools.zfs, &self.unit).await?;
         let armed = &self.setup.armed;
         // The target was told what each of those shall be like that were there when it was armed, and would not mount another.
@@ -121,7 +124,8 @@ impl Doer {
             )
             .hint("begin again, so that the target is told of it"));
         }
-        Ok(former(&all).into())
+        let wanted = owed.map(|owed| self.wanted(Some(owed))).unwrap_or_default();
+        Ok(former(&all, &wanted).into())
     }
 
     fn must_be_able_to_mount(&self, dataset: &DatasetName) -> Result<(), Failure> {
@@ -146,6 +150,20 @@ impl Doer {
             self.hook(name, HookVerb::Stop).await?;
         }
         Ok(())
+    }
+
+    /// Starts the writers; `anew`: once they are seen to be stopped, so that what an earlier process began ends nothing later on.
+    async fn start_again(&self, anew: bool) -> Result<(), Failure> {
+        for name in self.setup.hooks.iter().filter(|_| anew) {
+            // What this process broke off has ended, unless somebody else carries it out; and there is no time to lose.
+            if self.broke_off && !self.tools.hooks().stops_elsewhere(name) {
+                continue;
+            }
+            if let Err(failure) = self.hook(name, HookVerb::Stop).await {
+                tracing::warn!(unit = %self.unit, "the writers are started although stopping them failed: {failure}");
+            }
+        }
+        self.start().await
     }
 
     /// Starts the writers, in the other order, and waits until they are well.
@@ -221,10 +239,10 @@ impl Doer {
         guids
     }
 
-    async fn activate(&self, former: Option<&Former>) -> Result<(), Failure> {
+    async fn activate(&self, former: Option<&Former>, anew: bool) -> Result<(), Failure> {
         let wanted = self.wanted(former);
         activate::activate(&*self.tools.zfs, &self.unit, self.leg, &wanted, &self.setup).await?;
-        self.start().await
+        self.start_again(anew).await
     }
 
     /// What a target's datasets shall be like: as they were here before, or, what was never here, as it is at the source.

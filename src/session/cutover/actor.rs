@@ -30,7 +30,7 @@ use crate::{
     },
     limits::MAX_HOOKS,
     port::ledger::{Ledger, LedgerError, Opened},
-    session::{client::unix_ms, crash::crash_point},
+    session::{client::unix_ms, crash::crash_point, steady::steady_ms},
     types::{
         DatasetName, Failure, FailureClass,
         listing::{FENCE, SERVING},
@@ -77,6 +77,22 @@ pub(super) struct ReadBack {
     pub unit: Unit,
     pub setup: Setup,
     pub host: Host,
+    /// When the newest line was written, by the wall clock of then.
+    at_ms: u64,
+}
+
+impl ReadBack {
+    /// The host, at the wall clock's `now_ms`. Where that was set back meanwhile, the time until which a source waits for its fence
+    /// may never come; it counts as past.
+    fn host_at(self, now_ms: u64) -> Host {
+        let mut kept = self.host.kept().clone();
+        if let Part::Source(_, Stage::Quiescing { until }) = &mut kept.part
+            && now_ms < self.at_ms
+        {
+            *until = Millis(0);
+        }
+        Host::from_kept(kept)
+    }
 }
 
 /// Reads a ledger's lines; `None` if there are none.
@@ -87,6 +103,7 @@ pub(super) fn read(lines: &[String], place: &str) -> Result<Option<ReadBack>, Fa
     let mut unit = None;
     let mut setup = Setup::default();
     let mut kept = crate::cutover::host::Kept::default();
+    let mut at_ms = 0;
     for (i, line) in lines.iter().enumerate() {
         let bad = |why: String| {
             let text = format!("{place}: line {} cannot be read: {why}; nothing was changed", i + 1);
@@ -94,6 +111,7 @@ pub(super) fn read(lines: &[String], place: &str) -> Result<Option<ReadBack>, Fa
                 .hint("restore the file from a backup; it tells which side of the unit may be written to")
         };
         let line: Line = serde_json::from_str(line).map_err(|e| bad(e.to_string()))?;
+        at_ms = line.at.parse::<jiff::Timestamp>().map_or(0, |at| at.as_millisecond().try_into().unwrap_or(0));
         match line.entry {
             Entry::Unit { datasets, epoch } => {
                 unit = Some(Unit::new(&datasets).map_err(|e| bad(e.to_string()))?);
@@ -106,7 +124,7 @@ pub(super) fn read(lines: &[String], place: &str) -> Result<Option<ReadBack>, Fa
             return Err(bad("it does not begin with the unit".to_owned()));
         }
     }
-    Ok(unit.map(|unit| ReadBack { unit, setup, host: Host::from_kept(kept) }))
+    Ok(unit.map(|unit| ReadBack { unit, setup, host: Host::from_kept(kept), at_ms }))
 }
 
 /// Whether a machine has something to do although nobody asks.
@@ -193,15 +211,16 @@ impl Actor {
         };
         let told = read(&lines, &tools.ledgers.place(&name))?;
         let fresh = told.is_none();
-        let told = told.unwrap_or(ReadBack { unit: unit.clone(), setup: Setup::default(), host: Host::default() });
+        let nothing = || ReadBack { unit: unit.clone(), setup: Setup::default(), host: Host::default(), at_ms: 0 };
+        let told = told.unwrap_or_else(nothing);
         if told.unit != unit {
             return Err(usage(format!("{} is another unit's", tools.ledgers.place(&name))));
         }
         let mut actor = Actor {
             tools,
             unit,
-            setup: told.setup,
-            host: told.host,
+            setup: told.setup.clone(),
+            host: told.host_at(unix_ms()),
             ledger,
             fresh,
             waiting: Vec::new(),
@@ -273,7 +292,7 @@ impl Actor {
                 if let (Ask::Arm { .. }, Some(setup)) = (&request.ask, setup) {
                     self.take_setup(request.leg, *setup).await?;
                 }
-                if self.host.doing().is_some() {
+                if !self.host.hears(&request) {
                     let newer = self.queued.as_ref().is_none_or(|q| q.leg != request.leg || q.number <= request.number);
                     if newer {
                         self.queued = Some(request);
@@ -319,7 +338,11 @@ impl Actor {
         Ok(())
     }
 
-    async fn take_setup(&mut self, leg: Leg, setup: Setup) -> Result<(), Failure> {
+    async fn take_setup(&mut self, leg: Leg, mut setup: Setup) -> Result<(), Failure> {
+        if self.host.kept().owed.is_some() && setup.manifest.is_empty() {
+            // As a source it is told of none, and what it has to come up as is in the one it was promoted with.
+            setup.manifest.clone_from(&self.setup.manifest);
+        }
         if setup == self.setup {
             return Ok(());
         }
@@ -348,7 +371,7 @@ impl Actor {
     }
 
     async fn step(&mut self, event: HostEvent) -> Result<(), Failure> {
-        let (next, effects) = std::mem::take(&mut self.host).step(event, Millis(unix_ms()));
+        let (next, effects) = std::mem::take(&mut self.host).step(event, Millis(steady_ms()));
         self.host = next;
         for effect in effects {
             match effect {
@@ -367,17 +390,31 @@ impl Actor {
     }
 
     fn begin_action(&mut self, action: Action) {
-        let leg = self.host.kept().part.leg().unwrap_or(Leg { id: crate::cutover::leg::CutoverId(0), epoch: Epoch(0) });
-        let doer = Doer {
+        let kept = self.host.kept();
+        let leg = kept.part.leg().unwrap_or(Leg { id: crate::cutover::leg::CutoverId(0), epoch: Epoch(0) });
+        let side = kept.part.summary().0.unwrap_or(Side::Source);
+        // Also in a later leg it comes up as what it was promoted to.
+        let (leg, side) = match (&action, &kept.owed) {
+            (Action::Activate { .. }, Some(owed)) => (owed.leg, Side::Target),
+            _ => (leg, side),
+        };
+        let mut doer = Doer {
             tools: Arc::clone(&self.tools),
             unit: self.unit.clone(),
             setup: self.setup.clone(),
             leg,
-            side: self.host.kept().part.summary().0.unwrap_or(Side::Source),
+            side,
             notes: Arc::clone(&self.notes),
-            former: self.host.kept().former.clone(),
+            former: kept.former.clone(),
+            broke_off: false,
         };
+        let earlier = self.action.take();
+        doer.broke_off = earlier.is_some();
         self.action = Some(tokio::spawn(async move {
+            if let Some(earlier) = earlier {
+                earlier.abort();
+                let _ = earlier.await;
+            }
             let what = format!("{action:?}");
             let what = what.split(['(', ' ']).next().unwrap_or_default().to_lowercase();
             crash_point(&format!("act:before:{what}"));
@@ -412,4 +449,27 @@ impl Actor {
 fn name_of(record: &HostRecord) -> String {
     let value = serde_json::to_value(record).unwrap_or_default();
     value["record"].as_str().unwrap_or("record").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_may_never_come_counts_as_past() {
+        let lines = [
+            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"unit","datasets":["p/d"],"epoch":0}"#,
+            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"record","of":{"record":"admitted","leg":{"id":"00000001","epoch":1},"side":"source","datasets":["p/d"],"verify":"guid"}}"#,
+            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"record","of":{"record":"quiescing","until":1767268805000}}"#,
+        ];
+        let until = |now_ms| {
+            let told = read(&lines.map(str::to_owned), "x").unwrap().unwrap();
+            match told.host_at(now_ms).kept().part {
+                Part::Source(_, Stage::Quiescing { until }) => until.0,
+                _ => panic!("another stage"),
+            }
+        };
+        assert_eq!(until(1_767_268_800_000), 1_767_268_805_000);
+        assert_eq!(until(1_767_268_799_999), 0, "the clock was set back meanwhile");
+    }
 }

@@ -85,12 +85,13 @@ pub(super) fn snapshots_of(all: &[DatasetInfo], tag: &SnapshotTag) -> Result<Vec
     names.collect::<Result<_, _>>().map_err(|e| Failure::new(FailureClass::Usage, e))
 }
 
-/// What a fence would change, as it is now.
-///
-/// # Errors
-/// When ZFS fails.
-pub(super) fn former(all: &[DatasetInfo]) -> Vec<Saved> {
-    all.iter().flat_map(|info| of(info, &[])).collect()
+/// What a fence would change, as it is now; or as it is wanted, where it has not become so yet.
+pub(super) fn former(all: &[DatasetInfo], wanted: &[Saved]) -> Vec<Saved> {
+    let as_wanted = |now: Saved| {
+        let found = wanted.iter().find(|s| s.dataset == now.dataset && s.property == now.property);
+        found.cloned().unwrap_or(now)
+    };
+    all.iter().flat_map(|info| of(info, &[])).map(as_wanted).collect()
 }
 
 /// What a target has to become like: that, and where it is mounted.

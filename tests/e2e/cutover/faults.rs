@@ -151,8 +151,9 @@ fn a_target_that_does_not_come_up_is_left_again() {
     let bench = Bench::new();
     bench.write();
     break_hook(&bench, "start-west.sh", "exit 1");
-    let result = json(&bench.start(&["--tries", "1", "--on-activate-failure", "return"]).wait(120).must(0));
-    assert_eq!(result["result"], "done");
+    let result = json(&bench.start(&["--tries", "1", "--on-activate-failure", "return"]).wait(120).must(8));
+    assert_eq!(result["result"], "rolled_back");
+    assert!(result["why"].is_string(), "{result}");
     wait_for("the writer to run at home", 20, || bench.writer_runs());
     bench.wait_for_records(3);
     bench.stop_writing();
