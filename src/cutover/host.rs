@@ -319,10 +319,11 @@ impl Turn<'_> {
         match self.kept.part.clone() {
             Part::Source(mine, stage) if mine == leg => source::broken(self, &stage, None),
             // It was to come home, and bears the fence of the leg by which it was left.
-            Part::Target(mine, register) if register.decision() != Some(Decision::Promoted) => {
-                if self.kept.fence.is_some_and(|fence| leg == fence || leg == mine) {
-                    source::unfence(self, true, None);
-                }
+            Part::Target(mine, register)
+                if register.decision() != Some(Decision::Promoted)
+                    && self.kept.fence.is_some_and(|fence| leg == fence || leg == mine) =>
+            {
+                source::unfence(self, true, None);
             }
             Part::UnknownFence(mine) if mine == leg => {
                 let former = Former::default();
