@@ -254,7 +254,7 @@ fn one_run_at_a_time() {
     let mut first = site.start_push("db", "in/db", &SLOW);
     first.until_transferred(1 << 20);
     let done = site.push("db", "in/db", &[]).must(75);
-    pin!(site, done.stderr, @"error: WEST/in/db is held by east on vm, since [TIME]");
+    pin!(site, done.stderr, @"error: at west: WEST/in/db is held by east on vm, since [TIME]");
     // A dry run takes no lock.
     site.push("db", "in/db", &["-n"]);
     first.wait(60).must(0);

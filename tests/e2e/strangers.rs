@@ -59,12 +59,12 @@ fn only_what_is_granted() {
     let before = (state(&site.east), state(&site.west));
     let done = site.push("db", "elsewhere", &[]).must(4);
     pin!(site, done.stderr, @r#"
-    error: east is not granted push of WEST/elsewhere
+    error: at west: east is not granted push of WEST/elsewhere
     hint: there, add "WEST/elsewhere" or a dataset above it to `push` under [grant.east]
     "#);
     let done = site.push("db", "ab/db", &[]).must(4);
     pin!(site, done.stderr, @r#"
-    error: east is not granted push of WEST/ab/db
+    error: at west: east is not granted push of WEST/ab/db
     hint: there, add "WEST/ab/db" or a dataset above it to `push` under [grant.east]
     "#);
     site.push("db", "ab", &[]).must(4);
