@@ -281,7 +281,7 @@ fn the_result_as_json() {
       "datasets": [],
       "error": {
         "class": "not_granted",
-        "message": "east is not granted push of WEST/elsewhere",
+        "message": "at west: east is not granted push of WEST/elsewhere",
         "hint": "there, add \"WEST/elsewhere\" or a dataset above it to `push` under [grant.east]",
         "consequence": false,
         "transient": false,
