@@ -134,7 +134,12 @@ pub fn show(mode: ProgressMode, quiet: bool, board: Arc<Board>) -> Progress {
             Progress { bar: Some(bar), task: Some(task) }
         }
         ProgressMode::Plain => {
-            let task = every(PLAIN_TICK, board, |now, rate| note(sentence(now, rate)));
+            let task = every(PLAIN_TICK, board, |now, rate| {
+                // While nothing is sent there is nothing to tell.
+                if !now.active.is_empty() {
+                    note(sentence(now, rate));
+                }
+            });
             Progress { bar: None, task: Some(task) }
         }
         ProgressMode::Json => {

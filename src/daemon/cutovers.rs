@@ -20,7 +20,7 @@ use crate::{
     cutover::{coordinator::Phase, leg::CutoverId},
     driver::{
         Board, RunContext,
-        cutover::{Lead, Notice, leads},
+        cutover::{Begun, Lead, Notice, leads},
     },
     host,
     session::engine::Engine,
@@ -61,8 +61,7 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
                 let due = homeward.get(&id).is_none_or(|at| at.elapsed() >= HOMEWARD_EVERY);
                 if kept.phase == Phase::Done && story.begun.reverse && due {
                     homeward.insert(id, Instant::now());
-                    if let Err(failure) =
-                        lead_from_here(&daemon, &engine, &config, &name, id, &story.begun.peer, &stop, true)
+                    if let Err(failure) = lead_from_here(&daemon, &engine, &config, &name, &story.begun, &stop, true)
                         && failure.class != FailureClass::Locked
                     {
                         tracing::error!("cutover {id}: {failure}");
@@ -70,8 +69,7 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
                 }
                 let goes_on = !kept.phase.is_end() && kept.question.is_none();
                 if goes_on && ((first && !story.stopped) || kept.may_be_down()) {
-                    let peer = &story.begun.peer;
-                    let leading = lead_from_here(&daemon, &engine, &config, &name, id, peer, &stop, false);
+                    let leading = lead_from_here(&daemon, &engine, &config, &name, &story.begun, &stop, false);
                     match leading {
                         Ok(()) => {}
                         Err(failure) if failure.class == FailureClass::Locked => {}
@@ -101,16 +99,16 @@ fn lead_from_here(
     engine: &Arc<Engine>,
     config: &Config,
     name: &str,
-    id: CutoverId,
-    peer: &str,
+    begun: &Begun,
     stop: &CancellationToken,
     home: bool,
 ) -> Result<(), Failure> {
-    let peer = peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
+    let id = begun.id;
+    let peer = begun.peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
     let context = Arc::new(RunContext {
         link: host::link(config, &daemon.store, &peer)?,
         engine: Arc::clone(engine),
-        client: host::client_options(config, 1),
+        client: host::client_options(config, begun.streams),
         identity: daemon.store.own().name,
         board: Arc::new(Board::default()),
         stop: stop.child_token(),

@@ -336,6 +336,7 @@ impl Sides {
                 jobs: 2,
                 compression: Compression::None,
                 bwlimit_bytes_per_s: None,
+                streams: 1,
             };
             Lead::begin(context, &self.ledgers[0], begun, self.terms(), notices).unwrap()
         }

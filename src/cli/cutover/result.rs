@@ -198,6 +198,7 @@ mod tests {
             jobs: 1,
             compression: Compression::None,
             bwlimit_bytes_per_s: None,
+            streams: 1,
         };
         let moved = |phase, at, why: Option<&str>| {
             (at, Entry::Record { of: Record::Moved { phase, at: Millis(at), why: why.map(str::to_owned) } })

@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use super::{lead, new_id};
 use crate::{
     cli::{
-        args::Global,
+        args::{Global, ProgressMode},
         cutover_args::{CutoverStart, NotConverging, OnActivateFailure, Place, Verify},
         output::{Output, runtime},
+        progress::show,
         replicate::run_context,
     },
     cutover::{
@@ -110,10 +111,17 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
             jobs: args.jobs.into(),
             compression: args.transport.compress,
             bwlimit_bytes_per_s: args.transport.bwlimit.map(|limit| limit.0),
+            streams: args.transport.streams,
         };
         if args.dry_run {
             return lead::dry_run(&terms, &begun, &found, output);
         }
+        // Between the lines that tell of phases there is no place for one that is drawn over.
+        let mode = match args.transport.progress {
+            ProgressMode::Auto | ProgressMode::Bar => ProgressMode::Plain,
+            mode => mode,
+        };
+        let _shown = show(mode, global.quiet, Arc::clone(&context.board));
         let (notices, heard) = mpsc::unbounded_channel();
         let lead = Lead::begin(context, &*ledgers, begun, terms, notices)?;
         lead::run(global, &config, lead, heard, None, output).await

@@ -39,6 +39,14 @@ pub struct Begun {
     pub compression: Compression,
     /// Wire bytes per second, for all transfers together.
     pub bwlimit_bytes_per_s: Option<u64>,
+    /// Connections for each transfer.
+    #[serde(default = "one")]
+    pub streams: u16,
+}
+
+/// Of a ledger that says nothing of it.
+fn one() -> u16 {
+    1
 }
 
 /// One pass, as it was measured.

@@ -30,7 +30,7 @@ pub fn standing(ledgers: &dyn Ledgers) -> Result<Standing, Failure> {
     for (name, told) in leads(ledgers)? {
         let wants = match told {
             Ok((story, it)) => {
-                found.down += usize::from(it.progress().phase.may_be_down());
+                found.down += usize::from(it.progress().may_be_down());
                 status(&it, story.begun.id, None).needs.map(|needs| (story.begun.id.to_string(), needs))
             }
             Err(failure) => Some((name, failure.to_string())),
