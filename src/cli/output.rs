@@ -2,7 +2,10 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the programs print")]
 
-use std::io::Write;
+use std::{
+    io::Write,
+    sync::{Mutex, PoisonError},
+};
 
 use serde::Serialize;
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
@@ -14,6 +17,8 @@ use crate::types::{Failure, FailureClass};
 pub struct Output {
     format: OutputFormat,
     quiet: bool,
+    /// Objects that are to be part of another one.
+    gathered: Option<Mutex<Vec<serde_json::Value>>>,
 }
 
 #[derive(Serialize)]
@@ -26,7 +31,30 @@ struct FailureObject<'a> {
 impl Output {
     /// Prints in that format; `quiet` keeps text results back.
     pub fn new(format: OutputFormat, quiet: bool) -> Output {
-        Output { format, quiet }
+        Output { format, quiet, gathered: None }
+    }
+
+    /// One like this that keeps objects for [`Output::gathered`], as a command prints one object alone.
+    pub fn gathering(&self) -> Output {
+        Output { gathered: Some(Mutex::default()), ..Output::new(self.format, self.quiet) }
+    }
+
+    /// The objects so far, in their order.
+    pub fn gathered(&self) -> Vec<serde_json::Value> {
+        let mut objects = self.gathered.as_ref().map(|all| all.lock().unwrap_or_else(PoisonError::into_inner));
+        objects.as_mut().map(|all| std::mem::take(&mut **all)).unwrap_or_default()
+    }
+
+    fn object(&self, object: &impl Serialize) {
+        match &self.gathered {
+            Some(all) => {
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                all.push(
+                    serde_json::to_value(object).unwrap_or_else(|e| serde_json::json!({ "error": e.to_string() })),
+                );
+            }
+            None => print_line(&json(object)),
+        }
     }
 
     /// True if a program reads the result.
@@ -37,7 +65,7 @@ impl Output {
     /// Prints a result: the object as JSON, or the text.
     pub fn result(&self, object: &impl Serialize, text: impl std::fmt::Display) {
         match self.format {
-            OutputFormat::Json => print_line(&json(object)),
+            OutputFormat::Json => self.object(object),
             OutputFormat::Text if self.quiet => {}
             OutputFormat::Text => {
                 let text = text.to_string();
@@ -56,7 +84,7 @@ impl Output {
     /// As [`Output::result`], and not kept back by `quiet`: for what the command is there to print.
     pub fn must_say(&self, object: &impl Serialize, text: impl std::fmt::Display) {
         match self.format {
-            OutputFormat::Json => print_line(&json(object)),
+            OutputFormat::Json => self.object(object),
             OutputFormat::Text => print_line(text.to_string().trim_end_matches('\n')),
         }
     }
@@ -66,7 +94,7 @@ impl Output {
         print_failure(failure);
         if self.is_json() {
             let exit_code = failure.class.exit_code();
-            print_line(&json(&FailureObject { result: "failed", exit_code, error: failure }));
+            self.object(&FailureObject { result: "failed", exit_code, error: failure });
         }
     }
 }

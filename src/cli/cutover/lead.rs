@@ -255,32 +255,30 @@ pub fn resume(global: &Global, id: Option<CutoverId>, output: &Output) -> Result
         }
         return say(global, id, Command::Resume, output);
     }
-    let mut codes = Vec::new();
-    let mut unread = None;
+    let (mut codes, each) = (Vec::new(), output.gathering());
     for (_, told) in leads(&*ledgers)? {
-        let (story, it) = match told {
-            Ok(told) => told,
-            Err(failure) => {
-                unread = unread.or(Some(failure));
-                continue;
-            }
+        let resumed = match told {
+            Ok((_, it)) if it.progress().phase.is_end() => continue,
+            Ok((story, _)) => say(global, story.begun.id, Command::Resume, &each),
+            Err(failure) => Err(failure),
         };
-        if !it.progress().phase.is_end() {
-            codes.push(say(global, story.begun.id, Command::Resume, output)?);
-        }
-    }
-    // All others first.
-    if let Some(failure) = unread {
-        return Err(failure);
+        // One that fails keeps none of the others.
+        codes.push(resumed.unwrap_or_else(|failure| {
+            each.failure(&failure);
+            failure.class.exit_code()
+        }));
     }
     if codes.is_empty() && !output.is_json() {
         note("no cutover stands still");
     }
-    if codes.is_empty() {
-        output.result(&serde_json::json!({ "result": "done", "exit_code": 0, "cutovers": [] }), "");
-    }
     // The one that a person has to look at first.
-    Ok(codes.into_iter().max().unwrap_or(0))
+    let exit_code = codes.into_iter().max().unwrap_or(0);
+    if output.is_json() {
+        let result = if exit_code == 0 { "done" } else { "not_all_done" };
+        output
+            .result(&serde_json::json!({ "result": result, "exit_code": exit_code, "cutovers": each.gathered() }), "");
+    }
+    Ok(exit_code)
 }
 
 /// What would be done.

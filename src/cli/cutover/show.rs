@@ -77,6 +77,10 @@ pub fn run(global: &Global, id: Option<CutoverId>, watch: bool, output: &Output)
         output.result(&object, text(&object, id.is_some()));
         return Ok(0);
     }
+    if output.is_json() {
+        return Err(Failure::new(FailureClass::Usage, "--watch draws for people")
+            .hint("leave it out, and ask with --output json now and then"));
+    }
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
     runtime()?.block_on(async {
         loop {
