@@ -175,15 +175,19 @@ impl World {
         format!("node1's zmigrated:\n{}node2's zmigrated:\n{}", said(self.one), said(self.two))
     }
 
-    /// Waits until `zfs receive` of that target runs in a guest and has been fed for so many seconds; then what has come is on
-    /// disk. All of the waiting is done in the guest, since the transfer goes on meanwhile.
+    /// Waits until `zfs receive` of that target runs in a guest and has been fed for so many seconds, or, in a guest that gets little of
+    /// its machine, for as long as it takes until there is something; then what has come is on disk. All of the waiting is done in
+    /// the guest, since the transfer goes on meanwhile.
     #[track_caller]
     pub fn in_flight(&self, receiver: Guest, target: &str, seconds: u64) {
         let pids = pids("receive", target);
         receiver.sh(&format!(
             "while [ $SECONDS -lt 90 ] && [ -z \"$({pids})\" ]; do sleep 0.1; done; \
              [ -n \"$({pids})\" ] || {{ echo no zfs receive; exit 1; }}; \
-             [ {seconds} = 0 ] || {{ sleep {seconds}; zpool sync tank; }}"
+             [ {seconds} != 0 ] || exit 0; sleep {seconds}; \
+             for _ in $(seq 300); do zpool sync tank; [ -n \"$({pids})\" ] || exit 0; \
+             used=$(zfs get -Hp -o value used {target}/%recv 2>/dev/null || zfs get -Hp -o value used {target} 2>/dev/null || echo 0); \
+             [ $used -lt 3000000 ] || exit 0; sleep 0.2; done; echo nothing comes; exit 1"
         ));
     }
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::timeout;
 
 use super::{
     Tools, activate,
@@ -29,6 +32,8 @@ use crate::{
     },
 };
 
+/// How long a stop that was broken off may take when it is made up for.
+const STOP_AGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// Lines of hooks that are kept for people.
 const MAX_NOTES: usize = 20;
 
@@ -155,11 +160,17 @@ impl Doer {
     /// Starts the writers; `anew`: once they are seen to be stopped, so that what an earlier process began ends nothing later on.
     async fn start_again(&self, anew: bool) -> Result<(), Failure> {
         for name in self.setup.hooks.iter().filter(|_| anew) {
-            // What this process broke off has ended, unless somebody else carries it out; and there is no time to lose.
-            if self.broke_off && !self.tools.hooks().stops_elsewhere(name) {
-                continue;
-            }
-            if let Err(failure) = self.hook(name, HookVerb::Stop).await {
+            // What this process broke off has ended, and a writer that was told to stop may yet do so: a start would take it for one that
+            // runs. But a stop that hung once would hang again, and there is no time to lose, unless somebody else carries it out.
+            let again = self.hook(name, HookVerb::Stop);
+            let stopped = if self.broke_off && !self.tools.hooks().stops_elsewhere(name) {
+                timeout(STOP_AGAIN_WITHIN, again).await.unwrap_or_else(|_| {
+                    Err(Failure::new(FailureClass::Interrupted, format!("hook {name} hangs, and was broken off again")))
+                })
+            } else {
+                again.await
+            };
+            if let Err(failure) = stopped {
                 tracing::warn!(unit = %self.unit, "the writers are started although stopping them failed: {failure}");
             }
         }
