@@ -110,7 +110,7 @@ fn send_flags(w: &World) {
     w.one.sh(&format!("zfs set compression=zstd recordsize=1M {0}; yes large | head -c 24M >/{0}/large", pair.source));
     w.change(&pair, "s1", 10);
     // Loud enough to tell each command.
-    let (guest, args) = w.replicate(Way::Push, &pair, "-v");
+    let (guest, args) = w.replicate(Way::Push, &pair, "-vv");
     let run = w.zmigrate(guest, &args).must_be(0);
     let called: Vec<&str> = run.err.lines().filter(|line| line.contains("\"send\"")).collect();
     let wanted = r#""send" "-L" "-c" "tank/src/flags@s1""#;
