@@ -56,9 +56,12 @@ pub const MAX_PRUNED: usize = 1000;
 pub const MIN_GONE: SignedDuration = SignedDuration::from_hours(24);
 /// How long a peer asks its ZFS for what it tells of itself: a pool that hangs must not keep a session.
 pub const ABOUT_WITHIN: Duration = Duration::from_secs(20);
-/// How long a listing may take, of datasets or of holds, its wait for a place included: a million snapshots at 5,000 a second, with a reserve
-/// of 100 s. What takes longer hangs.
+/// How long a listing may take that a person waits for, of datasets or of holds, or the estimate of one stream: a million snapshots at 5,000 a
+/// second, with a reserve of 100 s.
 pub const LISTING_WITHIN: Duration = Duration::from_secs(300);
+/// How long a run's listing may take, its wait for a place included, or its snapshot: a cold pool of disks tells some hundred snapshots a
+/// second. What takes longer hangs, and is not to keep a place for ever.
+pub const RUN_LISTING_WITHIN: Duration = Duration::from_secs(3600);
 /// Grants that a peer tells an identity of: with names of 255 bytes, a quarter of a MiB.
 pub const MAX_GRANTS_TOLD: usize = 1000;
 /// Requests of one session that may be waiting for the end of a transfer, or for their turn.

@@ -21,7 +21,7 @@ use crate::{
     host,
     identity::IdentityStore,
     jobs::{Direction, Job, lag::Lag, span::Span},
-    limits::LISTING_WITHIN,
+    limits::RUN_LISTING_WITHIN,
     plan::{ExcludePattern, History as Snapshots},
     port::zfs::{SnapshotRequest, Zfs},
     session::{
@@ -239,7 +239,7 @@ impl Run<'_> {
         let root = &self.job.dataset;
         let found = self.zfs().user_property(root, &wanted.name);
         for (dataset, value) in
-            in_time(&format!("look for {} below {root}", wanted.name), LISTING_WITHIN, found).await?
+            in_time(&format!("look for {} below {root}", wanted.name), RUN_LISTING_WITHIN, found).await?
         {
             let below = dataset.relative_to(root).unwrap_or_default();
             if value == wanted.value && below.is_empty() {
@@ -263,7 +263,7 @@ impl Run<'_> {
     async fn snapshot(&self, run: &str, tag: &SnapshotTag, exclude: &[ExcludePattern]) -> Result<Taken, Failure> {
         let (job, root) = (self.job, &self.job.dataset);
         let found = self.zfs().datasets(std::slice::from_ref(root));
-        let found = in_time(&format!("look at {root}"), LISTING_WITHIN, found).await?;
+        let found = in_time(&format!("look at {root}"), RUN_LISTING_WITHIN, found).await?;
         let Some(info) = found.first() else {
             return Err(Failure::new(FailureClass::Zfs, format!("there is no dataset {root} on this host"))
                 .hint("it may have been renamed, or its pool is not imported; the target keeps what it has"));
@@ -282,7 +282,7 @@ impl Run<'_> {
                 exclude.iter().any(|pattern| pattern.excludes(below))
             };
             // Names alone: the snapshots of a whole tree are not looked at for them.
-            let tree = in_time(&format!("list {root}"), LISTING_WITHIN, self.zfs().tree(root)).await?;
+            let tree = in_time(&format!("list {root}"), RUN_LISTING_WITHIN, self.zfs().tree(root)).await?;
             except.extend(tree.into_iter().map(|d| d.name).filter(out));
         }
         run_hook(job, run, Stage::Before, tag.as_str(), "").await?;
@@ -307,7 +307,7 @@ impl Run<'_> {
             };
             // A pool that hangs must not keep a job's place among the others.
             let taken = self.context.engine.snapshot_source(request);
-            match done_in_time(&format!("snapshot {}", job.dataset), LISTING_WITHIN, taken).await {
+            match done_in_time(&format!("snapshot {}", job.dataset), RUN_LISTING_WITHIN, taken).await {
                 Ok(notes) => return Ok((tag, notes)),
                 // A clock that was set back, or another job of this prefix in the same second.
                 Err(failure) if failure.exists && later < NAME_TRIES => {

@@ -8,14 +8,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     engine::{EngineSession, ending, lock, refused},
     patience::in_time,
 };
 use crate::{
-    limits::{LISTING_WITHIN, MAX_LISTINGS_AT_A_TIME, MAX_SIZES},
+    limits::{LISTING_WITHIN, MAX_LISTINGS_AT_A_TIME, MAX_SIZES, RUN_LISTING_WITHIN},
     port::zfs::{Depth, SendSpec, ZfsResult},
     types::{DatasetName, Failure, FailureClass, Guid, listing::Listing},
     wire::message::{Listed, Reply, RoleOfDataset},
@@ -57,7 +57,7 @@ impl EngineSession {
             };
             Ok(Listed { listing, ancestors, capabilities })
         };
-        let listed = self.while_it_lasts(in_time(&format!("list {root}"), LISTING_WITHIN, read)).await?;
+        let listed = self.while_it_lasts(in_time(&format!("list {root}"), RUN_LISTING_WITHIN, read)).await?;
         let most = self.engine.max_datasets;
         if listed.listing.datasets.len() > most {
             return Err(refused(format!("{root} has more than {most} datasets below it"))
@@ -83,12 +83,16 @@ impl EngineSession {
         let ask = async {
             let mut sizes = Vec::with_capacity(specs.len());
             for spec in specs {
-                // An estimate that fails is no reason not to show the rest.
-                sizes.push(self.zfs().send_size(spec).await.ok().flatten());
+                // An estimate that fails is no reason not to show the rest; where one gets no answer, no other will.
+                match timeout(LISTING_WITHIN, self.zfs().send_size(spec)).await {
+                    Ok(size) => sizes.push(size.ok().flatten()),
+                    Err(_) => break,
+                }
             }
+            sizes.resize(specs.len(), None);
             Ok(sizes)
         };
-        self.while_it_lasts(in_time("estimate sizes", LISTING_WITHIN, ask)).await.map(Reply::Sizes)
+        self.while_it_lasts(ask).await.map(Reply::Sizes)
     }
 
     /// Waits for what only reads, but no longer than the session lasts: nothing is lost with it.

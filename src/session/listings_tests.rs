@@ -26,8 +26,8 @@ async fn a_pool_that_hangs_keeps_nobody_for_ever_and_no_other_pool() {
     assert_eq!(began.elapsed(), Duration::ZERO);
     let failure = session.handle(list("sick/a")).await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Zfs);
-    assert!(failure.to_string().contains("list sick/a: no answer within 300 s"), "{failure}");
-    assert!(began.elapsed() <= LISTING_WITHIN + Duration::from_secs(1));
+    assert!(failure.to_string().contains("list sick/a: no answer within 3600 s"), "{failure}");
+    assert!(began.elapsed() <= RUN_LISTING_WITHIN + Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
