@@ -59,6 +59,9 @@ pub fn config(path: Option<&Path>, identity_dir: Option<&Path>) -> Result<Config
     Ok(config)
 }
 
+/// What `stat(2)` says of an owner whom a user namespace does not know (user_namespaces(7)).
+const OVERFLOW_UID: u32 = 65534;
+
 /// Refuses to leave root's files among those of another user, whose `zmigrated` could not write them any more.
 ///
 /// # Errors
@@ -66,14 +69,18 @@ pub fn config(path: Option<&Path>, identity_dir: Option<&Path>) -> Result<Config
 pub fn state_is_ours(config: &Config) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
     let Ok(owner) = std::fs::metadata(&config.state_dir).map(|meta| meta.uid()) else { return Ok(()) };
-    if owner == 0 || !rustix::process::geteuid().is_root() {
+    // In a user namespace, an owner that it does not know is nobody's business here.
+    if owner == 0 || owner == OVERFLOW_UID || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let (dir, name) = (config.state_dir.display(), crate::doctor::user_name(owner));
     let text = format!("state_dir {dir} belongs to {name}, who could not write what root leaves there");
-    Err(Failure::new(FailureClass::Usage, text).hint(format!(
-        "runuser -u {name} -- zmigrate …; if zmigrated is to run as root, give it the directory: chown -R root {dir}"
-    )))
+    let as_owner = match name.parse::<u32>() {
+        Ok(uid) => format!("run it as user {uid}"),
+        Err(_) => format!("runuser -u {name} -- zmigrate …"),
+    };
+    Err(Failure::new(FailureClass::Usage, text)
+        .hint(format!("{as_owner}; if all of it is to run as root, give it the directory: chown -R root {dir}")))
 }
 
 /// This host's engine.

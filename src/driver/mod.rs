@@ -103,6 +103,8 @@ pub struct RunContext {
 
 /// Attempts in a row without any step done before a passing failure is taken for a lasting one.
 const FRUITLESS_ATTEMPTS: u32 = 5;
+/// How long a peer that was there may be away while it is restarted: systemd gives it 90 s to end.
+const RESTART_WITHIN: Duration = Duration::from_secs(120);
 
 /// Replicates, and goes on after whatever passes by itself.
 ///
@@ -116,8 +118,8 @@ pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
         let steps_before = report.steps_done();
         let result = attempt::attempt(context, &client, options, &mut report).await;
         // There has been a session, or this is not tried again. A peer that is restarted is away for as long as it needs to
-        // end what it has in work, so it is waited for as for a link.
-        client.connect_for = client.lost_after;
+        // end what it has in work.
+        client.connect_for = client.lost_after.min(RESTART_WITHIN);
         let again = match &result {
             Err(failure) => is_passing(failure),
             Ok(()) => report.failures().any(is_passing),

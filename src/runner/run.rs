@@ -306,7 +306,10 @@ impl Run<'_> {
                 except: except.to_vec(),
             };
             // A pool that hangs must not keep a job's place among the others.
-            let taken = self.context.engine.snapshot_source(request);
+            let engine = Arc::clone(&self.context.engine);
+            // It goes to its end, whoever waits for it: half of it could leave snapshots where none may be.
+            let taken = tokio::spawn(async move { engine.snapshot_source(request).await });
+            let taken = async { taken.await.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e))) };
             match done_in_time(&format!("snapshot {}", job.dataset), RUN_LISTING_WITHIN, taken).await {
                 Ok(notes) => return Ok((tag, notes)),
                 // A clock that was set back, or another job of this prefix in the same second.

@@ -86,10 +86,10 @@ impl ReadBack {
     /// may never come; it counts as past.
     fn host_at(self, now_ms: u64) -> Host {
         let mut kept = self.host.kept().clone();
-        if let Part::Source(_, Stage::Quiescing { until }) = &mut kept.part
-            && now_ms < self.at_ms
-        {
-            *until = Millis(0);
+        if let Part::Source(_, Stage::Quiescing { until }) = &mut kept.part {
+            let left = if now_ms < self.at_ms { 0 } else { until.0.saturating_sub(now_ms) };
+            // By the clock of this process, which may have begun before the system's was set.
+            *until = Millis(steady_ms().saturating_add(left));
         }
         Host::from_kept(kept)
     }
@@ -469,7 +469,9 @@ mod tests {
                 _ => panic!("another stage"),
             }
         };
-        assert_eq!(until(1_767_268_800_000), 1_767_268_805_000);
-        assert_eq!(until(1_767_268_799_999), 0, "the clock was set back meanwhile");
+        let left = |now_ms| until(now_ms).saturating_sub(steady_ms());
+        assert!((4_000..=5_000).contains(&left(1_767_268_800_000)));
+        assert_eq!(left(1_767_268_799_999), 0, "the clock was set back meanwhile");
+        assert_eq!(left(1_767_268_806_000), 0);
     }
 }
