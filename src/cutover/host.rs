@@ -263,6 +263,8 @@ impl Turn<'_> {
         let Some((action, request)) = self.memory.doing.take() else { return };
         if let Outcome::Failed(why) = outcome {
             self.memory.failed = Some((request.as_ref().map(|r| r.number), why.clone()));
+            // The writers may have been told to stop, and do so later.
+            self.memory.stopping |= action == Action::Quiesce;
             if let Some(request) = request {
                 self.answer(&request, Reply::Failed { why });
             }

@@ -13,6 +13,8 @@ pub struct Mount {
     pub root: PathBuf,
     /// Where it is mounted, as the process of this file sees it.
     pub at: PathBuf,
+    /// Whether nothing can be written through it, whatever the filesystem itself allows.
+    pub read_only: bool,
     /// The type, such as `ext4` or `zfs`.
     pub kind: String,
     /// What is mounted: a device, or a dataset's or snapshot's name.
@@ -38,11 +40,12 @@ fn line(line: &[u8]) -> Option<Mount> {
     let (major, minor) = std::str::from_utf8(words.next()?).ok()?.split_once(':')?;
     let device = (major.parse().ok()?, minor.parse().ok()?);
     let (root, at) = (path(words.next()?), path(words.next()?));
-    // Options and optional fields, up to a dash.
+    let read_only = words.next()?.split(|b| *b == b',').any(|option| option == b"ro");
+    // Optional fields, up to a dash.
     words.by_ref().find(|word| *word == b"-")?;
     let kind = String::from_utf8_lossy(words.next()?).into_owned();
     let source = OsString::from_vec(unescape(words.next()?));
-    Some(Mount { device, root, at, kind, source })
+    Some(Mount { device, root, at, read_only, kind, source })
 }
 
 fn path(word: &[u8]) -> PathBuf {

@@ -51,6 +51,7 @@ fn view_of(pid: u32) -> Option<View> {
 
 fn mounts_of(pid: &str, filesystems: &[DatasetName]) -> io::Result<Vec<PathBuf>> {
     let text = scan::read(Path::new(&format!("/proc/{pid}/mountinfo")))?;
-    let wanted = |mount: &mounts::Mount| filesystems.iter().any(|name| mount.is_of(name));
+    // Through one that is read-only, as monitoring has of all that is there, nothing is written.
+    let wanted = |mount: &mounts::Mount| !mount.read_only && filesystems.iter().any(|name| mount.is_of(name));
     Ok(mounts::parse(&text).into_iter().filter(wanted).map(|mount| mount.at).collect())
 }

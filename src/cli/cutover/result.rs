@@ -215,7 +215,7 @@ mod tests {
             moved(Phase::Release { back: None }, 9000, None),
             moved(Phase::Done, 9000, None),
         ];
-        let line = |(at, entry)| serde_json::to_string(&Line { at_ms: Millis(at), ..Line::new(entry) }).unwrap();
+        let line = |(at, entry)| serde_json::to_string(&Line::new(entry, Millis(at))).unwrap();
         let (story, it) = read(&entries.map(line), "x").unwrap();
         for command in [None, Some(Command::Go), Some(Command::Resume)] {
             let object = object(&story, &it, Some(End::Over), command);

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::now;
 use crate::{
     cutover::{
         coordinator::{Coordinator, Phase},
@@ -121,9 +120,9 @@ pub enum Entry {
 }
 
 impl Line {
-    /// A line of now and of this process.
-    pub fn new(entry: Entry) -> Line {
-        Line { at: jiff::Timestamp::now().to_string(), at_ms: now(), pid: std::process::id(), entry }
+    /// A line of this process, at that time of its leader.
+    pub fn new(entry: Entry, at_ms: Millis) -> Line {
+        Line { at: jiff::Timestamp::now().to_string(), at_ms, pid: std::process::id(), entry }
     }
 }
 

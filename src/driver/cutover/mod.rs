@@ -48,7 +48,7 @@ use crate::{
         terms::Terms,
     },
     port::ledger::{Ledger, LedgerError, Ledgers, Opened},
-    session::{crash::crash_point, steady::steady_ms},
+    session::{crash::crash_point, steady::Steady},
     types::{Failure, FailureClass},
 };
 
@@ -87,11 +87,7 @@ pub struct Lead {
     told_ready: bool,
     passes: Passes,
     by_command: bool,
-}
-
-/// This host's clock, as far as this process saw it go.
-pub fn now() -> Millis {
-    Millis(steady_ms())
+    clock: Steady,
 }
 
 fn usage(e: impl std::fmt::Display) -> Failure {
@@ -140,6 +136,11 @@ impl Lead {
         Ok(Lead::new(context, ledger, story, it, notices))
     }
 
+    /// The time, as far as this leader saw it go.
+    fn now(&self) -> Millis {
+        Millis(self.clock.now_ms())
+    }
+
     fn new(
         context: Arc<RunContext>,
         ledger: Box<dyn Ledger>,
@@ -152,6 +153,7 @@ impl Lead {
         Lead {
             passes: Passes::after(&story),
             by_command: false,
+            clock: Steady::from_now(),
             context,
             ledger,
             story,
@@ -292,7 +294,7 @@ impl Lead {
         }
         let before = self.it.progress().phase.clone();
         let prediction = self.it.prediction();
-        let (it, effects) = self.it.clone().step(event, now());
+        let (it, effects) = self.it.clone().step(event, self.now());
         self.it = it;
         // What the coordinator does not name any more is ended, before anything new begins.
         if self.working.as_ref().is_some_and(|(work, ..)| self.it.working() != Some(*work)) {
@@ -345,7 +347,7 @@ impl Lead {
     }
 
     fn append(&mut self, entry: Entry) -> Result<(), Failure> {
-        let line = Line::new(entry);
+        let line = Line::new(entry, self.now());
         let name = line.entry.name();
         crash_point(&format!("lead:before:{name}"));
         let text = serde_json::to_string(&line).map_err(|e| Failure::new(FailureClass::Internal, e))?;

@@ -56,7 +56,7 @@ impl Lead {
         let held = matches!(self.it.progress().phase, Phase::Armed { .. });
         let just_now = self.passes.written_at.is_some_and(|at| at.elapsed() < HELD_REPORTS);
         if self.ledger.is_half_full() || (held && just_now) {
-            self.story.hear(&Line::new(Entry::Passed { pass }));
+            self.story.hear(&Line::new(Entry::Passed { pass }, self.now()));
             return Ok(());
         }
         self.passes.written_at = Some(Instant::now());

@@ -31,7 +31,10 @@ pub fn standing(ledgers: &dyn Ledgers) -> Result<Standing, Failure> {
         let wants = match told {
             Ok((story, it)) => {
                 found.down += usize::from(it.progress().may_be_down());
-                status(&it, story.begun.id, None).needs.map(|needs| (story.begun.id.to_string(), needs))
+                let id = story.begun.id;
+                let stopped = (story.stopped && !it.progress().phase.is_end())
+                    .then(|| format!("it was stopped; `zmigrate cutover resume {id}` goes on, `abort {id}` ends it"));
+                status(&it, id, None).needs.or(stopped).map(|needs| (id.to_string(), needs))
             }
             Err(failure) => Some((name, failure.to_string())),
         };

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,8 +60,10 @@ pub(super) struct Doer {
     pub notes: Arc<Mutex<VecDeque<String>>>,
     /// What the fence that is set here, or being set, changed.
     pub former: Option<Former>,
-    /// Another action was broken off for this one.
+    /// This process broke off stopping the writers, or stopping them failed: another stop has little time.
     pub broke_off: bool,
+    /// What was broken off was made up for: the writers were seen to be stopped since.
+    pub made_up: Arc<AtomicBool>,
 }
 
 impl Doer {
@@ -82,7 +87,10 @@ impl Doer {
                 Err(failure) => Outcome::Failed(failure.in_one()),
             },
             Action::Unfence(former) => done(fence::unfence(zfs, &self.unit, former).await),
-            Action::Unquiesce { anew } => done(self.start_again(*anew).await),
+            Action::Unquiesce { anew } => {
+                self.stop_again(*anew).await;
+                done(self.start().await)
+            }
             Action::Settle => Outcome::Done,
             Action::Activate { former, anew } => done(self.activate(former.as_ref(), *anew).await),
             Action::Destroy(leg) => done(self.destroy(*leg).await),
@@ -157,9 +165,13 @@ impl Doer {
         Ok(())
     }
 
-    /// Starts the writers; `anew`: once they are seen to be stopped, so that what an earlier process began ends nothing later on.
-    async fn start_again(&self, anew: bool) -> Result<(), Failure> {
-        for name in self.setup.hooks.iter().filter(|_| anew) {
+    /// Before the writers are started `anew`, they are seen to be stopped, so that what an earlier process began ends nothing later on.
+    async fn stop_again(&self, anew: bool) {
+        if !anew || self.made_up.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut well = true;
+        for name in &self.setup.hooks {
             // What this process broke off has ended, and a writer that was told to stop may yet do so: a start would take it for one that
             // runs. But a stop that hung once would hang again, and there is no time to lose, unless somebody else carries it out.
             let again = self.hook(name, HookVerb::Stop);
@@ -172,9 +184,11 @@ impl Doer {
             };
             if let Err(failure) = stopped {
                 tracing::warn!(unit = %self.unit, "the writers are started although stopping them failed: {failure}");
+                well = false;
             }
         }
-        self.start().await
+        // Where the start fails, the next try would stop what is just coming up.
+        self.made_up.store(well, Ordering::Relaxed);
     }
 
     /// Starts the writers, in the other order, and waits until they are well.
@@ -251,9 +265,10 @@ impl Doer {
     }
 
     async fn activate(&self, former: Option<&Former>, anew: bool) -> Result<(), Failure> {
+        self.stop_again(anew).await;
         let wanted = self.wanted(former);
         activate::activate(&*self.tools.zfs, &self.unit, self.leg, &wanted, &self.setup).await?;
-        self.start_again(anew).await
+        self.start().await
     }
 
     /// What a target's datasets shall be like: as they were here before, or, what was never here, as it is at the source.

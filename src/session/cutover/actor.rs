@@ -5,7 +5,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,7 +33,7 @@ use crate::{
     },
     limits::MAX_HOOKS,
     port::ledger::{Ledger, LedgerError, Opened},
-    session::{client::unix_ms, crash::crash_point, steady::steady_ms},
+    session::{client::unix_ms, crash::crash_point, steady::Steady},
     types::{
         DatasetName, Failure, FailureClass,
         listing::{FENCE, SERVING},
@@ -86,10 +89,10 @@ impl ReadBack {
     /// may never come; it counts as past.
     fn host_at(self, now_ms: u64) -> Host {
         let mut kept = self.host.kept().clone();
-        if let Part::Source(_, Stage::Quiescing { until }) = &mut kept.part {
-            let left = if now_ms < self.at_ms { 0 } else { until.0.saturating_sub(now_ms) };
-            // By the clock of this process, which may have begun before the system's was set.
-            *until = Millis(steady_ms().saturating_add(left));
+        if let Part::Source(_, Stage::Quiescing { until }) = &mut kept.part
+            && now_ms < self.at_ms
+        {
+            *until = Millis(0);
         }
         Host::from_kept(kept)
     }
@@ -152,6 +155,11 @@ struct Actor {
     /// A person's word that came while an action was under way.
     broken: Option<Leg>,
     action: Option<JoinHandle<Outcome>>,
+    /// Stopping the writers failed in this process.
+    stop_failed: bool,
+    /// And was made up for.
+    made_up: Arc<AtomicBool>,
+    clock: Steady,
     notes: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -227,6 +235,9 @@ impl Actor {
             queued: None,
             broken: None,
             action: None,
+            stop_failed: false,
+            made_up: Arc::default(),
+            clock: Steady::from_now(),
             notes: Arc::default(),
         };
         let fence = actor.in_zfs(FENCE).await?;
@@ -262,6 +273,8 @@ impl Actor {
                     self.action = None;
                     let outcome = outcome.unwrap_or_else(|e| Outcome::Failed(format!("it ended unexpectedly: {e}")));
                     crash_point("host:ended");
+                    let stops = self.host.doing().is_some_and(|action| *action == Action::Quiesce);
+                    self.stop_failed |= stops && matches!(outcome, Outcome::Failed(_));
                     self.step(HostEvent::Ended(outcome)).await?;
                     if self.action.is_none() && let Some(leg) = self.broken.take() {
                         self.step(HostEvent::Break(leg)).await?;
@@ -371,7 +384,7 @@ impl Actor {
     }
 
     async fn step(&mut self, event: HostEvent) -> Result<(), Failure> {
-        let (next, effects) = std::mem::take(&mut self.host).step(event, Millis(steady_ms()));
+        let (next, effects) = std::mem::take(&mut self.host).step(event, Millis(self.clock.now_ms()));
         self.host = next;
         for effect in effects {
             match effect {
@@ -406,10 +419,14 @@ impl Actor {
             side,
             notes: Arc::clone(&self.notes),
             former: kept.former.clone(),
-            broke_off: false,
+            broke_off: self.stop_failed,
+            made_up: Arc::clone(&self.made_up),
         };
+        if action == Action::Quiesce {
+            (*self.made_up).store(false, Ordering::Relaxed);
+        }
         let earlier = self.action.take();
-        doer.broke_off = earlier.is_some();
+        doer.broke_off |= earlier.is_some();
         self.action = Some(tokio::spawn(async move {
             if let Some(earlier) = earlier {
                 earlier.abort();
@@ -469,9 +486,7 @@ mod tests {
                 _ => panic!("another stage"),
             }
         };
-        let left = |now_ms| until(now_ms).saturating_sub(steady_ms());
-        assert!((4_000..=5_000).contains(&left(1_767_268_800_000)));
-        assert_eq!(left(1_767_268_799_999), 0, "the clock was set back meanwhile");
-        assert_eq!(left(1_767_268_806_000), 0);
+        assert_eq!(until(1_767_268_800_000), 1_767_268_805_000);
+        assert_eq!(until(1_767_268_799_999), 0, "the clock was set back meanwhile");
     }
 }
