@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// How long a stop that was broken off may take when it is made up for.
-const STOP_AGAIN_WITHIN: Duration = Duration::from_secs(5);
+/// How long a stop that was broken off may take when it is made up for: longer than most need, as what is started before it has ended ends with it.
+const STOP_AGAIN_WITHIN: Duration = Duration::from_secs(15);
 /// Lines of hooks that are kept for people.
 const MAX_NOTES: usize = 20;
 
