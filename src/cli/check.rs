@@ -3,19 +3,15 @@
 //! The form is that of the Monitoring Plugins' guidelines: the first line says all, figures stand behind a `|`, further
 //! lines are details; the exit code is 0, 1, 2 or 3.
 
-use std::path::Path;
+use std::{fmt::Display, path::Path};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{
-    args::{Global, OutputFormat},
-    job_args::CheckArgs,
-    output::Output,
-};
+use super::{args::Global, job_args::CheckArgs, output::Output};
 use crate::{
     config::Config,
-    driver::cutover::{Waiting, standing},
+    driver::cutover::standing,
     host,
     identity::{LoadedIdentity, RENEW_NODE, When},
     jobs::span::human_seconds,
@@ -89,11 +85,16 @@ struct Other {
     why: String,
 }
 
-/// Says so where not even the question was understood; gives the exit code.
-pub fn not_known(why: &str) -> u8 {
+/// Says that nothing is known; gives the exit code.
+pub fn not_known(why: &impl Display, output: &Output) -> u8 {
     let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), others: Vec::new() };
-    Output::new(OutputFormat::Text, false).must_say(&object, format!("ZMIGRATE UNKNOWN - {why}"));
+    output.must_say(&object, format!("ZMIGRATE UNKNOWN - {}", one_line(why)));
     3
+}
+
+/// A `|` begins the figures, and a line break the details.
+fn one_line(text: &impl Display) -> String {
+    text.to_string().replace(['\n', '|'], " ")
 }
 
 /// The certificate of this host, if it is about to expire or has; of one that cannot be read nothing is said: whoever
@@ -120,11 +121,7 @@ pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Fai
     });
     let (statuses, others) = match looked {
         Ok(looked) => looked,
-        Err(failure) => {
-            let object = CheckObject { level: Level::Unknown, exit_code: 3, jobs: Vec::new(), others: Vec::new() };
-            output.must_say(&object, format!("ZMIGRATE UNKNOWN - {}", failure.to_string().replace(['\n', '|'], " ")));
-            return Ok(3);
-        }
+        Err(failure) => return Ok(not_known(&failure, output)),
     };
     // A job that only people start is late by nobody's fault, unless it is asked for.
     let watched = statuses.iter().filter(|status| args.name.is_some() || status.schedule.is_some());
@@ -174,14 +171,13 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
         }
         (Some(lag), _) => (Level::Ok, behind(lag)),
     };
-    Judged { job: status.job.clone(), level, lag_s: status.lag_s, max_lag_s, why: why.replace(['\n', '|'], " ") }
+    Judged { job: status.job.clone(), level, lag_s: status.lag_s, max_lag_s, why: one_line(&why) }
 }
 
 /// The cutovers of this host that go no further without a person.
 fn cutovers(config: &Config) -> Result<Vec<Other>, Failure> {
     let waiting = standing(&*host::ledgers(config))?.waiting.into_iter();
-    let why = |waiting: Waiting| format!("cutover {} waits for a person: {}", waiting.cutover, waiting.needs);
-    Ok(waiting.map(|one| Other { level: Level::Critical, why: why(one).replace(['\n', '|'], " ") }).collect())
+    Ok(waiting.map(|one| Other { level: Level::Critical, why: one_line(&one) }).collect())
 }
 
 fn text(level: Level, jobs: &[Judged], others: &[Other], args: &CheckArgs) -> String {

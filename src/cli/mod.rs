@@ -27,7 +27,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser};
 
-use self::args::{Cli, Command, Daemon};
+use self::args::{Cli, Command, Daemon, OutputFormat};
 use self::job_args::JobCommand;
 use self::output::Output;
 use crate::{
@@ -42,7 +42,7 @@ pub fn zmigrate() -> ExitCode {
         // To a monitoring system 2 says CRITICAL, and that nothing is known is another thing.
         Err(e) if e.use_stderr() && std::env::args().nth(1).is_some_and(|first| first == "check") => {
             let _ = e.print();
-            return ExitCode::from(check::not_known(&e.kind().to_string()));
+            return ExitCode::from(check::not_known(&e.kind(), &Output::new(OutputFormat::Text, false)));
         }
         Err(e) => e.exit(),
     };

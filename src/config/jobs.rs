@@ -17,7 +17,7 @@ use crate::{
         schedule::{Bandwidth, Hours, Schedule, Trigger},
         span::Span,
     },
-    limits::MIN_GONE,
+    limits::{MAX_STREAMS, MIN_GONE},
     plan::EncryptionMode,
     types::{ByteSize, JobName, NameError, transfer::Compression},
 };
@@ -26,9 +26,8 @@ use crate::{
 const MAX_JOBS: usize = 1000;
 /// Retries of one run.
 const MAX_RETRIES: i128 = 100;
-/// Datasets in parallel, and connections for each of their transfers, as the command line takes them.
+/// Datasets in parallel, as the command line takes them.
 const MAX_PARALLEL: i128 = 64;
-const MAX_STREAMS: i128 = 16;
 /// Words of a hook's command.
 const MAX_WORDS: usize = 64;
 
@@ -185,7 +184,7 @@ impl Table<'_> {
             schedule: self.schedule(),
             bandwidth: self.bandwidth(),
             jobs: self.number("jobs", (1, MAX_PARALLEL), 1),
-            streams: self.number("streams", (1, MAX_STREAMS), 1),
+            streams: self.number("streams", (1, MAX_STREAMS.into()), 1),
             compress: self.parsed("compress").unwrap_or(Compression::Auto),
             encryption: self.encryption(),
             retries: self.number("retries", (0, MAX_RETRIES), 3),

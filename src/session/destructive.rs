@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     port::{
-        journal::{Entry, Phase},
+        journal::{Entry, Journal, Phase},
         zfs::{Depth, ZfsErrorKind, ZfsResult},
     },
     types::{
@@ -146,30 +146,43 @@ impl EngineSession {
         Ok(Reply::Done)
     }
 
-    /// Writes the intent, acts, writes the outcome.
+    /// As the function of that name, on behalf of whoever leads this session.
     pub(super) async fn journalled(
         &self,
         entry: Entry,
         act: impl Future<Output = ZfsResult<()>>,
     ) -> Result<(), Failure> {
-        let write = |phase: Phase| {
-            self.engine.journal.append(&self.holder, &phase, &entry).map_err(|e| {
-                Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}"))
-                    .hint("check state_dir in the configuration; nothing is destroyed before it is written down")
-            })
-        };
-        write(Phase::Intent)?;
-        let result = act.await;
-        let outcome = write(match &result {
-            Ok(()) => Phase::Done,
-            Err(e) => Phase::Failed { cause: e.to_string() },
-        });
-        if let Err(failure) = outcome {
-            // It is done, or failed, all the same; the intent stands in the journal.
-            tracing::error!("{failure}");
-        }
-        Ok(result?)
+        Ok(journalled(&*self.engine.journal, &self.holder, &entry, act).await??)
     }
+}
+
+/// Writes the intent, acts, writes the outcome. What came of the act is inside.
+///
+/// # Errors
+/// When the intent cannot be written: then nothing was done.
+pub(super) async fn journalled(
+    journal: &dyn Journal,
+    by: &str,
+    entry: &Entry,
+    act: impl Future<Output = ZfsResult<()>>,
+) -> Result<ZfsResult<()>, Failure> {
+    let write = |phase: Phase| {
+        journal.append(by, &phase, entry).map_err(|e| {
+            Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}"))
+                .hint("check state_dir in the configuration; nothing is destroyed before it is written down")
+        })
+    };
+    write(Phase::Intent)?;
+    let result = act.await;
+    let outcome = write(match &result {
+        Ok(()) => Phase::Done,
+        Err(e) => Phase::Failed { cause: e.to_string() },
+    });
+    if let Err(failure) = outcome {
+        // It is done, or failed, all the same; the intent stands in the journal.
+        tracing::error!("{failure}");
+    }
+    Ok(result)
 }
 
 #[cfg(test)]

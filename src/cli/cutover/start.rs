@@ -55,7 +55,7 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
     let ledgers = host::ledgers(&config);
     not_moving_already(&*ledgers, &unit)?;
     let context = Arc::new(run_context(global, &peer, args.transport.streams)?);
-    host::state_is_ours(&host::config(global.config.as_deref(), None)?)?;
+    host::state_is_ours(&config)?;
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let id = new_id()?;

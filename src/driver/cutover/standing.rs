@@ -1,5 +1,7 @@
 //! What of this host's cutovers wants a person: for monitoring, which reads ledgers and asks nobody.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::leads;
@@ -12,6 +14,12 @@ pub struct Waiting {
     pub cutover: String,
     /// The question, or why it cannot be read.
     pub needs: String,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cutover {} waits for a person: {}", self.cutover, self.needs)
+    }
 }
 
 /// The cutovers that were led from this host and are not over.

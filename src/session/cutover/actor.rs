@@ -423,7 +423,7 @@ impl Actor {
             made_up: Arc::clone(&self.made_up),
         };
         if action == Action::Quiesce {
-            (*self.made_up).store(false, Ordering::Relaxed);
+            self.made_up.store(false, Ordering::Relaxed);
         }
         let earlier = self.action.take();
         doer.broke_off |= earlier.is_some();

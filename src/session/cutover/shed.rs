@@ -6,10 +6,8 @@
 use super::{Tools, look::value, unit::Unit};
 use crate::{
     cutover::{call::is_of_a_cutover, leg::Leg},
-    port::{
-        journal::{Entry, Phase},
-        zfs::Depth,
-    },
+    port::{journal::Entry, zfs::Depth},
+    session::destructive::journalled,
     types::{
         Failure, FailureClass, SnapshotName, human_bytes,
         listing::{DatasetInfo, FENCE},
@@ -59,20 +57,8 @@ async fn shed_after(tools: &Tools, info: &DatasetInfo, last: usize, who: &str) -
     }
     for snapshot in newer.into_iter().rev() {
         let entry = Entry::Shed { snapshot: snapshot.clone(), since: since.clone() };
-        let write = |phase: Phase| {
-            let written = tools.journal.append(who, &phase, &entry);
-            written.map_err(|e| Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}")))
-        };
-        write(Phase::Intent)?;
-        let result = tools.zfs.destroy_snapshot(&snapshot).await;
-        let phase = match &result {
-            Ok(()) => Phase::Done,
-            Err(e) => Phase::Failed { cause: e.to_string() },
-        };
-        if let Err(failure) = write(phase) {
-            tracing::error!("{failure}");
-        }
-        result.map_err(|e| {
+        let gone = journalled(&*tools.journal, who, &entry, tools.zfs.destroy_snapshot(&snapshot)).await?;
+        gone.map_err(|e| {
             Failure::from(e)
                 .hint(format!("{snapshot} keeps {} from coming home: release or destroy it there", info.name))
         })?;
