@@ -199,6 +199,7 @@ impl Work<'_> {
             HookKind::Commands { .. } | HookKind::Fsfreeze { .. } => Vec::new(),
         };
         let Some(check) = &self.hook.check else { return Ok(said) };
+        let mut before = None;
         loop {
             let began = Instant::now();
             match self.command(Some(check)).await {
@@ -210,11 +211,18 @@ impl Work<'_> {
                 Err(trouble) if trouble.kind == HookErrorKind::Missing => return Err(trouble),
                 Err(trouble) if began + CHECK_EVERY >= self.until || trouble.kind == HookErrorKind::TimedOut => {
                     let seconds = self.hook.check_timeout.as_secs();
-                    let cause =
+                    let mut cause =
                         format!("the check did not succeed within {seconds} s; the last time: {}", trouble.cause);
+                    // The limit came in the middle of this one: the one before may say more.
+                    if let Some(said) = before.filter(|_| trouble.kind == HookErrorKind::TimedOut) {
+                        cause.push_str(&format!("; the time before: {said}"));
+                    }
                     return Err(Trouble { kind: HookErrorKind::TimedOut, cause, lines: trouble.lines });
                 }
-                Err(_) => sleep_until(began + CHECK_EVERY).await,
+                Err(trouble) => {
+                    before = Some(trouble.cause);
+                    sleep_until(began + CHECK_EVERY).await;
+                }
             }
         }
     }

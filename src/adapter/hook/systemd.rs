@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Outcome, Trouble, Work};
-use crate::hook::{UnitName, UnitState};
+use crate::{
+    hook::{UnitName, UnitState},
+    port::hook::HookErrorKind,
+};
 
 /// Between two questions to systemd: one of its processes, some milliseconds of work.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -35,9 +38,14 @@ impl Work<'_> {
     }
 
     async fn wait_for(&self, unit: &UnitName, wanted: UnitState, after: &str) -> Result<(), Trouble> {
+        let mut seen = None;
         loop {
             // It prints the state, whatever it is, and ends with 0 for active alone.
-            let printed = self.systemctl(&["is-active"], unit).await?.lines.join("\n");
+            let printed = match self.systemctl(&["is-active"], unit).await {
+                // The limit came in the middle of a question: what the one before was told is why we still asked.
+                Err(late) if late.kind == HookErrorKind::TimedOut => return Err(seen.map_or(late, Trouble::timed_out)),
+                said => said?.lines.join("\n"),
+            };
             let state = UnitState::parse(&printed);
             if state == wanted {
                 return Ok(());
@@ -50,7 +58,10 @@ impl Work<'_> {
                 UnitState::Active | UnitState::Changing if Instant::now() + ASK_EVERY >= self.until => {
                     return Err(Trouble::timed_out(cause));
                 }
-                UnitState::Active | UnitState::Changing => sleep(ASK_EVERY).await,
+                UnitState::Active | UnitState::Changing => {
+                    seen = Some(cause);
+                    sleep(ASK_EVERY).await;
+                }
             }
         }
     }

@@ -107,7 +107,7 @@ async fn a_command_that_hangs_is_ended_with_all_that_it_began() {
     let error = run(hook, HookVerb::Stop).await.unwrap_err();
     assert_eq!(error.kind, HookErrorKind::TimedOut);
     assert!(error.cause.contains("did not end within 1 s; it was ended"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     for pid in error.output.lines[0].split(' ') {
         assert!(ends(pid).await, "{pid} was left behind");
     }
@@ -190,7 +190,9 @@ async fn a_check_is_repeated_until_it_succeeds_or_its_time_is_over() {
     hook.check_timeout = Duration::from_secs(2);
     let error = run(hook.clone(), HookVerb::Check).await.unwrap_err();
     assert_eq!(error.kind, HookErrorKind::TimedOut);
-    assert!(error.cause.contains("did not succeed within 2 s; the last time: /bin/sh: exit status: 1"), "{error}");
+    assert!(error.cause.contains("did not succeed within 2 s; the last time: /bin/sh"), "{error}");
+    // Also where the limit came in the middle of the last one.
+    assert!(error.cause.contains("/bin/sh: exit status: 1"), "{error}");
     hook.check = Some(argv(&["/bin/sleep", "100"]));
     let error = run(hook, HookVerb::Check).await.unwrap_err();
     assert!(error.cause.contains("within 2 s; the last time: /bin/sleep did not end"), "{error}");
@@ -248,11 +250,15 @@ esac
         fs::write(self.dir.path().join(name), text).unwrap();
     }
 
+    // Each question starts four processes, on a machine that may do much else.
     async fn call(&self, verb: HookVerb) -> Result<HookOutput, HookError> {
+        self.call_within(60, verb).await
+    }
+
+    async fn call_within(&self, seconds: u64, verb: HookVerb) -> Result<HookOutput, HookError> {
         let mut hook = hook(HookKind::Systemd { unit: "db@main.service".parse().unwrap() });
-        // Each question starts four processes, on a machine that may do much else.
-        hook.timeout = Duration::from_secs(3);
-        hook.check_timeout = Duration::from_secs(3);
+        hook.timeout = Duration::from_secs(seconds);
+        hook.check_timeout = Duration::from_secs(seconds);
         hooks(hook, HookTools { systemctl: self.dir.path().join("systemctl"), ..no_tools() }).call(&call(verb)).await
     }
 }
@@ -274,7 +280,7 @@ async fn a_unit_is_stopped_and_started_also_twice() {
 async fn a_unit_that_does_not_do_as_asked_is_not_believed() {
     let systemd = Systemd::new();
     systemd.write("stays", "");
-    let runs = systemd.call(HookVerb::Stop).await.unwrap_err();
+    let runs = systemd.call_within(4, HookVerb::Stop).await.unwrap_err();
     assert_eq!(runs.kind, HookErrorKind::TimedOut);
     assert!(runs.cause.contains("unit db@main.service is \"active\" after systemctl stop"), "{runs}");
     for state in ["failed", "inactive", "unknown"] {
@@ -283,7 +289,7 @@ async fn a_unit_that_does_not_do_as_asked_is_not_believed() {
         assert!(down.cause.contains(&format!("is {state:?} after systemctl start; see journalctl -u")), "{down}");
         systemd.call(HookVerb::Check).await.unwrap_err();
     }
-    assert!(systemd.call(HookVerb::Stop).await.is_err(), "a unit that nobody knows is not stopped");
+    assert!(systemd.call_within(4, HookVerb::Stop).await.is_err(), "a unit that nobody knows is not stopped");
     systemd.write("load", "not-found\n");
     let gone = systemd.call(HookVerb::Prepare).await.unwrap_err();
     assert!(gone.kind == HookErrorKind::Missing && gone.cause.contains("\"not-found\", not loaded"), "{gone}");
