@@ -44,7 +44,7 @@ use crate::{
         cutover::{Hosts, Tools},
         engine::Engine,
     },
-    types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName},
+    types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName, transfer::Streams},
 };
 
 /// Reads the configuration, with `--identity-dir` put over it.
@@ -183,7 +183,7 @@ pub fn link(config: &Config, store: &Arc<IdentityStore>, peer: &PeerAddress) -> 
 }
 
 /// How a command's session behaves.
-pub fn client_options(config: &Config, streams: u16) -> ClientOptions {
+pub fn client_options(config: &Config, streams: Streams) -> ClientOptions {
     ClientOptions {
         window_bytes: config.limits.window_bytes,
         connect_for: Duration::from_secs(5),

@@ -38,6 +38,9 @@ pub const MAX_REQUESTS_IN_WORK: usize = 32;
 pub const MAX_TRANSFERS: usize = 64;
 /// Connections that one transfer may be spread over.
 pub const MAX_STREAMS: u16 = 16;
+/// Bytes after which a transfer is large enough for a second connection: what a fast link carries in some tens of milliseconds, so that
+/// the many small ones of a tree dial once each.
+pub const SECOND_STREAM_AFTER: u64 = 32 << 20;
 /// Transfers of all sessions of a process together. 64 with full windows are 4 GiB on paper; as each takes two of the
 /// runtime's 512 blocking threads, they cannot starve each other.
 pub const MAX_TRANSFERS_IN_ALL: usize = 64;

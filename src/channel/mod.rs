@@ -5,6 +5,7 @@
 
 pub mod buffers;
 mod connection;
+mod whole;
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use connection::carry;
 
-use self::buffers::Pool;
+use self::{buffers::Pool, whole::WholeOrClosed};
 
 use crate::{
     limits::MAX_CHUNK,
@@ -92,24 +93,11 @@ struct State {
     /// The live connections.
     live: BTreeMap<ConnectionId, Live>,
     next_connection: ConnectionId,
+    most_connections: u16,
     /// When the last connection went.
     alone_since: Option<Instant>,
     closed: Option<Failure>,
     rate: Option<Arc<RateLimit>>,
-}
-
-/// Closes the channel if a message is given up between its frames.
-struct WholeOrClosed<'a> {
-    channel: &'a Channel,
-    done: bool,
-}
-
-impl Drop for WholeOrClosed<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            self.channel.close(Failure::new(FailureClass::Interrupted, "a message was given up half-way"));
-        }
-    }
 }
 
 struct Live {
@@ -144,6 +132,7 @@ impl Channel {
                     inbox: Inbox::new(receive_window),
                     live: BTreeMap::new(),
                     next_connection: 0,
+                    most_connections: 0,
                     alone_since: Some(Instant::now()),
                     closed: None,
                     rate: None,
@@ -387,9 +376,15 @@ impl Channel {
         Duration::from_nanos(self.inner.carrying_ns.load(Ordering::Relaxed))
     }
 
-    /// How many connections were attached after the first.
-    pub fn reconnects(&self) -> u64 {
-        self.state().next_connection.saturating_sub(1)
+    /// The most connections that it has had at a time.
+    pub fn most_connections(&self) -> u16 {
+        self.state().most_connections
+    }
+
+    /// The cost of the frames that the other side has, and of those that this side has taken.
+    pub fn bytes_through(&self) -> u64 {
+        let state = self.state();
+        state.outbox.carried() + state.inbox.ack().consumed
     }
 
     // What follows is for connections (connection.rs).
@@ -411,6 +406,7 @@ impl Channel {
         let id = state.next_connection;
         state.next_connection += 1;
         state.live.insert(id, Live { stripe, told: None, since: Instant::now() });
+        state.most_connections = state.most_connections.max(state.live.len() as u16);
         state.alone_since = None;
         drop(state);
         self.inner.to_send.notify_waiters();

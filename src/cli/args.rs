@@ -7,7 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::job_args::{CheckArgs, HistoryArgs, JobCommand, Prune, StatusArgs};
 use crate::{
     plan::ExcludePattern,
-    types::{ByteSize, DatasetName, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset, SnapshotName, SnapshotTag},
+    types::{
+        ByteSize, DatasetName, Endpoint, JobId, PeerAddress, PeerName, RemoteDataset, SnapshotName, SnapshotTag,
+        transfer::Streams,
+    },
     wire::message::Compression,
 };
 
@@ -237,9 +240,9 @@ pub struct Transport {
     /// auto decides chunk by chunk; zstd:N is always that level (-7 to 19) where a chunk shrinks; none
     #[arg(long, default_value = "auto", value_name = "auto|zstd[:N]|none")]
     pub compress: Compression,
-    /// Connections for each transfer
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
-    pub streams: u16,
+    /// Connections for each transfer; auto is one, and a second for one that turns out to be large
+    #[arg(long, default_value = "auto", value_name = "auto|N")]
+    pub streams: Streams,
     /// How progress is shown on stderr
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub progress: ProgressMode,

@@ -10,7 +10,7 @@ use crate::{
     doctor::{self, Other, Patient, User},
     host,
     identity::When,
-    types::{Failure, PeerAddress},
+    types::{Failure, PeerAddress, transfer::Streams},
 };
 
 pub fn run(global: &Global, peer: Option<PeerAddress>, output: &Output) -> Result<u8, Failure> {
@@ -21,7 +21,7 @@ pub fn run(global: &Global, peer: Option<PeerAddress>, output: &Output) -> Resul
                 let (endpoint, _) = host::endpoint(&config, &peer)?;
                 let store = host::identity(&config)?;
                 let link = host::link(&config, &store, &peer)?;
-                Ok(Other { endpoint, link, client: host::client_options(&config, 1), name: peer })
+                Ok(Other { endpoint, link, client: host::client_options(&config, Streams::Fixed(1)), name: peer })
             });
             let zfs = std::sync::Arc::clone(&host::engine(&config).zfs);
             let patient = Patient { config, zfs, now: When::now(), user: User::current() };

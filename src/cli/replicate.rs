@@ -13,7 +13,7 @@ use crate::{
     driver::{Board, DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions, run},
     host,
     plan::{EncryptionMode, History, RenderOptions, Step},
-    types::{DatasetName, Failure, FailureClass, PeerAddress, SnapshotTag, human_bytes, human_rate},
+    types::{DatasetName, Failure, FailureClass, PeerAddress, SnapshotTag, human_bytes, human_rate, transfer::Streams},
 };
 
 pub fn push(global: &Global, args: Push, output: &Output) -> Result<u8, Failure> {
@@ -120,7 +120,7 @@ fn replicate(
 }
 
 /// What a run with a peer works with.
-pub(super) fn run_context(global: &Global, peer: &PeerAddress, streams: u16) -> Result<RunContext, Failure> {
+pub(super) fn run_context(global: &Global, peer: &PeerAddress, streams: Streams) -> Result<RunContext, Failure> {
     let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
     let store = host::identity(&config)?;
     Ok(RunContext {

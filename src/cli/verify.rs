@@ -18,7 +18,7 @@ use crate::{
         Direction,
         verify::{DatasetVerified, VerifyOptions, VerifyProgress, VerifyReport, VerifyResult, verify},
     },
-    types::{Failure, human_bytes},
+    types::{Failure, human_bytes, transfer::Streams},
 };
 
 /// Between two drawings, and between two lines where nothing is drawn.
@@ -59,7 +59,7 @@ pub fn run(global: &Global, args: Verify, output: &Output) -> Result<u8, Failure
         content: args.content,
         most: args.max_differences.into(),
     };
-    let context = run_context(global, &peer, 1)?;
+    let context = run_context(global, &peer, Streams::Fixed(1))?;
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         let progress = Arc::new(VerifyProgress::default());

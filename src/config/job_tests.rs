@@ -1,7 +1,11 @@
 //! What a `[job.NAME]` may hold, and what the errors look like.
 
 use super::*;
-use crate::{identity::When, plan::EncryptionMode, types::transfer::Compression};
+use crate::{
+    identity::When,
+    plan::EncryptionMode,
+    types::transfer::{Compression, Streams},
+};
 
 fn errors(text: &str) -> String {
     Config::parse(text, "z.toml").expect_err(text).to_string()
@@ -55,10 +59,13 @@ fn a_job_with_every_key() {
     assert_eq!((db.bandwidth.otherwise, db.bandwidth.by_hour[0].1), (Some(100 << 20), 20 << 20));
     assert_eq!((plain.snapshot, plain.retries, plain.prefix.as_str()), (false, 3, "plain"));
     assert_eq!(db.destroy_deleted.map(|s| s.to_string()).as_deref(), Some("30d"));
-    assert_eq!((db.jobs, db.streams, db.compress, db.encryption), (4, 2, Compression::Zstd(7), EncryptionMode::Plain));
+    assert_eq!(
+        (db.jobs, db.streams, db.compress, db.encryption),
+        (4, Streams::Fixed(2), Compression::Zstd(7), EncryptionMode::Plain)
+    );
     assert_eq!(
         (plain.jobs, plain.streams, plain.compress, plain.encryption),
-        (1, 1, Compression::Auto, EncryptionMode::Default)
+        (1, Streams::Auto, Compression::Auto, EncryptionMode::Default)
     );
     assert!(plain.schedule.trigger.is_none() && plain.keep.is_none() && plain.destroy_deleted.is_none());
 }
@@ -79,6 +86,8 @@ fn mistakes_in_jobs_have_their_place() {
         ("snapshot = \"yes\"", "6:12", "true or false, not a string"),
         ("before = [\"true\"]", "6:10", "absolute path"),
         ("retries = 1000", "6:11", "must be 0 to 100"),
+        ("streams = 17", "6:11", "write auto, or a number from 1 to 16"),
+        ("streams = \"many\"", "6:11", "write auto, or a number from 1 to 16"),
         ("exclude = [\"a\"]", "6:1", "only recursive = true"),
         ("destroy_deleted = \"30d\"", "6:19", "only recursive = true"),
         ("recursive = true\ndestroy_deleted = \"23h\"", "7:19", "a day at least"),

@@ -17,9 +17,12 @@ use crate::{
         schedule::{Bandwidth, Hours, Schedule, Trigger},
         span::Span,
     },
-    limits::{MAX_STREAMS, MIN_GONE},
+    limits::MIN_GONE,
     plan::EncryptionMode,
-    types::{ByteSize, JobName, NameError, transfer::Compression},
+    types::{
+        ByteSize, JobName, NameError,
+        transfer::{Compression, Streams, StreamsError},
+    },
 };
 
 /// Jobs that a configuration may hold: each has a lock, a state and a place in every table.
@@ -184,7 +187,7 @@ impl Table<'_> {
             schedule: self.schedule(),
             bandwidth: self.bandwidth(),
             jobs: self.number("jobs", (1, MAX_PARALLEL), 1),
-            streams: self.number("streams", (1, MAX_STREAMS.into()), 1),
+            streams: self.streams(),
             compress: self.parsed("compress").unwrap_or(Compression::Auto),
             encryption: self.encryption(),
             retries: self.number("retries", (0, MAX_RETRIES), 3),
@@ -279,6 +282,18 @@ impl Table<'_> {
                 default
             }
         }
+    }
+
+    fn streams(&mut self) -> Streams {
+        let Some(entry) = self.entries.get("streams").cloned() else { return Streams::Auto };
+        let text = match entry.value {
+            Value::Integer(n) => n.to_string(),
+            _ => return self.parsed("streams").unwrap_or(Streams::Auto),
+        };
+        text.parse().unwrap_or_else(|e: StreamsError| {
+            self.problem(&entry.value_at, "streams", e.to_string());
+            Streams::Auto
+        })
     }
 
     fn encryption(&mut self) -> EncryptionMode {

@@ -163,6 +163,7 @@ async fn with_session(
     };
     let seconds = started.elapsed().as_secs_f64();
     let rtt_loaded = client.rtt();
+    let streams = send.connections();
     let sent = send.finish().await;
     client.close_channel(channel);
     context.board.end(channel, received.as_ref().ok().map(|(t, _)| (t.raw_bytes, t.wire_bytes)));
@@ -171,7 +172,6 @@ async fn with_session(
         (Err(received), Err(sent)) => return Err(received.first_cause(sent)),
         (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => return Err(failure),
     };
-    let streams = client.streams();
     let verdict = held_back(&sender, &receiver, streams, bwlimit_bytes_per_s.is_some());
     let head = (context.link.to_string(), client.agent().to_owned());
     Ok(report(head, streams, &transferred, seconds, (rtt, rtt_loaded), verdict, sender, receiver))

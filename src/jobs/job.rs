@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     plan::{EncryptionMode, ExcludePattern},
-    types::{DatasetName, JobName, PeerAddress, SnapshotName, transfer::Compression},
+    types::{
+        DatasetName, JobName, PeerAddress, SnapshotName,
+        transfer::{Compression, Streams},
+    },
 };
 
 /// Which way a job's data go, seen from this host.
@@ -90,7 +93,7 @@ pub struct Job {
     /// Datasets in parallel.
     pub jobs: u8,
     /// Connections for each transfer.
-    pub streams: u16,
+    pub streams: Streams,
     /// How it compresses.
     pub compress: Compression,
     /// Encrypted datasets go raw unless this says that their plain text is to go.

@@ -15,13 +15,13 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     engine::Channels,
     handshake::{initiate, refused},
-    keeper::{Dialer, keep},
+    keeper::{Dialer, join_large, keep},
 };
 use crate::{
     channel::Channel,
     limits::{CONTROL_WINDOW, MAX_STREAMS, REDIAL_MAX},
     port::link::Link,
-    types::{Failure, FailureClass, PeerName},
+    types::{Failure, FailureClass, PeerName, transfer::Streams},
     wire::{
         codec::Use,
         hello::{Hello, Role, features},
@@ -41,7 +41,7 @@ pub struct ClientOptions {
     /// Silence after which a connection counts as lost.
     pub idle_timeout: Duration,
     /// Connections for each transfer.
-    pub streams: u16,
+    pub streams: Streams,
     /// Our host's name, for "who holds the target".
     pub host: String,
 }
@@ -59,7 +59,7 @@ pub struct Client {
     transfers: Mutex<BTreeMap<u32, Transfer>>,
     send_window: u64,
     window: u64,
-    streams: u16,
+    streams: Streams,
     clock_skew_ms: i64,
     version: u16,
     agent: String,
@@ -139,7 +139,7 @@ impl Client {
             transfers: Mutex::default(),
             send_window: welcome.window.min(options.window_bytes),
             window: options.window_bytes,
-            streams: if striping { options.streams.clamp(1, MAX_STREAMS) } else { 1 },
+            streams: if striping { options.streams } else { Streams::Fixed(1) },
             clock_skew_ms: welcome.clock_unix_ms as i64 - unix_ms() as i64,
             version,
             agent: welcome.agent.chars().filter(|c| !c.is_control()).take(64).collect(),
@@ -166,11 +166,6 @@ impl Client {
     /// True if both sides have that feature ([`features`]).
     pub fn has(&self, feature: u64) -> bool {
         self.features & features::OURS & feature == feature
-    }
-
-    /// Connections for each transfer.
-    pub fn streams(&self) -> u16 {
-        self.streams
     }
 
     /// Why the session is over; `None` while it lives.
@@ -220,12 +215,14 @@ impl Client {
     pub fn attach(&self, number: u32) {
         let mut transfers = lock(&self.transfers);
         if let Some(transfer) = transfers.get_mut(&number) {
-            transfer.keepers = (0..self.streams)
-                .map(|stripe| {
-                    let keeper = keep(self.dialer.clone(), transfer.channel.clone(), number, stripe, None);
-                    AbortOnDropHandle::new(tokio::spawn(keeper))
-                })
-                .collect();
+            let keeper = |stripe| keep(self.dialer.clone(), transfer.channel.clone(), number, stripe, None);
+            transfer.keepers = match self.streams {
+                Streams::Fixed(n) => (0..n.clamp(1, MAX_STREAMS)).map(|stripe| spawn(keeper(stripe))).collect(),
+                Streams::Auto => {
+                    let second = join_large(self.dialer.clone(), transfer.channel.clone(), number);
+                    vec![spawn(keeper(0)), spawn(second)]
+                }
+            };
         }
     }
 
@@ -255,6 +252,10 @@ impl Channels for Client {
     fn close(&self, number: u32) {
         self.close_channel(number);
     }
+}
+
+fn spawn(keeper: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(keeper))
 }
 
 fn session_lost(what: &str) -> Failure {

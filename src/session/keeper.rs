@@ -1,13 +1,13 @@
 //! Keeps one connection of a channel alive on the initiator's side: when it is lost, dials again.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use super::handshake::{initiate, refused};
 use crate::{
     channel::{Channel, carry},
-    limits::{REDIAL_MAX, REDIAL_MIN},
+    limits::{REDIAL_MAX, REDIAL_MIN, SECOND_STREAM_AFTER},
     port::link::{Connection, Link},
     types::{Failure, FailureClass, PeerName},
     wire::hello::{Hello, Role, SessionId},
@@ -26,7 +26,26 @@ pub(super) struct Dialer {
     pub lost_after: Duration,
 }
 
-/// Runs until the channel is closed, which it does itself when the link is lost for good.
+/// How often it is looked whether a transfer is large.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Gives a transfer that turns out to be large its second connection, where that has a processor of its own.
+pub(super) async fn join_large(dialer: Dialer, channel: Channel, number: u32) {
+    if thread::available_parallelism().is_ok_and(|processors| processors.get() < 2) {
+        return;
+    }
+    while channel.bytes_through() < SECOND_STREAM_AFTER {
+        tokio::select! {
+            biased;
+            _ = channel.until_closed() => return,
+            () = sleep(LOOK_EVERY) => {}
+        }
+    }
+    keep(dialer, channel, number, 1, None).await;
+}
+
+/// Runs until the channel is closed, which the first of its connections does itself when the link is lost for good. The
+/// others only help: one that the peer does not want is done without.
 pub(super) async fn keep(
     dialer: Dialer,
     channel: Channel,
@@ -62,7 +81,11 @@ pub(super) async fn keep(
                 }
                 end.err()
             }
-            Err(failure) if !failure.transient => return channel.close(failure),
+            Err(failure) if !failure.transient && stripe == 0 => return channel.close(failure),
+            Err(failure) if !failure.transient => {
+                tracing::info!(peer = %dialer.link, channel = number, "the transfer goes on without connection {}: {failure}", stripe + 1);
+                return;
+            }
             Err(failure) => Some(failure),
         };
         // Another connection that carries, or lives, shows that the link is there: this one goes on without a word.
@@ -72,6 +95,7 @@ pub(super) async fn keep(
             (through, lost_at) = (now_through, Instant::now());
         }
         match &lost {
+            Some(_) if lost_at.elapsed() >= dialer.lost_after && stripe > 0 => return,
             Some(failure) if lost_at.elapsed() >= dialer.lost_after => {
                 let text =
                     format!("the link to {} was lost for {} s: {failure}", dialer.link, dialer.lost_after.as_secs());

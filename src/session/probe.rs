@@ -65,6 +65,11 @@ pub struct ProbeSend {
 }
 
 impl ProbeSend {
+    /// Connections that it has been spread over.
+    pub fn connections(&self) -> u16 {
+        self.link.most_connections()
+    }
+
     /// Starts it on a channel that the peer has opened. Its progress is that of the session's channel of this number.
     ///
     /// # Errors

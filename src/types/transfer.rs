@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{BookmarkName, DatasetName, SnapshotName, SnapshotTag};
+use crate::limits::MAX_STREAMS;
 
 /// What an incremental step starts from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,47 @@ impl FromStr for Compression {
         let level = s.strip_prefix("zstd:").and_then(|level| level.parse::<i8>().ok());
         let level = level.filter(|level| (-7..=19).contains(level) && *level != 0);
         level.map(Compression::Zstd).ok_or(CompressionError)
+    }
+}
+
+/// How many connections a transfer is spread over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "u16", into = "u16")]
+pub enum Streams {
+    /// One, and a second beside it once the transfer has turned out to be large, where there is more than one processor:
+    /// one connection is encrypted by one processor.
+    Auto,
+    /// That many from the start.
+    Fixed(u16),
+}
+
+/// A number of connections that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write auto, or a number from 1 to {MAX_STREAMS}")]
+pub struct StreamsError;
+
+impl FromStr for Streams {
+    type Err = StreamsError;
+
+    fn from_str(s: &str) -> Result<Streams, StreamsError> {
+        let number = || s.parse().ok().filter(|n| (1..=MAX_STREAMS).contains(n));
+        if s == "auto" { Ok(Streams::Auto) } else { number().map(Streams::Fixed).ok_or(StreamsError) }
+    }
+}
+
+/// As a journal has it: 0 is `auto`.
+impl From<u16> for Streams {
+    fn from(n: u16) -> Streams {
+        if n == 0 { Streams::Auto } else { Streams::Fixed(n) }
+    }
+}
+
+impl From<Streams> for u16 {
+    fn from(streams: Streams) -> u16 {
+        match streams {
+            Streams::Auto => 0,
+            Streams::Fixed(n) => n,
+        }
     }
 }
 

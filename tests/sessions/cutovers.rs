@@ -37,7 +37,7 @@ use zmigrate::{
         cutover::{Hosts, Tools},
         engine::Engine,
     },
-    types::{Access, DatasetName},
+    types::{Access, DatasetName, transfer::Streams},
     wire::message::Compression,
 };
 
@@ -336,7 +336,7 @@ impl Sides {
                 jobs: 2,
                 compression: Compression::None,
                 bwlimit_bytes_per_s: None,
-                streams: 1,
+                streams: Streams::Fixed(1),
             };
             Lead::begin(context, &self.ledgers[0], begun, self.terms(), notices).unwrap()
         }

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use zmigrate::{
     fake::{Fault, Op},
     limits::YIELD_AFTER,
     session::client::ClientOptions,
+    types::transfer::Streams,
 };
 
 use crate::{
@@ -162,7 +164,8 @@ fn a_stripe_that_never_comes_about_does_not_end_what_the_others_carry() {
         world.link.expect(std::iter::repeat_n(Trouble::cut_sent(0), 1000));
         world.source.zfs.fail_at(Op::Send, Fault::StallAfter(250_000));
         let mut context = world.context();
-        context.client = ClientOptions { streams: 2, lost_after: Duration::from_secs(30), ..context.client };
+        context.client =
+            ClientOptions { streams: Streams::Fixed(2), lost_after: Duration::from_secs(30), ..context.client };
         let options = world.options();
         let (report, ()) = tokio::join!(replicate(&context, &options), async {
             tokio::time::sleep(Duration::from_secs(100)).await;
@@ -170,6 +173,45 @@ fn a_stripe_that_never_comes_about_does_not_end_what_the_others_carry() {
         });
         assert!(world.link.dials() > 20, "{} dials", world.link.dials());
         ended_well(&world, &report, 1).await.unwrap();
+    });
+}
+
+/// A dataset of that many bytes, of which all but the last megabyte comes at once and the rest after some seconds; how often
+/// the run dialled. The connections of the run meet the `troubles`.
+async fn with_any_streams(direction: Direction, bytes: u64, troubles: Vec<Trouble>) -> u64 {
+    let mut world = World::new(direction).await;
+    world.source.zfs.write(&ds(SOURCE), 7, 0, &Dice::new(9).bytes(bytes));
+    world.snapshot("src/a@1", false).await;
+    world.link.expect(troubles);
+    world.source.zfs.fail_at(Op::Send, Fault::StallAfter(bytes - (1 << 20)));
+    let mut context = world.context();
+    context.client = ClientOptions { streams: Streams::Auto, ..context.client };
+    let options = world.options();
+    let (report, ()) = tokio::join!(replicate(&context, &options), async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        world.source.zfs.release_stalled();
+    });
+    ended_well(&world, &report, 1).await.unwrap();
+    world.link.dials()
+}
+
+#[test]
+fn a_large_transfer_gets_a_second_connection_and_a_small_one_does_not() {
+    // Besides that of the session; on one processor there is nothing to gain.
+    let large = if thread::available_parallelism().is_ok_and(|n| n.get() > 1) { 3 } else { 2 };
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            assert_eq!(with_any_streams(direction, 36 << 20, Vec::new()).await, large, "{direction:?}");
+            assert_eq!(with_any_streams(direction, 4 << 20, Vec::new()).await, 2, "{direction:?}");
+        });
+    }
+}
+
+#[test]
+fn a_large_transfer_goes_on_without_a_second_connection() {
+    run(async {
+        let other = Trouble { somebody_else: true, ..Trouble::default() };
+        with_any_streams(Direction::Push, 36 << 20, vec![Trouble::default(), Trouble::default(), other]).await;
     });
 }
 

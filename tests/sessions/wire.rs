@@ -43,6 +43,8 @@ pub struct Trouble {
     pub silent_after: Option<u64>,
     /// Each read waits for so long first.
     pub delay: Option<Duration>,
+    /// Who answers has another certificate.
+    pub somebody_else: bool,
 }
 
 impl Trouble {
@@ -313,6 +315,7 @@ impl Link for SimLink {
         let dead = self.live.lock().unwrap().clone();
         let connection =
             Box::new(self.daemon.connect(&self.us, trouble, self.of_the_first_release.load(Ordering::SeqCst), &dead));
-        Ok(Dialled { connection, identity: self.them.clone() })
+        let identity = if trouble.somebody_else { "somebody-else".parse().unwrap() } else { self.them.clone() };
+        Ok(Dialled { connection, identity })
     }
 }

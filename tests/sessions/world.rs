@@ -20,6 +20,7 @@ use zmigrate::{
     types::{
         Access, DatasetName, Guid, PeerName, SnapshotName,
         listing::{Listing, PropertySource},
+        transfer::Streams,
     },
     wire::message::Compression,
 };
@@ -171,7 +172,7 @@ pub fn client_options() -> ClientOptions {
         connect_for: Duration::from_secs(5),
         lost_after: Duration::from_secs(120),
         idle_timeout: Duration::from_secs(10),
-        streams: 1,
+        streams: Streams::Fixed(1),
         host: "near".into(),
     }
 }

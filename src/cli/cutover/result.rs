@@ -165,6 +165,7 @@ mod tests {
             terms::{NotConverging, OnActivateFailure, Pair},
         },
         driver::cutover::{Entry, Line, read},
+        types::transfer::Streams,
         wire::message::Compression,
     };
 
@@ -198,7 +199,7 @@ mod tests {
             jobs: 1,
             compression: Compression::None,
             bwlimit_bytes_per_s: None,
-            streams: 1,
+            streams: Streams::Fixed(1),
         };
         let moved = |phase, at, why: Option<&str>| {
             (at, Entry::Record { of: Record::Moved { phase, at: Millis(at), why: why.map(str::to_owned) } })

@@ -13,7 +13,7 @@ use crate::{
         terms::Terms,
     },
     port::ledger::{LedgerError, Ledgers},
-    types::{Failure, FailureClass},
+    types::{Failure, FailureClass, transfer::Streams},
     wire::message::Compression,
 };
 
@@ -40,12 +40,12 @@ pub struct Begun {
     pub bwlimit_bytes_per_s: Option<u64>,
     /// Connections for each transfer.
     #[serde(default = "one")]
-    pub streams: u16,
+    pub streams: Streams,
 }
 
 /// Of a ledger that says nothing of it.
-fn one() -> u16 {
-    1
+fn one() -> Streams {
+    Streams::Fixed(1)
 }
 
 /// One pass, as it was measured.
