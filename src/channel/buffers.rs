@@ -44,6 +44,11 @@ impl Pool {
         free.pop().unwrap_or_else(|| vec![0; self.size])
     }
 
+    /// A buffer of at most that size, which is not kept for later unless it is the pool's.
+    pub fn small(&self, size: usize) -> Vec<u8> {
+        if size < self.size { vec![0; size] } else { self.take() }
+    }
+
     /// Makes bytes of the first `len` bytes of a buffer that was taken.
     pub fn lend(&self, buffer: Vec<u8>, len: usize) -> Bytes {
         Bytes::from_owner(Lent { len: len.min(buffer.len()), buffer, pool: self.clone() })

@@ -5,6 +5,7 @@
 
 pub mod buffers;
 mod connection;
+mod rate;
 mod whole;
 
 use std::{
@@ -21,6 +22,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Notify, time::Instant};
 
 pub use connection::carry;
+pub use rate::RateLimit;
 
 use self::{buffers::Pool, whole::WholeOrClosed};
 
@@ -28,34 +30,12 @@ use crate::{
     limits::MAX_CHUNK,
     types::{Failure, FailureClass},
     wire::{
-        bucket::TokenBucket,
         codec::{self, Use},
         frame::{Ack, FLAG_MORE, Frame, FrameKind},
         inbox::Inbox,
         outbox::{ConnectionId, Outbox},
     },
 };
-
-/// A rate that all transfers of a run or session keep to together.
-pub struct RateLimit {
-    bucket: Mutex<TokenBucket>,
-    epoch: Instant,
-}
-
-impl RateLimit {
-    /// A limit in bytes on the wire per second.
-    pub fn new(rate_bytes_per_s: u64) -> Arc<RateLimit> {
-        Arc::new(RateLimit {
-            bucket: Mutex::new(TokenBucket::new(rate_bytes_per_s, Duration::ZERO)),
-            epoch: Instant::now(),
-        })
-    }
-
-    fn pause_for(&self, bytes: u64) -> Duration {
-        let mut bucket = self.bucket.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        bucket.take(bytes, self.epoch.elapsed())
-    }
-}
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -446,12 +426,21 @@ impl Channel {
         if state.closed.is_some() {
             return Next::Closed;
         }
-        let Some(frame) = state.outbox.take(id) else { return Next::Wait };
+        let State { outbox, live, .. } = &mut *state;
+        let Some(frame) = outbox.take_in_turn(id, live.keys().copied()) else { return Next::Wait };
+        self.turn_changes(live.len());
         let pause = match &state.rate {
             Some(rate) if frame.header.kind == FrameKind::Data => rate.pause_for(frame.wire_len()),
             _ => Duration::ZERO,
         };
         Next::Frame(frame, pause)
+    }
+
+    /// Which of the connections is loaded least may have changed.
+    fn turn_changes(&self, connections: usize) {
+        if connections > 1 {
+            self.inner.to_send.notify_waiters();
+        }
     }
 
     /// Resolves when [`Self::next`] may have something new to say.
@@ -469,7 +458,10 @@ impl Channel {
 
     /// The other side said how far it is.
     pub(super) fn acknowledged(&self, ack: Ack) -> Result<(), Failure> {
-        let result = self.state().outbox.ack(ack);
+        let mut state = self.state();
+        let result = state.outbox.ack(ack);
+        self.turn_changes(state.live.len());
+        drop(state);
         self.inner.room.notify_waiters();
         result.map_err(|e| Failure::new(FailureClass::Protocol, e))
     }

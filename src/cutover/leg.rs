@@ -120,7 +120,7 @@ pub enum Side {
 }
 
 /// A host as the coordinator sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum Node {
     /// Where the coordinator runs.

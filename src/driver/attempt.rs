@@ -1,6 +1,10 @@
 //! One attempt: from a new session to the end of the last dataset, or to what stops everything.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
@@ -31,6 +35,19 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a lock of a run that seems to live is asked for again: until the peer has noticed that it was just killed.
 const LOCK_GRACE: Duration = Duration::from_millis(750);
 
+/// What is ready for a run in a session that stays open, so that it costs few round trips.
+#[derive(Default)]
+pub(super) struct Ready {
+    /// The session holds the target.
+    pub locked: bool,
+    /// The target, as the last run in this session left it.
+    pub target: Option<Listed>,
+    /// Channels that are connected, and have no transfer yet.
+    pub channels: Mutex<Vec<u32>>,
+    /// What the source is told later, when there is time for it; `None`: at once.
+    pub owed: Option<Mutex<Vec<Request>>>,
+}
+
 /// # Errors
 /// What concerns the run as a whole. Failures of single datasets go into the report.
 pub(super) async fn attempt(
@@ -50,9 +67,10 @@ pub(super) async fn attempt(
     }
     let holder = format!("a run on this host (pid {})", std::process::id());
     let local = Arc::new(EngineSession::new(Arc::clone(&context.engine), holder, Arc::clone(&client) as _));
+    let nothing = Arc::default();
     let result = tokio::select! {
         biased;
-        result = with_session(context, options, report, &client, &local) => result,
+        result = with_session(context, options, report, (&client, &local), &nothing) => result,
         () = context.stop.cancelled() => Err(stopped()),
     };
     local.shut_down().await;
@@ -64,8 +82,8 @@ pub(super) async fn with_session(
     context: &RunContext,
     options: &RunOptions,
     report: &mut Report,
-    client: &Arc<Client>,
-    local: &Arc<EngineSession>,
+    (client, local): (&Arc<Client>, &Arc<EngineSession>),
+    ready: &Arc<Ready>,
 ) -> Result<(), Failure> {
     let (here, there) = (Side::Local(Arc::clone(local)), Side::Remote(Arc::clone(client)));
     let (source, target, target_identity) = match options.direction {
@@ -76,7 +94,9 @@ pub(super) async fn with_session(
         report.notes.push("a run would take a snapshot first, and send it as well; this plan is without it".to_owned());
     }
     if !options.dry_run {
-        lock(&target, &options.target).await?;
+        if !ready.locked {
+            lock(&target, &options.target).await?;
+        }
         if let Some(tag) = options.snapshot.as_ref().filter(|_| report.snapshot.is_none()) {
             let asked_before = std::mem::replace(&mut report.snapshot_asked, true);
             match take_snapshot(&source, options, tag).await {
@@ -93,8 +113,13 @@ pub(super) async fn with_session(
     // What is below the target must be known even if only its root is written: it may be a placeholder.
     let target_request =
         Request::List { root: options.target.clone(), depth: Depth::Tree, role: RoleOfDataset::Target };
-    let (source_has, target_has) =
-        tokio::try_join!(source.list(Request::List { root, depth, role }), target.list(target_request))?;
+    let target_has = async {
+        match &ready.target {
+            Some(known) => Ok(known.clone()),
+            None => target.list(target_request).await,
+        }
+    };
+    let (source_has, target_has) = tokio::try_join!(source.list(Request::List { root, depth, role }), target_has)?;
     let job = job_id(options, &source_has.listing, &target_has.listing, &target_identity)?;
     let plan = plan(&PlanInput {
         source: &source_has.listing,
@@ -131,6 +156,7 @@ pub(super) async fn with_session(
     let work = Arc::new(Work {
         client: Arc::clone(client),
         local: Arc::clone(local),
+        ready: Arc::clone(ready),
         source,
         target,
         job,

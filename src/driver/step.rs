@@ -1,10 +1,16 @@
 //! Carries out what is planned for one dataset: actions in order, each step through a transfer of its own.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout};
 
-use super::{DatasetReport, DatasetResult, RunOptions, StepReport, board::Board, side::Side, side::unexpected};
+use super::{
+    DatasetReport, DatasetResult, RunOptions, StepReport, attempt::Ready, board::Board, side::Side, side::unexpected,
+};
 use crate::{
     plan::{Action, DatasetPlan, Decision, SnapshotRef, Step},
     session::{bases::bookmark_name, client::Client, engine::EngineSession},
@@ -25,6 +31,7 @@ const MAX_RELEASED: usize = 200;
 pub(super) struct Work {
     pub client: Arc<Client>,
     pub local: Arc<EngineSession>,
+    pub ready: Arc<Ready>,
     pub source: Side,
     pub target: Side,
     pub job: JobId,
@@ -172,7 +179,11 @@ impl Work {
         {
             kept.push(Base::Bookmark(bookmark));
         }
-        report.notes.extend(self.source.tell(Request::Acknowledge { snapshot, guid, job, superseded }).await?);
+        let request = Request::Acknowledge { snapshot, guid, job, superseded };
+        match &self.ready.owed {
+            Some(owed) => owed.lock().unwrap_or_else(PoisonError::into_inner).push(request),
+            None => report.notes.extend(self.source.tell(request).await?),
+        }
         Ok(())
     }
 
@@ -275,10 +286,26 @@ impl Work {
         report: &mut DatasetReport,
     ) -> Result<Option<Transferred>, Failure> {
         let started = Instant::now();
-        let channel = self.client.next_channel();
-        let receive = Request::OpenReceive { channel, step: self.receive_step(step, base, source) };
-        match self.target.ask(receive).await? {
-            Reply::Done => {}
+        let prepared = self.ready.channels.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let channel = prepared.unwrap_or_else(|| self.client.next_channel());
+        let receive = self.target.ask(Request::OpenReceive { channel, step: self.receive_step(step, base, source) });
+        let send = self.source.tell(Request::OpenSend { channel, step: self.send_step(step) });
+        // What is sent over a channel that is there waits at the other end of it for the receive.
+        let (received, sent) = match prepared {
+            Some(_) => tokio::join!(receive, send),
+            None => match receive.await {
+                Ok(Reply::Done) => (Ok(Reply::Done), send.await),
+                other => (other, Ok(Vec::new())),
+            },
+        };
+        let begun = (matches!(received, Ok(Reply::Done)), sent.is_ok());
+        if begun != (true, true) && (prepared.is_some() || begun.0) {
+            // Either may have begun, and a channel that was ready is no more.
+            let cancel = || Request::Cancel { channel };
+            let _ = tokio::join!(self.source.ask(cancel()), self.target.ask(cancel()));
+        }
+        match received? {
+            Reply::Done => sent.map(drop)?,
             Reply::AlreadyReceived => return Ok(None),
             Reply::AlreadyReceivedWith(notes) => {
                 report.notes.extend(notes);
@@ -286,15 +313,12 @@ impl Work {
             }
             _ => return Err(unexpected()),
         }
-        let send = Request::OpenSend { channel, step: self.send_step(step) };
-        if let Err(failure) = self.source.tell(send).await {
-            let _ = self.target.ask(Request::Cancel { channel }).await;
-            return Err(failure);
-        }
         let label = format!("{} → {}", step.snapshot, step.target);
         tracing::debug!(channel, "{label}");
         self.board.begin(channel, label, size, &self.local);
-        self.client.attach(channel);
+        if prepared.is_none() {
+            self.client.attach(channel);
+        }
         let received = self.received(channel).await;
         let so_far = self.local.progress(channel).unwrap_or_default();
         let sent = self.source.transferred(Request::FinishSend { channel }).await;

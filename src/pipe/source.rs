@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     channel::{Channel, buffers::Pool},
-    limits::CHUNKS_BETWEEN_THREADS,
+    limits::{CHUNKS_BETWEEN_THREADS, MIN_CHUNK, SMALL_CHUNKS_UNTIL},
     port::zfs::Sending,
     stream::{
         Tap,
@@ -122,8 +122,15 @@ pub async fn send_stream(
     let waiting = Arc::new(AtomicUsize::new(0));
     let pool = Pool::new(options.chunk_bytes, (options.window_bytes / options.chunk_bytes as u64) as usize + 8);
     let stream = sending.stream;
-    let reading =
-        Reading { stream, origin: options.origin.clone(), tap, pool, at_end: false, counters: Arc::clone(&counters) };
+    let reading = Reading {
+        stream,
+        origin: options.origin.clone(),
+        tap,
+        pool,
+        read: 0,
+        at_end: false,
+        counters: Arc::clone(&counters),
+    };
     let packing = Packing::new(options.compression, options.chunk_bytes, Arc::clone(&counters));
     let threads = async {
         if options.in_one_thread {
@@ -186,6 +193,8 @@ struct Reading {
     origin: Origin,
     tap: Tap,
     pool: Pool,
+    /// Bytes so far.
+    read: u64,
     at_end: bool,
     counters: Arc<Counters>,
 }
@@ -197,7 +206,8 @@ impl Reading {
             return self.end().map(|()| None);
         }
         let times = self.counters.times();
-        let mut buffer = self.pool.take();
+        // A small chunk in a large buffer would take more memory than the window accounts for.
+        let mut buffer = if self.read < SMALL_CHUNKS_UNTIL { self.pool.small(MIN_CHUNK) } else { self.pool.take() };
         let mut filled = 0;
         while filled < buffer.len() && !self.at_end {
             match times.time(Stage::Read, || self.stream.read(&mut buffer[filled..])) {
@@ -210,6 +220,7 @@ impl Reading {
         if filled == 0 {
             return self.end().map(|()| None);
         }
+        self.read += filled as u64;
         let progress = times
             .time(Stage::Judge, || self.tap.feed(&buffer[..filled]))
             .map_err(|fault| Stop::Failed(self.origin.bad_stream(&fault)))?;

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    engine::Channels,
+    engine::{Channels, EngineSession},
     handshake::{initiate, refused},
     keeper::{Dialer, join_large, keep},
 };
@@ -213,10 +213,14 @@ impl Client {
 
     /// Connects a transfer's channel, which both sides have opened by now.
     pub fn attach(&self, number: u32) {
+        self.attach_by(number, self.streams);
+    }
+
+    fn attach_by(&self, number: u32, streams: Streams) {
         let mut transfers = lock(&self.transfers);
         if let Some(transfer) = transfers.get_mut(&number) {
             let keeper = |stripe| keep(self.dialer.clone(), transfer.channel.clone(), number, stripe, None);
-            transfer.keepers = match self.streams {
+            transfer.keepers = match streams {
                 Streams::Fixed(n) => (0..n.clamp(1, MAX_STREAMS)).map(|stripe| spawn(keeper(stripe))).collect(),
                 Streams::Auto => {
                     let second = join_large(self.dialer.clone(), transfer.channel.clone(), number);
@@ -224,6 +228,25 @@ impl Client {
                 }
             };
         }
+    }
+
+    /// Opens and connects a channel ahead of the transfer that will use it, so that this costs no round trip then; `None`
+    /// where the peer cannot. `local` is our end's engine, which keeps its half.
+    ///
+    /// # Errors
+    /// When one side has no place for another transfer, or the session is lost.
+    pub async fn prepare(&self, local: &EngineSession, streams: u16) -> Result<Option<u32>, Failure> {
+        if !self.has(features::PREPARE) {
+            return Ok(None);
+        }
+        let channel = self.next_channel();
+        self.call(Request::Prepare { channel }).await?;
+        if let Err(failure) = local.handle(Request::Prepare { channel }).await {
+            let _ = self.call(Request::Cancel { channel }).await;
+            return Err(failure);
+        }
+        self.attach_by(channel, if self.streams == Streams::Auto { Streams::Fixed(streams) } else { self.streams });
+        Ok(Some(channel))
     }
 
     /// Lets a transfer's channel go.

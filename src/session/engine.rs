@@ -115,6 +115,9 @@ pub trait Channels: Send + Sync {
     fn close(&self, number: u32);
 }
 
+/// A place among the transfers of this process, and the channel of one.
+type Place = (OwnedSemaphorePermit, Channel);
+
 /// One session's work: its locks and transfers.
 pub struct EngineSession {
     pub(super) engine: Arc<Engine>,
@@ -123,6 +126,8 @@ pub struct EngineSession {
     pub(super) channels: Arc<dyn Channels>,
     locks: Mutex<Vec<(DatasetName, Box<dyn LockGuard>)>>,
     transfers: Mutex<BTreeMap<u32, Arc<Transfer>>>,
+    /// Channels of transfers to come, each with its place among them.
+    prepared: Mutex<BTreeMap<u32, Place>>,
     rate: OnceCell<Arc<RateLimit>>,
     /// Set when the session ends: nothing new is begun.
     pub(super) ending: CancellationToken,
@@ -202,6 +207,7 @@ impl EngineSession {
             channels,
             locks: Mutex::default(),
             transfers: Mutex::default(),
+            prepared: Mutex::default(),
             rate: OnceCell::new(),
             ending: CancellationToken::new(),
             shown: Mutex::default(),
@@ -280,6 +286,15 @@ impl EngineSession {
                     transfer.cancel();
                     let _ = transfer.outcome().await;
                     self.forget(channel);
+                } else if lock(&self.prepared).remove(&channel).is_some() {
+                    self.channels.close(channel);
+                }
+                Ok(Reply::Done)
+            }
+            Request::Prepare { channel } => {
+                if !lock(&self.prepared).contains_key(&channel) {
+                    let place = self.place(channel)?;
+                    lock(&self.prepared).insert(channel, place);
                 }
                 Ok(Reply::Done)
             }
@@ -337,6 +352,8 @@ impl EngineSession {
             let _ = transfer.outcome().await;
         }
         lock(&self.transfers).clear();
+        let prepared = std::mem::take(&mut *lock(&self.prepared));
+        prepared.into_keys().for_each(|channel| self.channels.close(channel));
         lock(&self.locks).clear();
     }
 
@@ -359,15 +376,21 @@ impl EngineSession {
         Ok(())
     }
 
-    /// A place among the transfers of this process.
+    /// A place among the transfers of this process with the channel of that number: what was prepared, or else new ones.
     ///
     /// # Errors
-    /// When there is none.
-    pub(super) fn transfer_permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        Arc::clone(&self.engine.transfers).try_acquire_owned().map_err(|_| {
+    /// When there is none, the number is in use, or the session is ending.
+    pub(super) fn place(&self, channel: u32) -> Result<Place, Failure> {
+        if let Some(place) = lock(&self.prepared).remove(&channel) {
+            self.must_go_on()?;
+            return Ok(place);
+        }
+        let permit = Arc::clone(&self.engine.transfers).try_acquire_owned().map_err(|_| {
             Failure::new(FailureClass::Unreachable, format!("this side has {MAX_TRANSFERS_IN_ALL} transfers in work"))
                 .hint("use fewer --jobs, or run it again later")
-        })
+        })?;
+        self.must_go_on()?;
+        Ok((permit, self.channels.open(channel)?))
     }
 
     /// Resolves when a transfer of this side has failed; never if it ends well.

@@ -46,9 +46,7 @@ fn tap(stream: ProbedStream) -> Tap {
 
 /// Starts the half that takes the stream, judges it and throws it away.
 pub(super) fn open_receive(session: &EngineSession, channel: u32, stream: ProbedStream) -> Result<Transfer, Failure> {
-    let permit = session.transfer_permit()?;
-    session.must_go_on()?;
-    let link = session.channels.open(channel)?;
+    let (permit, link) = session.place(channel)?;
     let counters = Arc::new(Counters::default());
     let cancelled = CancellationToken::new();
     let in_one_thread = session.engine.in_one_thread;
@@ -75,9 +73,7 @@ impl ProbeSend {
     /// # Errors
     /// When too many transfers are in work, or the session is ending.
     pub fn start(session: &Arc<EngineSession>, channel: u32, source: ProbeSource) -> Result<ProbeSend, Failure> {
-        let permit = session.transfer_permit()?;
-        session.must_go_on()?;
-        let link = session.channels.open(channel)?;
+        let (permit, link) = session.place(channel)?;
         if let Some(rate) = source.bwlimit_bytes_per_s {
             link.limit_rate(RateLimit::new(rate));
         }

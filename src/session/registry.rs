@@ -339,7 +339,9 @@ impl Registry {
         if request == Request::About {
             return work.about(self.authority.granted(&session.identity)).await;
         }
-        if matches!(request, Request::OpenProbe { .. }) && !self.authority.knows(&session.identity) {
+        if matches!(request, Request::OpenProbe { .. } | Request::Prepare { .. })
+            && !self.authority.knows(&session.identity)
+        {
             let text = format!("the identity {} has no grant here any more", session.identity);
             return Err(Failure::new(FailureClass::NotGranted, text));
         }

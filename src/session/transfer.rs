@@ -26,7 +26,7 @@ use crate::{
     },
     types::{
         DatasetName, Failure, FailureClass, Guid, SnapshotName,
-        listing::{Capabilities, DatasetKind, HELD, JOB, MANIFEST_PROPERTIES, PropertySource},
+        listing::{Capabilities, DatasetKind, HELD, JOB, MANIFEST_PROPERTIES, Property, PropertySource},
     },
     wire::message::{ReceiveStep, SendStep, Transferred},
 };
@@ -159,7 +159,10 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
-            return after_receive(session, &dataset, &step, &capabilities).await.map(Opened::IsThere);
+            let names = read_back(&step, &capabilities);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let found = session.engine.zfs.get(dataset.as_str(), &names).await?;
+            return after_receive(session, &dataset, &step, &capabilities, found).await.map(Opened::IsThere);
         }
         Some(_) => return Err(refused(format!("{} exists and is another snapshot", step.snapshot))),
         None => {}
@@ -191,9 +194,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
         ..GatePolicy::step(step.from_guid, step.to_guid)
     };
     let tap = Tap::new(Gate::new(policy));
-    let permit = session.transfer_permit()?;
-    session.must_go_on()?;
-    let link = session.channels.open(channel)?;
+    let (permit, link) = session.place(channel)?;
     let receiving = match session.engine.zfs.receive(&spec).await {
         Ok(receiving) => receiving,
         Err(e) => {
@@ -210,7 +211,11 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
         async move {
             let mut transferred = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await?;
             // Whether or not the initiator still lives: what has been received must be protected.
-            match worker.guid_of(step.snapshot.as_str()).await? {
+            let names = read_back(&step, &capabilities);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let zfs = &worker.engine.zfs;
+            let (guid, found) = tokio::join!(worker.guid_of(step.snapshot.as_str()), zfs.get(dataset.as_str(), &names));
+            match guid? {
                 Some(guid) if guid == step.to_guid => {}
                 other => {
                     let found = other.map_or("nothing".to_owned(), |guid| format!("GUID {guid}"));
@@ -219,19 +224,30 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
                     return Err(Failure::new(FailureClass::Zfs, text));
                 }
             }
-            transferred.warnings.extend(after_receive(&worker, &dataset, &step, &capabilities).await?);
+            transferred.warnings.extend(after_receive(&worker, &dataset, &step, &capabilities, found?).await?);
             Ok(transferred)
         }
     };
     Ok(Opened::Runs(Transfer::start(link, permit, counters, (cancelled, CancellationToken::new()), work)))
 }
 
-/// Reads back what safety rule 2 wants and sets what is missing; holds the newest common snapshot.
+/// What a target is to bear by safety rule 2, and in whose name it is received.
+fn wanted_of(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<(String, String)> {
+    protections(step.kind, capabilities).into_iter().chain([(JOB.to_owned(), step.job.to_string())]).collect()
+}
+
+/// The properties that are looked at once something has been received: in one command, for each step of each dataset.
+fn read_back(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<String> {
+    wanted_of(step, capabilities).into_iter().map(|(name, _)| name).chain([HELD.to_owned()]).collect()
+}
+
+/// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants; holds the newest common snapshot.
 async fn after_receive(
     session: &EngineSession,
     dataset: &DatasetName,
     step: &ReceiveStep,
     capabilities: &Capabilities,
+    found: Vec<Property>,
 ) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     let mut wanted = if step.creates { allowed(&step.properties, step.kind) } else { Vec::new() };
@@ -244,11 +260,7 @@ async fn after_receive(
         }
     }
     let protections = protections(step.kind, capabilities);
-    let wanted: Vec<(String, String)> =
-        protections.iter().cloned().chain([(JOB.to_owned(), step.job.to_string())]).collect();
-    // One look for all of it: each is a command, for each step of each dataset.
-    let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).chain([HELD]).collect();
-    let found = session.engine.zfs.get(dataset.as_str(), &names).await?;
+    let wanted = wanted_of(step, capabilities);
     let mended = session.mend(dataset, &found, &wanted).await?;
     let mended: Vec<String> = mended
         .iter()
@@ -336,9 +348,7 @@ pub(super) async fn open_send(
         ..GatePolicy::step(from_guid, step.to_guid)
     };
     let tap = Tap::new(Gate::new(policy));
-    let permit = session.transfer_permit()?;
-    session.must_go_on()?;
-    let link = session.channels.open(channel)?;
+    let (permit, link) = session.place(channel)?;
     if let Some(rate) = rate {
         link.limit_rate(rate);
     }

@@ -38,8 +38,10 @@ pub mod features {
     pub const RETIRE: u64 = 64;
     /// The reply `AlreadyReceivedWith`.
     pub const NOTES: u64 = 128;
+    /// The request `Prepare`.
+    pub const PREPARE: u64 = 256;
     /// All that this build has.
-    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE | RETIRE | NOTES;
+    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE | RETIRE | NOTES | PREPARE;
 }
 
 /// A session's unguessable name; valid only together with the identity that opened it.

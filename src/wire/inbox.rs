@@ -106,6 +106,18 @@ mod tests {
         assert!(!outbox.is_delivered());
     }
 
+    #[test]
+    fn who_carries_least_is_next() {
+        let mut outbox = Outbox::new(10_000);
+        (0..5).for_each(|n| outbox.push(frame(n)));
+        let mut next = |on| outbox.take_in_turn(on, 0..2).map(|f| f.header.sequence);
+        assert_eq!([next(0), next(0), next(1), next(1), next(0)], [Some(0), None, Some(1), Some(2), Some(3)]);
+        // What was lost is nobody's load.
+        outbox.lost(1);
+        let mut next = |on| outbox.take_in_turn(on, 0..2).map(|f| f.header.sequence);
+        assert_eq!([next(0), next(1)], [None, Some(1)]);
+    }
+
     #[derive(Debug, Clone)]
     enum Event {
         Push,
@@ -146,7 +158,7 @@ mod tests {
                         outbox.push(frame(pushed));
                         pushed += 1;
                     },
-                    Event::Carry(on) => if let Some(f) = outbox.take(on) { on_the_way.push((on, f)) },
+                    Event::Carry(on) => if let Some(f) = outbox.take_in_turn(on, 0..3) { on_the_way.push((on, f)) },
                     Event::Arrive(at) => if !on_the_way.is_empty() {
                         let (_, f) = on_the_way.remove(at % on_the_way.len());
                         inbox.put(f).unwrap();

@@ -209,6 +209,12 @@ pub enum Request {
     /// With [`super::hello::features::RETIRE`]: the source of a dataset on a target is gone, or is back. The target marks it, and
     /// destroys it when it has been gone for long enough.
     Retire(RetireRequest),
+    /// With [`super::hello::features::PREPARE`]: open the channel of a transfer of which nothing else is known yet, so that it is
+    /// connected when the transfer begins. It counts as one until it is cancelled.
+    Prepare {
+        /// The transfer's channel.
+        channel: u32,
+    },
 }
 
 /// Snapshots that a job no longer keeps on its target.
@@ -405,6 +411,7 @@ impl Request {
             Request::Prune(_) => Some(features::PRUNE),
             Request::Verify(_) => Some(features::VERIFY),
             Request::Retire(_) => Some(features::RETIRE),
+            Request::Prepare { .. } => Some(features::PREPARE),
             _ => None,
         }
     }
@@ -459,7 +466,8 @@ impl Request {
             | Request::Cancel { .. }
             | Request::Bye
             | Request::About
-            // Any grant will do for a probe, without which there is no session.
+            // Any grant will do for these, without which there is no session.
+            | Request::Prepare { .. }
             | Request::OpenProbe { .. }
             | Request::FinishProbe { .. } => vec![],
         }

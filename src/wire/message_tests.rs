@@ -70,6 +70,7 @@ fn requests_keep_their_numbers() {
     let stream = ProbedStream { to_guid: Guid(5), from_guid: Some(Guid(6)), raw: true, resumes: false };
     assert_eq!(number(Request::OpenProbe { channel: 3, stream }), [16, 3, 5, 1, 6, 1, 0]);
     assert_eq!(number(Request::FinishProbe { channel: 3 }), [17, 3]);
+    assert_eq!(number(Request::Prepare { channel: 3 }), [22, 3]);
     let times = ReceiverTimes { input_us: 1, unpacking_us: 2, judging_us: 3, writing_us: 4 };
     let transferred = Transferred { raw_bytes: 300, wire_bytes: 200, warnings: vec!["w".into()] };
     let bytes = encode(&Reply::Probed { transferred, times }, Use::Reply).unwrap();

@@ -75,6 +75,21 @@ impl Outbox {
         Some(slot.frame.clone())
     }
 
+    /// As [`Self::take`], if none of the connections in `all` has fewer frames on its way: so a short stream is spread evenly,
+    /// whatever the buffers of the first socket would take.
+    pub fn take_in_turn(
+        &mut self,
+        connection: ConnectionId,
+        mut all: impl Iterator<Item = ConnectionId>,
+    ) -> Option<Frame> {
+        let load = |id: ConnectionId| self.slots.iter().filter(|slot| slot.on == Some(id)).count();
+        let own = load(connection);
+        if own > 0 && all.any(|other| load(other) < own) {
+            return None;
+        }
+        self.take(connection)
+    }
+
     /// Puts back what that connection carried and was not acknowledged.
     pub fn lost(&mut self, connection: ConnectionId) {
         for slot in self.slots.iter_mut().filter(|s| s.on == Some(connection)) {

@@ -14,6 +14,7 @@ mod home;
 mod ledger;
 mod notice;
 mod passes;
+mod ready;
 mod standing;
 mod survey;
 mod talk;
@@ -263,6 +264,7 @@ impl Lead {
         if let Some(ending) = self.ending.take() {
             let _ = ending.await;
         }
+        self.worker.settle().await;
         let kept = self.it.progress();
         let keep = final_tag(kept.terms.leg.id, self.story.final_number).parse();
         if let (Phase::Done, Ok(keep), false) = (&kept.phase, keep, self.story.begun.reverse) {

@@ -4,17 +4,19 @@
 //! cost; what only the outage has is made up from how long one `zfs` command takes at each side.
 
 use std::{
+    collections::VecDeque,
+    mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Begun, PassReport, talk::Talk};
+use super::{Begun, PassReport, ready::Open, talk::Talk};
 use crate::{
     cutover::{
         call::{Seen, final_tag, pass_tag},
@@ -39,6 +41,9 @@ const PATIENCE: u32 = 60;
 /// The pause between passes while it is held: the target stays this close behind.
 const HELD_PASSES: Duration = Duration::from_secs(10);
 
+/// How long a source may take to be told what it is owed.
+const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+
 /// `zfs` commands one after the other in an outage at the source that a pass does not have: look, unmount, set (all at once),
 /// look; look by the final snapshot; verify (three, while the target does). Counted in the code of the fence.
 const SOURCE_COMMANDS: u64 = 8;
@@ -48,12 +53,6 @@ const TARGET_COMMANDS: u64 = 7;
 const SMALL_PASS: u64 = 4 << 20;
 /// Questions of an outage that go to the peer, one round trip each.
 const QUESTIONS: u64 = 5;
-
-/// A session for transfers.
-struct Open {
-    client: Arc<Client>,
-    local: Arc<EngineSession>,
-}
 
 /// What was measured of the passes so far.
 #[derive(Default)]
@@ -77,13 +76,16 @@ pub struct Worker {
     talk: Arc<Talk>,
     begun: Begun,
     open: AsyncMutex<Option<Open>>,
+    /// What a source is to be told, in this order.
+    owed: Mutex<VecDeque<(Node, Request)>>,
     measured: Mutex<Measured>,
     hurry: Notify,
 }
 
 impl Worker {
     pub fn new(context: Arc<RunContext>, talk: Arc<Talk>, begun: Begun) -> Worker {
-        Worker { context, talk, begun, open: AsyncMutex::new(None), measured: Mutex::default(), hurry: Notify::new() }
+        let (measured, owed) = (Mutex::default(), Mutex::default());
+        Worker { context, talk, begun, open: AsyncMutex::new(None), owed, measured, hurry: Notify::new() }
     }
 
     fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
@@ -93,6 +95,32 @@ impl Worker {
     /// The last pass' report, once.
     pub fn take_report(&self) -> Option<PassReport> {
         self.measured().report.take()
+    }
+
+    fn owed(&self) -> std::sync::MutexGuard<'_, VecDeque<(Node, Request)>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the source what it is owed: which snapshot is the base now, and what it can let go of. Until then it keeps the older
+    /// one as well.
+    pub async fn settle(&self) {
+        let kept = self.open.lock().await;
+        let Some(open) = kept.as_ref() else { return };
+        let all = async {
+            loop {
+                let next = self.owed().front().cloned();
+                let Some((node, request)) = next else { break };
+                if let Err(failure) = open.host(node).tell(request).await {
+                    tracing::warn!(
+                        "the source keeps more than it needs, until the next pass or `zmigrate state release --stale`: {failure}"
+                    );
+                }
+                self.owed().pop_front();
+            }
+        };
+        if timeout(SETTLE_WITHIN, all).await.is_err() {
+            tracing::debug!("the source has not answered yet");
+        }
     }
 
     /// Ends the session for transfers.
@@ -130,6 +158,7 @@ impl Worker {
         let began = Instant::now();
         let moved = self.transfer(terms, Some(&tag), stop).await?;
         let took = began.elapsed();
+        self.settle().await;
         let previous = self.measured().snapshot_at.replace(began);
         let looked = Instant::now();
         let source = self.talk.look(terms, Side::Source, &tag).await?;
@@ -138,7 +167,15 @@ impl Worker {
         self.talk.look(terms, Side::Target, &tag).await?;
         let target_command = looked.elapsed() / 2;
         self.talk.tidy(terms, &[self.begun.id], &tag).await;
-        let round_trip = self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default();
+        let round_trip = match self.open.lock().await.as_mut() {
+            Some(open) => {
+                if let Err(failure) = open.make_ready(terms, self.begun.jobs).await {
+                    tracing::debug!("not ready: {failure}");
+                }
+                open.client.rtt().unwrap_or_default()
+            }
+            None => Duration::ZERO,
+        };
         let report = {
             let mut measured = self.measured();
             // A large first pass measures the rate, and says nothing of what a transfer costs whatever its size.
@@ -216,8 +253,7 @@ impl Worker {
     async fn contents_are_equal(&self, terms: &Terms, tag: &SnapshotTag, source: &Seen) -> Result<bool, Failure> {
         let kept = self.open.lock().await;
         let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
-        let (here, there) = (Where::Local(Arc::clone(&open.local)), Where::Remote(Arc::clone(&open.client)));
-        let (one, other) = if terms.source_at == Node::Here { (here, there) } else { (there, here) };
+        let (one, other) = open.sides(terms);
         for (place, guid) in &source.guids {
             let Some((pair, below)) =
                 place.split_once('/').and_then(|(at, below)| Some((terms.unit.get(at.parse::<usize>().ok()?)?, below)))
@@ -266,7 +302,7 @@ impl Worker {
                 if done[at] {
                     continue;
                 }
-                match self.one(&options[at], &mut reports[at], &mut moved, terms, stop).await {
+                match self.one(&terms.unit[at], &options[at], &mut reports[at], &mut moved, terms, stop).await {
                     Ok(()) => done[at] = true,
                     Err(failure) => {
                         trouble = Some(failure);
@@ -313,6 +349,7 @@ impl Worker {
 
     async fn one(
         &self,
+        pair: &Pair,
         options: &RunOptions,
         report: &mut Report,
         moved: &mut Moved,
@@ -329,17 +366,22 @@ impl Worker {
             let holder = format!("cutover {} on this host (pid {})", self.begun.id, std::process::id());
             let engine = Arc::clone(&self.context.engine);
             let local = Arc::new(EngineSession::new(engine, holder, Arc::clone(&client) as _));
-            *kept = Some(Open { client, local });
+            *kept = Some(Open::new(client, local));
             moved.connecting += began.elapsed();
         }
-        let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
+        let Some(open) = kept.as_mut() else { return Err(internal("no session")) };
         let mut options = options.clone();
         options.enters = self.enters(terms).await?;
+        let ready = open.take(terms, pair);
+        let session = (&open.client, &open.local);
         let outcome = tokio::select! {
             biased;
-            outcome = attempt::with_session(&self.context, &options, report, &open.client, &open.local) => outcome,
+            outcome = attempt::with_session(&self.context, &options, report, session, &ready) => outcome,
             () = stop.cancelled() => Err(Failure::new(FailureClass::Interrupted, "it was stopped")),
         };
+        let owed =
+            ready.owed.iter().flat_map(|owed| mem::take(&mut *owed.lock().unwrap_or_else(PoisonError::into_inner)));
+        self.owed().extend(owed.map(|request| (terms.source_at, request)));
         let failed = outcome.and_then(|()| match report.failures().next() {
             Some(failure) => Err(failure.clone()),
             None => Ok(()),
@@ -352,6 +394,7 @@ impl Worker {
             }
             return Err(failure);
         }
+        open.give_back(terms, pair, &ready);
         let all = |d: &crate::driver::DatasetReport| matches!(d.result, DatasetResult::Done | DatasetResult::UpToDate);
         if report.datasets.iter().all(all) { Ok(()) } else { Err(internal("a dataset has no result")) }
     }

@@ -64,14 +64,16 @@ pub(super) fn leg_in(info: &DatasetInfo, property: &str) -> Option<Leg> {
 pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
     let all = datasets(zfs, unit).await?;
     let snapshots = snapshots_of(&all, tag)?;
-    let guids = zfs.snapshot_guids(&snapshots).await?;
-    let there: Vec<SnapshotName> =
-        snapshots.iter().zip(&guids).filter(|(_, guid)| guid.is_some()).map(|(s, _)| s.clone()).collect();
-    // What has no such snapshot is different anyway.
-    let written = match all.iter().map(|d| d.written).sum::<Option<u64>>() {
-        Some(written) => written,
-        None if there.is_empty() => 0,
-        None => zfs.written_since(&there).await?,
+    let written: Option<u64> = all.iter().map(|d| d.written).sum();
+    // At once: during a cutover nobody can write while this is looked at.
+    let asked = async { if written.is_none() { Some(zfs.written_since(&snapshots).await) } else { None } };
+    let (guids, asked) = tokio::join!(zfs.snapshot_guids(&snapshots), asked);
+    let guids = guids?;
+    let written = match (written, asked) {
+        (Some(written), _) => written,
+        // What has no such snapshot is different anyway.
+        _ if guids.iter().any(Option::is_none) => 0,
+        (None, asked) => asked.transpose()?.unwrap_or(0),
     };
     let fences: Vec<Option<Leg>> = all.iter().map(|d| leg_in(d, FENCE)).collect();
     let fence = fences.first().copied().flatten().filter(|first| fences.iter().all(|f| *f == Some(*first)));
