@@ -1,7 +1,7 @@
 //! The actions of a host's machine, on ZFS and hooks.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -31,7 +31,7 @@ use crate::{
     },
     types::{
         DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag,
-        listing::{DatasetInfo, FENCE},
+        listing::{DatasetInfo, FENCE, JOB},
     },
 };
 
@@ -304,7 +304,10 @@ impl Doer {
             let snapshots: Vec<SnapshotName> =
                 tree.iter().flat_map(|d| d.snapshots.iter().filter_map(|s| d.snapshot_name(s).ok())).collect();
             if zfs.capabilities(root.pool()).await?.holds {
-                self.release_own(&snapshots).await?;
+                // It was a target before it was the source: what was received into it is held for another job.
+                let received_for = tree.iter().filter_map(|d| d.local(JOB)).map(str::to_owned);
+                let jobs: BTreeSet<String> = self.setup.jobs.iter().cloned().chain(received_for).collect();
+                self.release_own(&snapshots, &jobs).await?;
             }
             let result = zfs.destroy_tree(root).await;
             let phase = match &result {
@@ -320,13 +323,13 @@ impl Doer {
     }
 
     /// Takes zmigrate's own holds away; what others hold keeps the dataset.
-    async fn release_own(&self, snapshots: &[SnapshotName]) -> Result<(), Failure> {
+    async fn release_own(&self, snapshots: &[SnapshotName], jobs: &BTreeSet<String>) -> Result<(), Failure> {
         let zfs = &*self.tools.zfs;
         let held = match zfs.holds(snapshots).await {
             Ok(held) => held,
             // Some have holds and cannot list them; which jobs held them is known.
             Err(e) if e.kind == ZfsErrorKind::Unsupported => {
-                for job in &self.setup.jobs {
+                for job in jobs {
                     zfs.release(&format!("zmigrate:{job}"), snapshots).await?;
                 }
                 return Ok(());

@@ -185,6 +185,12 @@ fn completed_means_destroyed() {
     bench.wait_for_records(3);
     bench.stop_writing();
     assert!(!bench.assert_one_side_has_it_all(), "east serves again");
+    // There and back again: what is left is at the peer then, which was a target before it was the source.
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    bench.cutover(&["back", &id]).must(0);
+    assert!(exists(&bench.west()));
+    bench.cutover(&["complete", &id]).must(0);
+    assert!(!exists(&bench.west()) && is_writable(&bench.east()));
 }
 
 fn without_hooks_it_is_fenced_alone() {
