@@ -2,6 +2,7 @@
 //! host, or both, gone in the middle. After every single operation both sides are looked at: never may both be writable.
 
 mod ends;
+mod far;
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +10,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -185,6 +187,8 @@ pub struct Sides {
     tries: u8,
     hold: bool,
     reverse: bool,
+    /// Of the link, in either direction.
+    pub latency: Duration,
 }
 
 impl Drop for Sides {
@@ -197,7 +201,15 @@ impl Drop for Sides {
 impl Sides {
     pub fn new(from_near: bool, old: bool, tries: u8) -> Sides {
         let make = |seed| if old { FakeZfs::old(seed) } else { FakeZfs::new(seed) };
-        let (near, far) = (Host::new(make(1)), Host::new(make(2)));
+        Sides::of(from_near, tries, [Host::new(make(1)), Host::new(make(2))])
+    }
+
+    /// Two hosts that start no threads.
+    pub fn alone(from_near: bool) -> Sides {
+        Sides::of(from_near, 1, [1, 2].map(|seed| Host::in_one_thread(FakeZfs::new(seed))))
+    }
+
+    fn of(from_near: bool, tries: u8, [near, far]: [Host; 2]) -> Sides {
         let (source, target) = if from_near { (&near, &far) } else { (&far, &near) };
         for below in BELOW {
             source.zfs.create(&ds(&format!("{SRC}{below}")));
@@ -218,6 +230,7 @@ impl Sides {
             tries,
             hold: false,
             reverse: false,
+            latency: Duration::ZERO,
         };
         sides.writer.runs.store(true, Ordering::SeqCst);
         // The writer writes as often as anything happens, to whichever side lets it.
@@ -271,7 +284,8 @@ impl Sides {
             cannot_mount: None,
         });
         let (locks, journal) = (Arc::new(host.locks.clone()), Arc::new(host.journal.clone()));
-        Arc::new(Engine::new(Arc::new(host.zfs.clone()), locks, journal, 1000).with_cutovers(hosts))
+        let engine = Engine::new(Arc::new(host.zfs.clone()), locks, journal, 1000).with_cutovers(hosts);
+        Arc::new(if host.in_one_thread { engine.in_one_thread() } else { engine })
     }
 
     fn terms(&self) -> Terms {
@@ -294,8 +308,10 @@ impl Sides {
     }
 
     fn context(&self, daemon: &Arc<Daemon>) -> Arc<RunContext> {
+        let link = SimLink::new(daemon, &peer("near"), &peer("far"));
+        link.is_long(self.latency);
         Arc::new(RunContext {
-            link: SimLink::new(daemon, &peer("near"), &peer("far")),
+            link,
             engine: self.engine(true),
             client: client_options(),
             identity: peer("near"),

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     time::Sleep,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -177,6 +177,36 @@ impl Authority for Grants {
     }
 }
 
+/// Two ends between which everything takes so long, however much it is.
+fn long_link(latency: Duration) -> (DuplexStream, DuplexStream) {
+    let (ours, near) = tokio::io::duplex(64 << 10);
+    let (far, theirs) = tokio::io::duplex(64 << 10);
+    let ((near_out, near_in), (far_out, far_in)) = (tokio::io::split(near), tokio::io::split(far));
+    tokio::spawn(carry_late(near_out, far_in, latency));
+    tokio::spawn(carry_late(far_out, near_in, latency));
+    (ours, theirs)
+}
+
+async fn carry_late(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, latency: Duration) {
+    let (departs, mut arrives) = tokio::sync::mpsc::unbounded_channel();
+    let out = async move {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(n @ 1..) = from.read(&mut buffer).await {
+            let _ = departs.send((tokio::time::Instant::now() + latency, buffer[..n].to_vec()));
+        }
+    };
+    let into = async move {
+        while let Some((at, bytes)) = arrives.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(out, into);
+}
+
 /// A daemon in memory: the registry of the moment.
 pub struct Daemon {
     engine: Arc<Engine>,
@@ -210,8 +240,15 @@ impl Daemon {
     }
 
     /// A connection to the daemon of this moment.
-    fn connect(&self, identity: &PeerName, trouble: Trouble, old: bool, dead: &CancellationToken) -> Wire {
-        let (ours, theirs) = tokio::io::duplex(64 << 10);
+    fn connect(
+        &self,
+        identity: &PeerName,
+        trouble: Trouble,
+        old: bool,
+        dead: &CancellationToken,
+        latency: Duration,
+    ) -> Wire {
+        let (ours, theirs) = if latency.is_zero() { tokio::io::duplex(64 << 10) } else { long_link(latency) };
         let (registry, alive) = self.now.lock().unwrap().clone();
         let (identity, serial) = (identity.clone(), Serial::try_from("0a".to_owned()).unwrap());
         tokio::spawn(async move {
@@ -244,6 +281,8 @@ pub struct SimLink {
     troubles: Mutex<VecDeque<Trouble>>,
     dials: AtomicU64,
     down: AtomicBool,
+    /// Of each connection, in either direction.
+    latency: Mutex<Duration>,
     of_the_first_release: AtomicBool,
     live: Mutex<CancellationToken>,
 }
@@ -257,6 +296,7 @@ impl SimLink {
             troubles: Mutex::default(),
             dials: AtomicU64::new(0),
             down: AtomicBool::new(false),
+            latency: Mutex::default(),
             of_the_first_release: AtomicBool::new(false),
             live: Mutex::default(),
         })
@@ -270,6 +310,11 @@ impl SimLink {
     pub fn heal(&self) {
         self.troubles.lock().unwrap().clear();
         self.down.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on whatever is sent arrives so much later.
+    pub fn is_long(&self, latency: Duration) {
+        *self.latency.lock().unwrap() = latency;
     }
 
     /// From now on either side takes the other for one of the first release.
@@ -313,8 +358,11 @@ impl Link for SimLink {
         }
         let trouble = self.troubles.lock().unwrap().pop_front().unwrap_or_default();
         let dead = self.live.lock().unwrap().clone();
-        let connection =
-            Box::new(self.daemon.connect(&self.us, trouble, self.of_the_first_release.load(Ordering::SeqCst), &dead));
+        let latency = *self.latency.lock().unwrap();
+        // What TCP and TLS say to each other first, two round trips.
+        tokio::time::sleep(4 * latency).await;
+        let old = self.of_the_first_release.load(Ordering::SeqCst);
+        let connection = Box::new(self.daemon.connect(&self.us, trouble, old, &dead, latency));
         let identity = if trouble.somebody_else { "somebody-else".parse().unwrap() } else { self.them.clone() };
         Ok(Dialled { connection, identity })
     }

@@ -113,7 +113,7 @@ pub struct Host {
     pub locks: MemoryLocks,
     pub journal: MemoryJournal,
     /// Transfers start no threads.
-    in_one_thread: bool,
+    pub in_one_thread: bool,
 }
 
 impl Host {

@@ -313,7 +313,12 @@ impl Lead {
                         self.append(Entry::Predicted { downtime: prediction.downtime() })?;
                     }
                     self.notice(&record);
+                    let is_near = matches!(&record, Record::Moved { phase: Phase::Arm { side: Side::Source }, .. });
                     self.append(Entry::Record { of: record })?;
+                    if is_near {
+                        let (worker, terms) = (Arc::clone(&self.worker), self.it.progress().terms.clone());
+                        tokio::spawn(async move { worker.connect(&terms).await });
+                    }
                 }
                 Effect::Ask(_, request) => self.ask(request),
                 Effect::Work(work) => self.begin_work(work)?,

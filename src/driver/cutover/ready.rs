@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+
 use crate::{
     cutover::{
         leg::{Node, Side},
@@ -21,6 +23,8 @@ use crate::{
 
 /// Connections of a channel that is ready, where a round trip is long: with each of them TCP begins with some packets more.
 const FAR_STREAMS: u16 = 16;
+/// Channels that are ready at most.
+const MAX_READY: usize = 32;
 /// What a long round trip is.
 const FAR: Duration = Duration::from_millis(5);
 
@@ -74,29 +78,45 @@ impl Open {
         self.channels.append(&mut ready.channels.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Makes all ready for a run of each pair, `jobs` datasets at a time. Nobody else writes to the targets: the session has their
-    /// locks. What changes there all the same, the next run stumbles over and looks for itself.
+    /// Looks at the targets for the next run of each pair. Nobody else writes to them: the session has their locks. What changes
+    /// there all the same, that run stumbles over, and looks for itself.
     ///
     /// # Errors
-    /// When a side fails, or has no place for another transfer. What is not ready then costs round trips later.
-    pub async fn make_ready(&mut self, terms: &Terms, jobs: usize) -> Result<(), Failure> {
+    /// When the target cannot be listed; the next run does it.
+    pub async fn look_at_targets(&mut self, terms: &Terms) -> Result<(), Failure> {
         let (_, target) = self.sides(terms);
-        let mut datasets = 0;
         for pair in terms.unit.iter() {
             let root = pair.target.clone();
             let listed = target.list(Request::List { root, depth: Depth::Tree, role: RoleOfDataset::Target }).await?;
-            datasets += listed.listing.datasets.len();
             self.targets.insert(target_of(terms, pair), listed);
         }
-        let wanted = jobs.min(datasets).max(1);
+        Ok(())
+    }
+
+    /// Connects channels for the next run: one for each dataset, as far as there are so many.
+    pub async fn connect(&mut self, terms: &Terms) {
+        let listed = terms.unit.iter().filter_map(|pair| self.targets.get(&target_of(terms, pair)));
+        let wanted = listed.map(|listed| listed.listing.datasets.len()).sum::<usize>().clamp(1, MAX_READY);
         let is_far = self.client.rtt().is_some_and(|rtt| rtt > FAR);
-        let streams = if is_far { FAR_STREAMS / wanted.min(16) as u16 } else { 1 };
-        while self.channels.len() < wanted {
-            match self.client.prepare(&self.local, streams.max(1)).await? {
-                Some(channel) => self.channels.push(channel),
-                None => break,
+        let streams = if is_far { (FAR_STREAMS / wanted.min(16) as u16).max(1) } else { 1 };
+        let missing = self.channels.len()..wanted;
+        let prepared = join_all(missing.map(|_| self.client.prepare(&self.local, streams))).await;
+        for channel in prepared {
+            match channel {
+                Ok(channel) => self.channels.extend(channel),
+                // It is dialled when it is needed.
+                Err(failure) => tracing::debug!("a channel is not ready: {failure}"),
             }
         }
-        Ok(())
+    }
+
+    /// Lets the channels go that are ready: each takes a place from other transfers.
+    pub async fn disconnect(&mut self) {
+        let (here, there) = (self.host(Node::Here), self.host(Node::Peer));
+        for channel in mem::take(&mut self.channels) {
+            let cancel = || Request::Cancel { channel };
+            let _ = tokio::join!(here.ask(cancel()), there.ask(cancel()));
+            self.client.close_channel(channel);
+        }
     }
 }
