@@ -14,6 +14,7 @@ mod crypt;
 mod cutover;
 mod guest;
 mod history;
+mod jobs;
 mod kills;
 mod losses;
 mod many;
@@ -22,6 +23,7 @@ mod mutants;
 mod mutate;
 mod package;
 mod panics;
+mod restore;
 #[path = "../mutants/rng.rs"]
 mod rng;
 mod safety;
@@ -47,7 +49,8 @@ use world::World;
 /// A name, and what is done.
 pub type Case = (&'static str, fn(&World));
 
-/// Nothing runs beside these: they kill a daemon that all share, cut the power, or look at a whole pool or at all that was done.
+/// Nothing runs beside these: they kill a daemon that all share, cut the power, mount all that can be, or look at a whole pool or at all
+/// that was done.
 const ALONE: &[&str] = &[
     "dry_run_shows_sizes_and_changes_nothing",
     "push_kill_zmigrated",
@@ -55,6 +58,7 @@ const ALONE: &[&str] = &[
     "power_cut_of_the_target",
     "cutover_power_cut_of_the_source",
     "cutover_power_cut_of_the_target",
+    "restore_as_it_is_written",
     "no_kernel_complains",
 ];
 
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         mutants::CASES,
         many::CASES,
         package::CASES,
+        jobs::CASES,
         unprivileged::CASES,
         trees::CASES,
         volume::CASES,
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         history::CASES,
         state::CASES,
         losses::CASES,
+        restore::CASES,
         cutover::CASES,
         kills::CASES,
         // Last: looks at what all others have done to the kernels.
