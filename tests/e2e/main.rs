@@ -109,17 +109,26 @@ fn main() -> ExitCode {
         eprintln!("e2e: NO DATABASES HERE, their trials do not run: {why}");
     }
     let of_databases = [databases::cases(), cutover::postgres_cases()].concat();
-    let of_databases = of_databases.into_iter().map(|case| (case, no_databases.clone()));
+    let of_databases = of_databases.into_iter().map(|case| (case, no_databases.clone(), None));
+    let no_promtool = prometheus::absent();
+    if let (Some(why), false) = (&no_promtool, args.list) {
+        eprintln!("e2e: NO promtool HERE, its trials do not run: {why}");
+    }
+    let of_promtool = scheduler::promtool_cases().into_iter().map(|case| (case, no_promtool.clone(), Some("promtool")));
+    // Each with what it lacks, and the surrounding of which that is a part, if it is not ZFS.
+    let all = cases.iter().map(|case| (*case, None, None)).chain(of_databases).chain(of_promtool);
+    let all: Vec<(Case, Option<String>, Option<&str>)> = all.collect();
     let mut trials = Vec::new();
     for (backend, kernel) in [("zfs_fuse", false), ("openzfs", true)] {
         let absent = common::look(kernel).err();
         let must_be = required.contains(&backend);
         if let (Some(why), false) = (&absent, args.list) {
-            eprintln!("e2e: NO {backend} HERE, its {} trials do not run: {why}", cases.len());
+            eprintln!("e2e: NO {backend} HERE, its {} trials do not run: {why}", all.len());
         }
-        for (case, lacks) in cases.iter().map(|case| (*case, None)).chain(of_databases.clone()) {
+        for (case, lacks, of) in all.clone() {
+            let lacks_one = lacks.is_some() && !of.map_or(must_be, |of| required.contains(&of));
+            let ignored = lacks_one || absent.is_some() && !must_be;
             let absent = absent.clone().or(lacks);
-            let ignored = absent.is_some() && !must_be;
             let trial = move || match absent {
                 Some(why) => Err(Failed::from(why)),
                 None => {
@@ -138,12 +147,8 @@ fn main() -> ExitCode {
         };
         trials.push(Trial::test(case.to_string(), trial));
     }
-    let (absent, must_be) = (prometheus::absent(), required.contains(&"promtool"));
-    if let (Some(why), false) = (&absent, args.list) {
-        eprintln!("e2e: NO promtool HERE, its trial does not run: {why}");
-    }
     for case in prometheus::promtool_cases() {
-        let ignored = absent.is_some() && !must_be;
+        let ignored = no_promtool.is_some() && !required.contains(&"promtool");
         let trial = move || {
             (case.run)();
             Ok(())

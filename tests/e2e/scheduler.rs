@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use zmigrate::daemon::metrics::METRICS;
 
 use crate::{
     Case, cases,
@@ -21,6 +22,11 @@ use crate::{
 
 pub fn cases() -> Vec<Case> {
     cases![the_daemon_runs_jobs_by_itself, a_run_outlives_a_reload_and_a_stop_waits_for_it, prometheus_is_told]
+}
+
+/// Where there is a `promtool`.
+pub fn promtool_cases() -> Vec<Case> {
+    cases![promtool_takes_what_a_daemon_says]
 }
 
 /// A site with a daemon on east as well, which runs jobs. It is killed when dropped.
@@ -177,11 +183,17 @@ fn get(port: u16, path: &str) -> String {
     text
 }
 
-fn prometheus_is_told() {
-    let mut east = East::new("[metrics]\nlisten = \"127.0.0.1:0\"\n");
+/// A site whose daemon on east tells Prometheus, and the port where it does.
+fn with_metrics() -> (East, u16) {
+    let east = East::new("[metrics]\nlisten = \"127.0.0.1:0\"\n");
     let log = east.log();
     let (_, rest) = log.split_once("metrics are on 127.0.0.1:").unwrap();
-    let port: u16 = rest.split(char::is_whitespace).next().unwrap().parse().unwrap();
+    let port = rest.split(char::is_whitespace).next().unwrap().parse().unwrap();
+    (east, port)
+}
+
+fn prometheus_is_told() {
+    let (mut east, port) = with_metrics();
     assert!(get(port, "/metrics").contains("zmigrate_build_info{version=\""));
     assert!(get(port, "/").starts_with("HTTP/1.1 404 "));
     east.give(Some("every = \"1h\"\nmax_lag = \"2h\""));
@@ -204,4 +216,34 @@ fn prometheus_is_told() {
     let mut endless = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let _ = endless.write_all(&vec![b'x'; 100_000]);
     assert!(get(port, "/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+/// All of its answer, of a job that has run: each metric that there is, but for the one that zfs-fuse cannot say.
+fn promtool_takes_what_a_daemon_says() {
+    let (mut east, port) = with_metrics();
+    east.give(Some("every = \"1h\"\nmax_lag = \"2h\""));
+    wait_for("a run", 30, || east.last_is("done"));
+    let answer = get(port, "/metrics");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    for metric in METRICS.iter().filter(|metric| metric.name != "zmigrate_dataset_unsent_bytes") {
+        assert!(body.contains(&format!("# TYPE {} {}\n", metric.name, metric.kind)), "{} in:\n{body}", metric.name);
+    }
+    let check = |body: &str| {
+        let mut promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        promtool.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+        let out = promtool.wait_with_output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        (out.status.code(), said)
+    };
+    assert_eq!(check(body), (Some(0), String::new()), "{body}");
+    // What is no metric it would not take.
+    let (code, said) = check(&format!("{body}zmigrate_sessions{{of=east}} 1\n"));
+    assert!(code != Some(0) && said.contains("error while linting"), "{code:?}: {said}");
 }
