@@ -88,6 +88,12 @@ fn its_programs_and_completions_run(deb: &Path) {
     for name in ["zmigrate", "zmigrated"] {
         let version = run(&at(&format!("usr/bin/{name}")), &["--version"]).unwrap();
         assert_eq!(version.trim(), format!("{name} {}", env!("CARGO_PKG_VERSION")));
+        // Debug information is four fifths of what cargo builds.
+        let sections = run("readelf", &["-SW", &at(&format!("usr/bin/{name}"))]).unwrap();
+        assert!(
+            sections.contains(" .text ") && !sections.contains(" .debug_info "),
+            "{name} was not stripped:\n{sections}"
+        );
     }
     let completions = at("usr/share/bash-completion/completions/zmigrate");
     let complete = format!(
