@@ -19,7 +19,7 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     ("package_from_installation_to_purge", package_from_installation_to_purge),
-    ("image_sends_and_receives", image_sends_and_receives),
+    ("package_image_sends_and_receives", image_sends_and_receives),
 ];
 
 /// Begins in the guest what `inside` enters. /sys is read-only, by which systemd knows that devices are not its business: the guest
@@ -149,7 +149,7 @@ fn package_from_installation_to_purge(w: &World) {
     );
     let left = w.two.sh(&format!("{files} | comm -13 {DIR}/before - | grep -vE '^/etc/(zmigrate(/.*)?|(passwd|group|shadow|gshadow|subuid|subgid)-)$' || true"));
     assert_eq!(left, "");
-    assert_eq!(inside(w.two, "systemctl --failed --no-legend --plain \"zmigrate*\""), "");
+    assert_eq!(inside(w.two, "systemctl list-units --failed --no-legend --plain \"zmigrate*\""), "");
     w.two.sh(REMOVE);
 }
 
@@ -179,7 +179,7 @@ fn image_sends_and_receives(w: &World) {
     let run = |args: &str| {
         w.one.sh(&format!(
             "unshare --mount bash -c 'mount --bind /proc {DIR}/image/proc; mount --bind /sys {DIR}/image/sys; \
-             exec env -i PATH=/bin chroot {DIR}/image {args}'"
+             exec env -i PATH=/bin /usr/sbin/chroot {DIR}/image {args}'"
         ))
     };
     let versions = run("/bin/zfs version");

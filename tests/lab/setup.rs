@@ -127,16 +127,17 @@ fn zmigrate(args: &[&str]) -> Result<(), String> {
 
 /// Removes all that the suite makes, also what a run that was killed left.
 fn clean(guest: Guest) -> Result<(), String> {
+    // First goes the systemd of a guest: what is mounted there keeps its pool busy.
     program(
         guest,
         &format!(
             "me=$(ps -o sid= -p $$); for p in $(pgrep -f '^bash -c set -eu; export LC_ALL=C; '); do \
              if [ \"$(ps -o sid= -p $p)\" != \"$me\" ]; then kill -9 $p || true; fi; done; \
              for f in {DIR}/*.pid; do if grep -qs ^zmigrate /proc/$(cat $f 2>/dev/null)/comm; then kill -9 $(cat $f) || true; fi; done; \
-             for i in $(seq 600); do pgrep -x zfs >/dev/null || break; sleep 0.1; done; \
+             {}; for i in $(seq 600); do pgrep -x zfs >/dev/null || break; sleep 0.1; done; \
              zpool list tank >/dev/null 2>&1 || zpool import -f tank >/dev/null 2>&1 || true; \
              if zpool list tank >/dev/null 2>&1; then zpool destroy -f tank; fi; \
-             {}; if id zmlab >/dev/null 2>&1; then userdel zmlab; fi; \
+             if id zmlab >/dev/null 2>&1; then userdel zmlab; fi; \
              rm -rf {DIR} /tmp/zmlab /usr/local/bin/zmigrate /usr/local/bin/zmigrated",
             crate::package::REMOVE
         ),
