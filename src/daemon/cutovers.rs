@@ -108,7 +108,7 @@ fn lead_from_here(
     let context = Arc::new(RunContext {
         link: host::link(config, &daemon.store, &peer)?,
         engine: Arc::clone(engine),
-        client: host::client_options(config, begun.streams),
+        client: host::client_options(config, begun.streams.into()),
         identity: daemon.store.own().name,
         board: Arc::new(Board::default()),
         stop: stop.child_token(),

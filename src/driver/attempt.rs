@@ -43,7 +43,7 @@ pub(super) struct Ready {
     /// The target, as the last run in this session left it.
     pub target: Option<Listed>,
     /// Channels that are connected, and have no transfer yet.
-    pub channels: Mutex<Vec<u32>>,
+    pub channels: Arc<Mutex<Vec<u32>>>,
     /// What the source is told later, when there is time for it; `None`: at once.
     pub owed: Option<Mutex<Vec<Request>>>,
 }

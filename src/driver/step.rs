@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    pin::Pin,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -276,6 +277,14 @@ impl Work {
         }
     }
 
+    /// A channel that was connected before, and still is.
+    fn prepared(&self) -> Option<u32> {
+        let mut channels = self.ready.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        // The oldest: it has had the most time.
+        let at = channels.iter().position(|channel| self.client.is_open(*channel))?;
+        channels.drain(..=at).next_back()
+    }
+
     /// Moves one stream; `None` if the target had it already.
     async fn transfer(
         &self,
@@ -286,13 +295,26 @@ impl Work {
         report: &mut DatasetReport,
     ) -> Result<Option<Transferred>, Failure> {
         let started = Instant::now();
-        let prepared = self.ready.channels.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let prepared = self.prepared();
         let channel = prepared.unwrap_or_else(|| self.client.next_channel());
         let receive = self.target.ask(Request::OpenReceive { channel, step: self.receive_step(step, base, source) });
         let send = self.source.tell(Request::OpenSend { channel, step: self.send_step(step) });
-        // What is sent over a channel that is there waits at the other end of it for the receive.
+        let word = self.target.transferred(Request::FinishReceive { channel });
+        tokio::pin!(word);
+        let mut early = None;
+        // What is sent over a channel that is there waits at the other end of it for the receive, and so does the question for its end.
         let (received, sent) = match prepared {
-            Some(_) => tokio::join!(receive, send),
+            Some(_) => {
+                let both = async { tokio::join!(receive, send) };
+                tokio::pin!(both);
+                loop {
+                    tokio::select! {
+                        biased;
+                        both = &mut both => break both,
+                        word = &mut word, if early.is_none() => early = Some(word),
+                    }
+                }
+            }
             None => match receive.await {
                 Ok(Reply::Done) => (Ok(Reply::Done), send.await),
                 other => (other, Ok(Vec::new())),
@@ -304,7 +326,11 @@ impl Work {
             let cancel = || Request::Cancel { channel };
             let _ = tokio::join!(self.source.ask(cancel()), self.target.ask(cancel()));
         }
-        match received? {
+        let received = match (received, &sent) {
+            (Err(received), Err(sent)) => return Err(received.first_cause(sent.clone())),
+            (received, _) => received?,
+        };
+        match received {
             Reply::Done => sent.map(drop)?,
             Reply::AlreadyReceived => return Ok(None),
             Reply::AlreadyReceivedWith(notes) => {
@@ -319,7 +345,10 @@ impl Work {
         if prepared.is_none() {
             self.client.attach(channel);
         }
-        let received = self.received(channel).await;
+        let received = match early {
+            Some(word) => word,
+            None => self.received(channel, word).await,
+        };
         let so_far = self.local.progress(channel).unwrap_or_default();
         let sent = self.source.transferred(Request::FinishSend { channel }).await;
         self.client.close_channel(channel);
@@ -341,9 +370,11 @@ impl Work {
     }
 
     /// Waits for the target's word. If our own half of the transfer fails and the other does not notice, tells it.
-    async fn received(&self, channel: u32) -> Result<Transferred, Failure> {
-        let word = self.target.transferred(Request::FinishReceive { channel });
-        tokio::pin!(word);
+    async fn received(
+        &self,
+        channel: u32,
+        mut word: Pin<&mut impl Future<Output = Result<Transferred, Failure>>>,
+    ) -> Result<Transferred, Failure> {
         tokio::select! {
             biased;
             word = &mut word => return word,

@@ -245,8 +245,14 @@ impl Client {
             let _ = self.call(Request::Cancel { channel }).await;
             return Err(failure);
         }
-        self.attach_by(channel, if self.streams == Streams::Auto { Streams::Fixed(streams) } else { self.streams });
+        let several = self.streams == Streams::Auto && streams > 1;
+        self.attach_by(channel, if several { Streams::Fixed(streams) } else { self.streams });
         Ok(Some(channel))
+    }
+
+    /// False once the channel of that number is closed.
+    pub fn is_open(&self, number: u32) -> bool {
+        lock(&self.transfers).get(&number).is_some_and(|transfer| transfer.channel.closed().is_none())
     }
 
     /// Lets a transfer's channel go.

@@ -10,12 +10,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     cutover::Hosts,
     listings::{Places, Shown},
+    prepared::Prepared,
     probe,
     transfer::{Opened, Transfer, open_receive, open_send},
 };
@@ -52,7 +53,7 @@ pub struct Engine {
     /// See [`Engine::in_one_thread`].
     pub(super) in_one_thread: bool,
     /// Transfers of all sessions together: each takes memory, threads and a process.
-    transfers: Arc<Semaphore>,
+    pub(super) transfers: Arc<Semaphore>,
     /// Places for listings.
     pub(super) listings: Places,
     /// Snapshots that are looked into at a time: each keeps a thread and a disk busy.
@@ -115,9 +116,6 @@ pub trait Channels: Send + Sync {
     fn close(&self, number: u32);
 }
 
-/// A place among the transfers of this process, and the channel of one.
-type Place = (OwnedSemaphorePermit, Channel);
-
 /// One session's work: its locks and transfers.
 pub struct EngineSession {
     pub(super) engine: Arc<Engine>,
@@ -126,8 +124,7 @@ pub struct EngineSession {
     pub(super) channels: Arc<dyn Channels>,
     locks: Mutex<Vec<(DatasetName, Box<dyn LockGuard>)>>,
     transfers: Mutex<BTreeMap<u32, Arc<Transfer>>>,
-    /// Channels of transfers to come, each with its place among them.
-    prepared: Mutex<BTreeMap<u32, Place>>,
+    pub(super) prepared: Prepared,
     rate: OnceCell<Arc<RateLimit>>,
     /// Set when the session ends: nothing new is begun.
     pub(super) ending: CancellationToken,
@@ -207,7 +204,7 @@ impl EngineSession {
             channels,
             locks: Mutex::default(),
             transfers: Mutex::default(),
-            prepared: Mutex::default(),
+            prepared: Prepared::default(),
             rate: OnceCell::new(),
             ending: CancellationToken::new(),
             shown: Mutex::default(),
@@ -245,6 +242,7 @@ impl EngineSession {
             Request::AbortPartial { dataset } => self.abort_partial(dataset).await,
             Request::Sizes(specs) => self.sizes(&specs).await,
             Request::OpenReceive { channel, step } => {
+                let _opening = self.opens(channel);
                 self.must_hold(&step.snapshot.dataset())?;
                 match open_receive(self, channel, step).await? {
                     Opened::Runs(transfer) => {
@@ -269,6 +267,7 @@ impl EngineSession {
                 Ok(Reply::Done)
             }
             Request::FinishReceive { channel } => {
+                self.until_opened(channel).await;
                 let transferred = self.transfer(channel)?.outcome().await;
                 self.forget(channel);
                 transferred.map(Reply::Transferred)
@@ -286,16 +285,13 @@ impl EngineSession {
                     transfer.cancel();
                     let _ = transfer.outcome().await;
                     self.forget(channel);
-                } else if lock(&self.prepared).remove(&channel).is_some() {
-                    self.channels.close(channel);
+                } else {
+                    self.let_go(channel);
                 }
                 Ok(Reply::Done)
             }
             Request::Prepare { channel } => {
-                if !lock(&self.prepared).contains_key(&channel) {
-                    let place = self.place(channel)?;
-                    lock(&self.prepared).insert(channel, place);
-                }
+                self.prepare(channel)?;
                 Ok(Reply::Done)
             }
             Request::OpenProbe { channel, stream } => {
@@ -352,8 +348,7 @@ impl EngineSession {
             let _ = transfer.outcome().await;
         }
         lock(&self.transfers).clear();
-        let prepared = std::mem::take(&mut *lock(&self.prepared));
-        prepared.into_keys().for_each(|channel| self.channels.close(channel));
+        self.let_all_go();
         lock(&self.locks).clear();
     }
 
@@ -374,23 +369,6 @@ impl EngineSession {
             return Err(ending());
         }
         Ok(())
-    }
-
-    /// A place among the transfers of this process with the channel of that number: what was prepared, or else new ones.
-    ///
-    /// # Errors
-    /// When there is none, the number is in use, or the session is ending.
-    pub(super) fn place(&self, channel: u32) -> Result<Place, Failure> {
-        if let Some(place) = lock(&self.prepared).remove(&channel) {
-            self.must_go_on()?;
-            return Ok(place);
-        }
-        let permit = Arc::clone(&self.engine.transfers).try_acquire_owned().map_err(|_| {
-            Failure::new(FailureClass::Unreachable, format!("this side has {MAX_TRANSFERS_IN_ALL} transfers in work"))
-                .hint("use fewer --jobs, or run it again later")
-        })?;
-        self.must_go_on()?;
-        Ok((permit, self.channels.open(channel)?))
     }
 
     /// Resolves when a transfer of this side has failed; never if it ends well.

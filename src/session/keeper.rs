@@ -41,7 +41,13 @@ pub(super) async fn join_large(dialer: Dialer, channel: Channel, number: u32) {
             () = sleep(LOOK_EVERY) => {}
         }
     }
-    keep(dialer, channel, number, 1, None).await;
+    // Once: a way on which it is lost again and again would hold the other one up each time.
+    if let Ok((connection, their_next)) = dialer.attach(&channel, number, 1).await
+        && let Err(failure) = carry(&channel, connection, 1, their_next).await
+        && channel.closed().is_none()
+    {
+        tracing::info!(peer = %dialer.link, channel = number, "the transfer goes on without its second connection: {failure}");
+    }
 }
 
 /// Runs until the channel is closed, which the first of its connections does itself when the link is lost for good. The
@@ -83,7 +89,11 @@ pub(super) async fn keep(
             }
             Err(failure) if !failure.transient && stripe == 0 => return channel.close(failure),
             Err(failure) if !failure.transient => {
-                tracing::info!(peer = %dialer.link, channel = number, "the transfer goes on without connection {}: {failure}", stripe + 1);
+                // At the end of a transfer the other side may know a moment before we do that it is over.
+                sleep(REDIAL_MIN).await;
+                if channel.closed().is_none() {
+                    tracing::info!(peer = %dialer.link, channel = number, "the transfer goes on without connection {}: {failure}", stripe + 1);
+                }
                 return;
             }
             Err(failure) => Some(failure),

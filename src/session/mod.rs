@@ -22,6 +22,7 @@ mod keeper;
 mod listings;
 pub mod patience;
 mod peer;
+mod prepared;
 pub mod probe;
 mod properties;
 pub mod prune;

@@ -50,8 +50,7 @@ impl FromStr for Compression {
 }
 
 /// How many connections a transfer is spread over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "u16", into = "u16")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Streams {
     /// One, and a second beside it once the transfer has turned out to be large, where there is more than one processor:
     /// one connection is encrypted by one processor.
@@ -71,22 +70,6 @@ impl FromStr for Streams {
     fn from_str(s: &str) -> Result<Streams, StreamsError> {
         let number = || s.parse().ok().filter(|n| (1..=MAX_STREAMS).contains(n));
         if s == "auto" { Ok(Streams::Auto) } else { number().map(Streams::Fixed).ok_or(StreamsError) }
-    }
-}
-
-/// As a journal has it: 0 is `auto`.
-impl From<u16> for Streams {
-    fn from(n: u16) -> Streams {
-        if n == 0 { Streams::Auto } else { Streams::Fixed(n) }
-    }
-}
-
-impl From<Streams> for u16 {
-    fn from(streams: Streams) -> u16 {
-        match streams {
-            Streams::Auto => 0,
-            Streams::Fixed(n) => n,
-        }
     }
 }
 

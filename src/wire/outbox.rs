@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use super::frame::{Ack, Frame};
+use crate::limits::SMALL_CHUNKS_UNTIL;
 
 /// Names one connection of a channel.
 pub type ConnectionId = u64;
@@ -75,13 +76,16 @@ impl Outbox {
         Some(slot.frame.clone())
     }
 
-    /// As [`Self::take`], if none of the connections in `all` has fewer frames on its way: so a short stream is spread evenly,
-    /// whatever the buffers of the first socket would take.
+    /// As [`Self::take`], but at the beginning only if none of the connections in `all` has fewer frames on its way: so a short
+    /// stream is spread evenly, whatever the buffers of the first socket would take. Later a slow connection must hold no other up.
     pub fn take_in_turn(
         &mut self,
         connection: ConnectionId,
         mut all: impl Iterator<Item = ConnectionId>,
     ) -> Option<Frame> {
+        if self.pushed >= SMALL_CHUNKS_UNTIL {
+            return self.take(connection);
+        }
         let load = |id: ConnectionId| self.slots.iter().filter(|slot| slot.on == Some(id)).count();
         let own = load(connection);
         if own > 0 && all.any(|other| load(other) < own) {

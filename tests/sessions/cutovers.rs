@@ -352,7 +352,7 @@ impl Sides {
                 jobs: 2,
                 compression: Compression::None,
                 bwlimit_bytes_per_s: None,
-                streams: Streams::Fixed(1),
+                streams: Streams::Fixed(1).into(),
             };
             Lead::begin(context, &self.ledgers[0], begun, self.terms(), notices).unwrap()
         }

@@ -43,7 +43,11 @@ impl Work<'_> {
             // It prints the state, whatever it is, and ends with 0 for active alone.
             let printed = match self.systemctl(&["is-active"], unit).await {
                 // The limit came in the middle of a question: what the one before was told is why we still asked.
-                Err(late) if late.kind == HookErrorKind::TimedOut => return Err(seen.map_or(late, Trouble::timed_out)),
+                Err(late) if late.kind == HookErrorKind::TimedOut => {
+                    return Err(seen.map_or(late, |seen| {
+                        Trouble::timed_out(format!("{seen}; systemd gave no further answer in time"))
+                    }));
+                }
                 said => said?.lines.join("\n"),
             };
             let state = UnitState::parse(&printed);

@@ -236,7 +236,7 @@ async fn take_over(
 ) -> Result<u8, Failure> {
     host::state_is_ours(config)?;
     let peer = story.begun.peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
-    let context = Arc::new(run_context(global, &peer, story.begun.streams)?);
+    let context = Arc::new(run_context(global, &peer, story.begun.streams.into())?);
     let (notices, heard) = mpsc::unbounded_channel();
     let lead = Lead::take_over(context, &*host::ledgers(config), name, notices)?;
     run(global, config, lead, heard, command, output).await

@@ -199,7 +199,7 @@ mod tests {
             jobs: 1,
             compression: Compression::None,
             bwlimit_bytes_per_s: None,
-            streams: Streams::Fixed(1),
+            streams: Streams::Fixed(1).into(),
         };
         let moved = |phase, at, why: Option<&str>| {
             (at, Entry::Record { of: Record::Moved { phase, at: Millis(at), why: why.map(str::to_owned) } })

@@ -111,7 +111,7 @@ pub fn run(global: &Global, args: &CutoverStart, output: &Output) -> Result<u8, 
             jobs: args.jobs.into(),
             compression: args.transport.compress,
             bwlimit_bytes_per_s: args.transport.bwlimit.map(|limit| limit.0),
-            streams: args.transport.streams,
+            streams: args.transport.streams.into(),
         };
         if args.dry_run {
             return lead::dry_run(&terms, &begun, &found, output);

@@ -39,13 +39,37 @@ pub struct Begun {
     /// Wire bytes per second, for all transfers together.
     pub bwlimit_bytes_per_s: Option<u64>,
     /// Connections for each transfer.
+    #[serde(flatten)]
+    pub streams: NotedStreams,
+}
+
+/// [`Streams`] as an older release reads them, too: it knows numbers alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedStreams {
     #[serde(default = "one")]
-    pub streams: Streams,
+    streams: u16,
+    #[serde(default)]
+    streams_auto: bool,
 }
 
 /// Of a ledger that says nothing of it.
-fn one() -> Streams {
-    Streams::Fixed(1)
+fn one() -> u16 {
+    1
+}
+
+impl From<Streams> for NotedStreams {
+    fn from(streams: Streams) -> Self {
+        match streams {
+            Streams::Auto => NotedStreams { streams: 1, streams_auto: true },
+            Streams::Fixed(streams) => NotedStreams { streams, streams_auto: false },
+        }
+    }
+}
+
+impl From<NotedStreams> for Streams {
+    fn from(noted: NotedStreams) -> Self {
+        if noted.streams_auto { Streams::Auto } else { Streams::Fixed(noted.streams) }
+    }
 }
 
 /// One pass, as it was measured.

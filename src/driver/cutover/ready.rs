@@ -4,11 +4,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-
-use futures_util::future::join_all;
 
 use crate::{
     cutover::{
@@ -41,12 +39,13 @@ pub(super) struct Open {
     pub local: Arc<EngineSession>,
     locked: BTreeSet<Target>,
     targets: BTreeMap<Target, Listed>,
-    channels: Vec<u32>,
+    /// Shared: one that becomes ready in the middle of a run is used in it.
+    channels: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Open {
     pub fn new(client: Arc<Client>, local: Arc<EngineSession>) -> Open {
-        Open { client, local, locked: BTreeSet::new(), targets: BTreeMap::new(), channels: Vec::new() }
+        Open { client, local, locked: BTreeSet::new(), targets: BTreeMap::new(), channels: Arc::default() }
     }
 
     /// The source and the target of these terms.
@@ -67,15 +66,22 @@ impl Open {
         Arc::new(Ready {
             locked: self.locked.contains(&target),
             target: self.targets.remove(&target),
-            channels: Mutex::new(mem::take(&mut self.channels)),
+            channels: Arc::clone(&self.channels),
             owed: Some(Mutex::default()),
         })
     }
 
     /// After a run of that pair that ended well.
-    pub fn give_back(&mut self, terms: &Terms, pair: &Pair, ready: &Ready) {
+    pub fn holds(&mut self, terms: &Terms, pair: &Pair) {
         self.locked.insert(target_of(terms, pair));
-        self.channels.append(&mut ready.channels.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Makes ready what the next run needs. `held`: it may be months until the outage, and a channel takes a place from others.
+    pub async fn get_ready(&mut self, terms: &Terms, held: bool) {
+        if let Err(failure) = self.look_at_targets(terms).await {
+            tracing::debug!("the target is looked at again: {failure}");
+        }
+        if held { self.disconnect().await } else { self.connect(terms) }
     }
 
     /// Looks at the targets for the next run of each pair. Nobody else writes to them: the session has their locks. What changes
@@ -83,9 +89,9 @@ impl Open {
     ///
     /// # Errors
     /// When the target cannot be listed; the next run does it.
-    pub async fn look_at_targets(&mut self, terms: &Terms) -> Result<(), Failure> {
+    async fn look_at_targets(&mut self, terms: &Terms) -> Result<(), Failure> {
         let (_, target) = self.sides(terms);
-        for pair in terms.unit.iter() {
+        for pair in terms.unit.iter().filter(|pair| self.locked.contains(&target_of(terms, pair))) {
             let root = pair.target.clone();
             let listed = target.list(Request::List { root, depth: Depth::Tree, role: RoleOfDataset::Target }).await?;
             self.targets.insert(target_of(terms, pair), listed);
@@ -93,27 +99,39 @@ impl Open {
         Ok(())
     }
 
-    /// Connects channels for the next run: one for each dataset, as far as there are so many.
-    pub async fn connect(&mut self, terms: &Terms) {
+    /// Begins to connect channels for the next run: one for each dataset, as far as there are so many. What is not ready by then is
+    /// dialled when it is needed.
+    pub fn connect(&self, terms: &Terms) {
         let listed = terms.unit.iter().filter_map(|pair| self.targets.get(&target_of(terms, pair)));
         let wanted = listed.map(|listed| listed.listing.datasets.len()).sum::<usize>().clamp(1, MAX_READY);
         let is_far = self.client.rtt().is_some_and(|rtt| rtt > FAR);
         let streams = if is_far { (FAR_STREAMS / wanted.min(16) as u16).max(1) } else { 1 };
-        let missing = self.channels.len()..wanted;
-        let prepared = join_all(missing.map(|_| self.client.prepare(&self.local, streams))).await;
-        for channel in prepared {
-            match channel {
-                Ok(channel) => self.channels.extend(channel),
-                // It is dialled when it is needed.
-                Err(failure) => tracing::debug!("a channel is not ready: {failure}"),
-            }
+        for _ in self.channels().len()..wanted {
+            let (client, local, channels) =
+                (Arc::clone(&self.client), Arc::clone(&self.local), Arc::clone(&self.channels));
+            tokio::spawn(async move {
+                match client.prepare(&local, streams).await {
+                    Ok(channel) => channels.lock().unwrap_or_else(PoisonError::into_inner).extend(channel),
+                    Err(failure) => tracing::debug!("a channel is not ready: {failure}"),
+                }
+            });
         }
     }
 
+    /// True if a channel is ready.
+    pub fn is_connected(&self) -> bool {
+        !self.channels().is_empty()
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets the channels go that are ready: each takes a place from other transfers.
-    pub async fn disconnect(&mut self) {
+    async fn disconnect(&self) {
         let (here, there) = (self.host(Node::Here), self.host(Node::Peer));
-        for channel in mem::take(&mut self.channels) {
+        let unused = mem::take(&mut *self.channels());
+        for channel in unused {
             let cancel = || Request::Cancel { channel };
             let _ = tokio::join!(here.ask(cancel()), there.ask(cancel()));
             self.client.close_channel(channel);

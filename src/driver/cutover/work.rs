@@ -42,8 +42,6 @@ const PATIENCE: u32 = 60;
 /// The pause between passes while it is held: the target stays this close behind.
 const HELD_PASSES: Duration = Duration::from_secs(10);
 
-/// How long the peer may take to get ready for the outage.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How long a source may take to be told what it is owed.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -109,22 +107,24 @@ impl Worker {
     /// Tells the source what it is owed: which snapshot is the base now, and what it can let go of. Until then it keeps the older
     /// one as well.
     pub async fn settle(&self) {
-        let kept = self.open.lock().await;
-        let Some(open) = kept.as_ref() else { return };
+        if self.owed().is_empty() {
+            return;
+        }
         let all = async {
+            let mut kept = self.open.lock().await;
+            let open = self.session(&mut kept).await?;
             loop {
                 let next = self.owed().front().cloned();
-                let Some((node, request)) = next else { break };
-                if let Err(failure) = open.host(node).tell(request).await {
-                    tracing::warn!(
-                        "the source keeps more than it needs, until the next pass or `zmigrate state release --stale`: {failure}"
-                    );
-                }
+                let Some((node, request)) = next else { return Ok(()) };
+                open.host(node).tell(request).await?.iter().for_each(|note| tracing::warn!("{note}"));
                 self.owed().pop_front();
             }
         };
-        if timeout(SETTLE_WITHIN, all).await.is_err() {
-            tracing::debug!("the source has not answered yet");
+        let result = timeout(SETTLE_WITHIN, all).await.unwrap_or_else(|_| Err(internal("it does not answer")));
+        if let Err(failure) = result {
+            tracing::warn!(
+                "the source keeps older bases as well, until the next pass or `zmigrate state release --stale`: {failure}"
+            );
         }
     }
 
@@ -138,9 +138,8 @@ impl Worker {
 
     /// The outage is near: connects what it will need.
     pub async fn connect(&self, terms: &Terms) {
-        if let Some(open) = self.open.lock().await.as_mut() {
-            // What is not ready by then is dialled when it is needed.
-            let _ = timeout(CONNECT_WITHIN, open.connect(terms)).await;
+        if let Some(open) = self.open.lock().await.as_ref() {
+            open.connect(terms);
         }
     }
 
@@ -160,13 +159,19 @@ impl Worker {
                 () = stop.cancelled() => {}
             }
         }
-        match self.try_pass(terms, number, stop).await {
+        match self.try_pass(terms, number, held, stop).await {
             Ok(pass) => Worked::Passed(pass),
             Err(failure) => Worked::Failed(failure.in_one()),
         }
     }
 
-    async fn try_pass(&self, terms: &Terms, number: u32, stop: &CancellationToken) -> Result<Pass, Failure> {
+    async fn try_pass(
+        &self,
+        terms: &Terms,
+        number: u32,
+        held: bool,
+        stop: &CancellationToken,
+    ) -> Result<Pass, Failure> {
         let tag: SnapshotTag = pass_tag(self.begun.id, number).parse().map_err(internal)?;
         let began = Instant::now();
         let moved = self.transfer(terms, Some(&tag), stop).await?;
@@ -182,13 +187,12 @@ impl Worker {
         self.talk.tidy(terms, &[self.begun.id], &tag).await;
         let (mut round_trip, mut saved) = (Duration::ZERO, 0);
         if let Some(open) = self.open.lock().await.as_mut() {
-            if let Err(failure) = open.look_at_targets(terms).await {
-                tracing::debug!("the target is looked at again: {failure}");
+            tokio::select! {
+                () = open.get_ready(terms, held) => {}
+                () = stop.cancelled() => {}
             }
-            // What was ready and not used: the pause may last for months.
-            open.disconnect().await;
             round_trip = open.client.rtt().unwrap_or_default();
-            saved = if open.client.has(features::PREPARE) { DIALS } else { 0 };
+            saved = if open.client.has(features::PREPARE) && moved.dialled { DIALS } else { 0 };
         }
         let report = {
             let mut measured = self.measured();
@@ -232,6 +236,8 @@ impl Worker {
 
     /// Sends up to the final snapshot, which is the newest there is.
     pub async fn sync(&self, terms: &Terms, stop: &CancellationToken) -> Worked {
+        // Of a final sync before this one.
+        self.settle().await;
         match self.transfer(terms, None, stop).await {
             Ok(moved) => {
                 self.measured().digests = moved.compared;
@@ -373,21 +379,12 @@ impl Worker {
     ) -> Result<(), Failure> {
         let began = Instant::now();
         let mut kept = self.open.lock().await;
-        if kept.as_ref().is_none_or(|open| open.client.ended().is_some()) {
-            if let Some(old) = kept.take() {
-                old.local.shut_down().await;
-            }
-            let client = Client::connect(Arc::clone(&self.context.link), &self.context.client).await?;
-            let holder = format!("cutover {} on this host (pid {})", self.begun.id, std::process::id());
-            let engine = Arc::clone(&self.context.engine);
-            let local = Arc::new(EngineSession::new(engine, holder, Arc::clone(&client) as _));
-            *kept = Some(Open::new(client, local));
-            moved.connecting += began.elapsed();
-        }
-        let Some(open) = kept.as_mut() else { return Err(internal("no session")) };
+        let open = self.session(&mut kept).await?;
+        moved.connecting += began.elapsed();
         let mut options = options.clone();
         options.enters = self.enters(terms).await?;
         let ready = open.take(terms, pair);
+        moved.dialled |= !open.is_connected();
         let session = (&open.client, &open.local);
         let outcome = tokio::select! {
             biased;
@@ -409,9 +406,24 @@ impl Worker {
             }
             return Err(failure);
         }
-        open.give_back(terms, pair, &ready);
+        open.holds(terms, pair);
         let all = |d: &crate::driver::DatasetReport| matches!(d.result, DatasetResult::Done | DatasetResult::UpToDate);
         if report.datasets.iter().all(all) { Ok(()) } else { Err(internal("a dataset has no result")) }
+    }
+
+    /// The session for transfers, opened anew if the last one is over.
+    async fn session<'a>(&self, kept: &'a mut Option<Open>) -> Result<&'a mut Open, Failure> {
+        if kept.as_ref().is_none_or(|open| open.client.ended().is_some()) {
+            if let Some(old) = kept.take() {
+                old.local.shut_down().await;
+            }
+            let client = Client::connect(Arc::clone(&self.context.link), &self.context.client).await?;
+            let holder = format!("cutover {} on this host (pid {})", self.begun.id, std::process::id());
+            let engine = Arc::clone(&self.context.engine);
+            let local = Arc::new(EngineSession::new(engine, holder, Arc::clone(&client) as _));
+            *kept = Some(Open::new(client, local));
+        }
+        kept.as_mut().ok_or_else(|| internal("no session"))
     }
 
     async fn enters(&self, terms: &Terms) -> Result<Option<String>, Failure> {
@@ -453,6 +465,8 @@ struct Moved {
     wire_bytes: u64,
     transfers: Duration,
     connecting: Duration,
+    /// A channel was dialled for it.
+    dialled: bool,
     compared: bool,
 }
 

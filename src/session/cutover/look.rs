@@ -71,9 +71,13 @@ pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Resul
     let guids = guids?;
     let written = match (written, asked) {
         (Some(written), _) => written,
-        // What has no such snapshot is different anyway.
-        _ if guids.iter().any(Option::is_none) => 0,
-        (None, asked) => asked.transpose()?.unwrap_or(0),
+        (None, asked) if guids.iter().all(Option::is_some) => asked.transpose()?.unwrap_or(0),
+        // What has no such snapshot is different anyway; of the others it is told.
+        _ => {
+            let there = snapshots.iter().zip(&guids).filter(|(_, guid)| guid.is_some());
+            let there: Vec<SnapshotName> = there.map(|(snapshot, _)| snapshot.clone()).collect();
+            if there.is_empty() { 0 } else { zfs.written_since(&there).await? }
+        }
     };
     let fences: Vec<Option<Leg>> = all.iter().map(|d| leg_in(d, FENCE)).collect();
     let fence = fences.first().copied().flatten().filter(|first| fences.iter().all(|f| *f == Some(*first)));

@@ -26,11 +26,13 @@ fn outage(from_near: bool) -> f64 {
     })
 }
 
-/// The final bytes with the word that they are there, the look at both sides, and half a one for the decision. From a source at
-/// the peer also the words to fence it and to take the final snapshot, its listing, and half a one that they travel.
+/// Three datasets, each below the other, so that two streams follow each other: the first of them meets channels that are still
+/// being dialled, since arming takes no time here. Then the look at both sides, and half a round trip for the decision. From a source
+/// at the peer also the words to fence it and to take the final snapshot, its listing, and half a one that they travel.
 #[test]
 fn an_outage_over_a_long_link_takes_few_round_trips() {
     let (push, pull) = (outage(true), outage(false));
-    assert!(push <= 5.0, "{push} round trips with the source here");
-    assert!(pull <= 9.0, "{pull} round trips with the source at the peer");
+    println!("{push} round trips with the source here, {pull} with it at the peer");
+    assert!(push <= 5.5, "{push} round trips with the source here");
+    assert!(pull <= 8.5, "{pull} round trips with the source at the peer");
 }
