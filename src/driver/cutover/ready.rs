@@ -60,13 +60,14 @@ impl Open {
         }
     }
 
-    /// What is ready for a run of that pair, which takes it.
-    pub fn take(&mut self, terms: &Terms, pair: &Pair) -> Arc<Ready> {
+    /// What is ready for a run of that pair, which takes it. Channels are for the final sync: passes dial theirs, so that what they
+    /// measure does not depend on whether one was ready in time.
+    pub fn take(&mut self, terms: &Terms, pair: &Pair, is_final: bool) -> Arc<Ready> {
         let target = target_of(terms, pair);
         Arc::new(Ready {
             locked: self.locked.contains(&target),
             target: self.targets.remove(&target),
-            channels: Arc::clone(&self.channels),
+            channels: if is_final { Arc::clone(&self.channels) } else { Arc::default() },
             owed: Some(Mutex::default()),
         })
     }
@@ -116,11 +117,6 @@ impl Open {
                 }
             });
         }
-    }
-
-    /// True if a channel is ready.
-    pub fn is_connected(&self) -> bool {
-        !self.channels().is_empty()
     }
 
     fn channels(&self) -> MutexGuard<'_, Vec<u32>> {

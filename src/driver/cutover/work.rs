@@ -50,8 +50,8 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 const SOURCE_COMMANDS: u64 = 8;
 /// The same at the target: look, mark, set (all at once), look, mount; and what these take beyond a look.
 const TARGET_COMMANDS: u64 = 7;
-/// Bytes that are sent in no time, so that all of what a pass of so few takes is what any takes.
-const SMALL_PASS: u64 = 4 << 20;
+/// Bytes that are sent in no time, also over a long link, so that all of what a pass of so few takes is what any takes.
+const SMALL_PASS: u64 = 64 << 10;
 /// Round trips of an outage that a pass does not have: the look at both sides, the promotion, the word that it is active.
 const QUESTIONS: u32 = 3;
 /// Round trips of a pass that an outage does not have, because its channels are connected before: opening the receive, TCP, TLS, hello.
@@ -192,7 +192,7 @@ impl Worker {
                 () = stop.cancelled() => {}
             }
             round_trip = open.client.rtt().unwrap_or_default();
-            saved = if open.client.has(features::PREPARE) && moved.dialled { DIALS } else { 0 };
+            saved = if open.client.has(features::PREPARE) && moved.bytes > 0 { DIALS } else { 0 };
         }
         let report = {
             let mut measured = self.measured();
@@ -383,8 +383,7 @@ impl Worker {
         moved.connecting += began.elapsed();
         let mut options = options.clone();
         options.enters = self.enters(terms).await?;
-        let ready = open.take(terms, pair);
-        moved.dialled |= !open.is_connected();
+        let ready = open.take(terms, pair, options.snapshot.is_none());
         let session = (&open.client, &open.local);
         let outcome = tokio::select! {
             biased;
@@ -465,8 +464,6 @@ struct Moved {
     wire_bytes: u64,
     transfers: Duration,
     connecting: Duration,
-    /// A channel was dialled for it.
-    dialled: bool,
     compared: bool,
 }
 
