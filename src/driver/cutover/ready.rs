@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,11 +44,20 @@ pub(super) struct Open {
     targets: BTreeMap<Target, Listed>,
     /// Shared: one that becomes ready in the middle of a run is used in it.
     channels: Arc<Mutex<Vec<u32>>>,
+    /// Those that are being asked for.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Open {
     pub fn new(client: Arc<Client>, local: Arc<EngineSession>) -> Open {
-        Open { client, local, locked: BTreeSet::new(), targets: BTreeMap::new(), channels: Arc::default() }
+        Open {
+            client,
+            local,
+            locked: BTreeSet::new(),
+            targets: BTreeMap::new(),
+            channels: Arc::default(),
+            asked: Arc::default(),
+        }
     }
 
     /// The source and the target of these terms.
@@ -107,14 +119,16 @@ impl Open {
         let wanted = listed.map(|listed| listed.listing.datasets.len()).sum::<usize>().clamp(1, MAX_READY);
         let is_far = self.client.rtt().is_some_and(|rtt| rtt > FAR);
         let streams = if is_far { (FAR_STREAMS / wanted.min(16) as u16).max(1) } else { 1 };
-        for _ in self.channels().len()..wanted {
-            let (client, local, channels) =
-                (Arc::clone(&self.client), Arc::clone(&self.local), Arc::clone(&self.channels));
+        for _ in self.channels().len() + self.asked.load(Ordering::SeqCst)..wanted {
+            let (client, local) = (Arc::clone(&self.client), Arc::clone(&self.local));
+            let (channels, asked) = (Arc::clone(&self.channels), Arc::clone(&self.asked));
+            asked.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 match client.prepare(&local, streams).await {
                     Ok(channel) => channels.lock().unwrap_or_else(PoisonError::into_inner).extend(channel),
                     Err(failure) => tracing::debug!("a channel is not ready: {failure}"),
                 }
+                asked.fetch_sub(1, Ordering::SeqCst);
             });
         }
     }
