@@ -176,9 +176,14 @@ fn a_stripe_that_never_comes_about_does_not_end_what_the_others_carry() {
     });
 }
 
-/// A dataset of that many bytes, of which all but the last megabyte comes at once and the rest after some seconds; how often
-/// the run dialled. The connections of the run meet the `troubles`.
-async fn with_any_streams(direction: Direction, bytes: u64, troubles: Vec<Trouble>) -> u64 {
+/// Connections of a run with one large transfer, that of its session included: on one processor there is nothing to gain from a second.
+fn connections_of_a_large_one() -> u64 {
+    if thread::available_parallelism().is_ok_and(|n| n.get() > 1) { 3 } else { 2 }
+}
+
+/// A dataset of that many bytes, whose last megabyte comes some time after that many connections were dialled, which meet the
+/// `troubles`; how many it were in the end.
+async fn with_any_streams(direction: Direction, bytes: u64, dials: u64, troubles: Vec<Trouble>) -> u64 {
     let mut world = World::new(direction).await;
     world.source.zfs.write(&ds(SOURCE), 7, 0, &Dice::new(9).bytes(bytes));
     world.snapshot("src/a@1", false).await;
@@ -187,22 +192,30 @@ async fn with_any_streams(direction: Direction, bytes: u64, troubles: Vec<Troubl
     let mut context = world.context();
     context.client = ClientOptions { streams: Streams::Auto, ..context.client };
     let options = world.options();
-    let (report, ()) = tokio::join!(replicate(&context, &options), async {
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        world.source.zfs.release_stalled();
-    });
+    let go_on = async {
+        while world.link.dials() < dials {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        loop {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            world.source.zfs.release_stalled();
+        }
+    };
+    let report = tokio::select! {
+        report = replicate(&context, &options) => report,
+        () = go_on => unreachable!("it has no end"),
+    };
     ended_well(&world, &report, 1).await.unwrap();
     world.link.dials()
 }
 
 #[test]
 fn a_large_transfer_gets_a_second_connection_and_a_small_one_does_not() {
-    // Besides that of the session; on one processor there is nothing to gain.
-    let large = if thread::available_parallelism().is_ok_and(|n| n.get() > 1) { 3 } else { 2 };
+    let large = connections_of_a_large_one();
     for direction in [Direction::Push, Direction::Pull] {
         run(async {
-            assert_eq!(with_any_streams(direction, 36 << 20, Vec::new()).await, large, "{direction:?}");
-            assert_eq!(with_any_streams(direction, 4 << 20, Vec::new()).await, 2, "{direction:?}");
+            assert_eq!(with_any_streams(direction, 36 << 20, large, Vec::new()).await, large, "{direction:?}");
+            assert_eq!(with_any_streams(direction, 4 << 20, 2, Vec::new()).await, 2, "{direction:?}");
         });
     }
 }
@@ -211,7 +224,8 @@ fn a_large_transfer_gets_a_second_connection_and_a_small_one_does_not() {
 fn a_large_transfer_goes_on_without_a_second_connection() {
     run(async {
         let other = Trouble { somebody_else: true, ..Trouble::default() };
-        with_any_streams(Direction::Push, 36 << 20, vec![Trouble::default(), Trouble::default(), other]).await;
+        let troubles = vec![Trouble::default(), Trouble::default(), other];
+        with_any_streams(Direction::Push, 36 << 20, connections_of_a_large_one(), troubles).await;
     });
 }
 

@@ -11,6 +11,7 @@ mod cutovers;
 mod fences;
 mod hostile;
 mod links;
+mod prepared;
 mod probes;
 mod random;
 mod releases;

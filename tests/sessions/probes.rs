@@ -167,8 +167,9 @@ fn who_has_no_grant_any_more_probes_no_more() {
         let client = Client::connect(link, &client_options()).await.unwrap();
         assert_eq!(client.call(Request::OpenProbe { channel: 1, stream: OPEN }).await, Ok(Reply::Done));
         gone.store(true, Ordering::SeqCst);
-        let failure = client.call(Request::OpenProbe { channel: 2, stream: OPEN }).await.unwrap_err();
-        assert_eq!(failure.class, FailureClass::NotGranted);
+        for request in [Request::OpenProbe { channel: 2, stream: OPEN }, Request::Prepare { channel: 3 }] {
+            assert_eq!(client.call(request).await.unwrap_err().class, FailureClass::NotGranted);
+        }
     });
 }
 
