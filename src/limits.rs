@@ -38,8 +38,7 @@ pub const MAX_REQUESTS_IN_WORK: usize = 32;
 pub const MAX_TRANSFERS: usize = 64;
 /// Connections that one transfer may be spread over.
 pub const MAX_STREAMS: u16 = 16;
-/// A stream begins with the smallest chunks, for so many bytes: a short one is spread over all connections then, and its first
-/// bytes are on their way while the rest is still being made.
+/// A stream over more than two connections begins with the smallest chunks, for so many bytes: a short one is spread over all of them.
 pub const SMALL_CHUNKS_UNTIL: u64 = 2 << 20;
 /// Bytes after which a transfer is large enough for a second connection: what a fast link carries in some tens of milliseconds, so that
 /// the many small ones of a tree dial once each.

@@ -127,6 +127,7 @@ pub async fn send_stream(
         origin: options.origin.clone(),
         tap,
         pool,
+        channel: channel.clone(),
         read: 0,
         at_end: false,
         counters: Arc::clone(&counters),
@@ -193,6 +194,7 @@ struct Reading {
     origin: Origin,
     tap: Tap,
     pool: Pool,
+    channel: Channel,
     /// Bytes so far.
     read: u64,
     at_end: bool,
@@ -206,8 +208,10 @@ impl Reading {
             return self.end().map(|()| None);
         }
         let times = self.counters.times();
+        // Not otherwise: what decides how to compress learns from each chunk, and a large one teaches more.
+        let is_spread = self.read < SMALL_CHUNKS_UNTIL && self.channel.most_connections() > 2;
         // A small chunk in a large buffer would take more memory than the window accounts for.
-        let mut buffer = if self.read < SMALL_CHUNKS_UNTIL { self.pool.small(MIN_CHUNK) } else { self.pool.take() };
+        let mut buffer = if is_spread { self.pool.small(MIN_CHUNK) } else { self.pool.take() };
         let mut filled = 0;
         while filled < buffer.len() && !self.at_end {
             match times.time(Stage::Read, || self.stream.read(&mut buffer[filled..])) {
