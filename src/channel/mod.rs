@@ -428,7 +428,7 @@ impl Channel {
         }
         let State { outbox, live, .. } = &mut *state;
         let Some(frame) = outbox.take_in_turn(id, live.keys().copied()) else { return Next::Wait };
-        self.turn_changes(live.len());
+        self.turn_changes(&state);
         let pause = match &state.rate {
             Some(rate) if frame.header.kind == FrameKind::Data => rate.pause_for(frame.wire_len()),
             _ => Duration::ZERO,
@@ -437,8 +437,8 @@ impl Channel {
     }
 
     /// Which of the connections is loaded least may have changed.
-    fn turn_changes(&self, connections: usize) {
-        if connections > 1 {
+    fn turn_changes(&self, state: &State) {
+        if state.live.len() > 1 && state.outbox.takes_turns() {
             self.inner.to_send.notify_waiters();
         }
     }
@@ -460,7 +460,7 @@ impl Channel {
     pub(super) fn acknowledged(&self, ack: Ack) -> Result<(), Failure> {
         let mut state = self.state();
         let result = state.outbox.ack(ack);
-        self.turn_changes(state.live.len());
+        self.turn_changes(&state);
         drop(state);
         self.inner.room.notify_waiters();
         result.map_err(|e| Failure::new(FailureClass::Protocol, e))

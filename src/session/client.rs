@@ -122,12 +122,8 @@ impl Client {
         let pending: Pending = Arc::default();
         let first = Some((dialled.connection, welcome.next));
         let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(keep(dialer.clone(), control.clone(), 0, 0, first))),
-            AbortOnDropHandle::new(tokio::spawn(read_answers(
-                control.clone(),
-                Arc::clone(&pending),
-                dialled.identity.to_string(),
-            ))),
+            spawn(keep(dialer.clone(), control.clone(), 0, 0, first)),
+            spawn(read_answers(control.clone(), Arc::clone(&pending), dialled.identity.to_string())),
         ];
         let striping = welcome.features & features::STRIPING != 0;
         Ok(Arc::new(Client {
@@ -283,8 +279,8 @@ impl Channels for Client {
     }
 }
 
-fn spawn(keeper: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
-    AbortOnDropHandle::new(tokio::spawn(keeper))
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }
 
 fn session_lost(what: &str) -> Failure {

@@ -124,6 +124,7 @@ pub struct EngineSession {
     pub(super) channels: Arc<dyn Channels>,
     locks: Mutex<Vec<(DatasetName, Box<dyn LockGuard>)>>,
     transfers: Mutex<BTreeMap<u32, Arc<Transfer>>>,
+    /// Channels of transfers to come.
     pub(super) prepared: Prepared,
     rate: OnceCell<Arc<RateLimit>>,
     /// Set when the session ends: nothing new is begun.

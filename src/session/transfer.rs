@@ -159,9 +159,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
-            let names = read_back(&step, &capabilities);
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let found = session.engine.zfs.get(dataset.as_str(), &names).await?;
+            let found = read_back(session, &dataset, &step, &capabilities).await?;
             return after_receive(session, &dataset, &step, &capabilities, found).await.map(Opened::IsThere);
         }
         Some(_) => return Err(refused(format!("{} exists and is another snapshot", step.snapshot))),
@@ -211,10 +209,10 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
         async move {
             let mut transferred = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await?;
             // Whether or not the initiator still lives: what has been received must be protected.
-            let names = read_back(&step, &capabilities);
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let zfs = &worker.engine.zfs;
-            let (guid, found) = tokio::join!(worker.guid_of(step.snapshot.as_str()), zfs.get(dataset.as_str(), &names));
+            let (guid, found) = tokio::join!(
+                worker.guid_of(step.snapshot.as_str()),
+                read_back(&worker, &dataset, &step, &capabilities)
+            );
             match guid? {
                 Some(guid) if guid == step.to_guid => {}
                 other => {
@@ -236,9 +234,16 @@ fn wanted_of(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<(String, St
     protections(step.kind, capabilities).into_iter().chain([(JOB.to_owned(), step.job.to_string())]).collect()
 }
 
-/// The properties that are looked at once something has been received: in one command, for each step of each dataset.
-fn read_back(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<String> {
-    wanted_of(step, capabilities).into_iter().map(|(name, _)| name).chain([HELD.to_owned()]).collect()
+/// What a target that was received into bears of that, and which snapshot it names as held: one command, for each step of each dataset.
+async fn read_back(
+    session: &EngineSession,
+    dataset: &DatasetName,
+    step: &ReceiveStep,
+    capabilities: &Capabilities,
+) -> Result<Vec<Property>, Failure> {
+    let wanted = wanted_of(step, capabilities);
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).chain([HELD]).collect();
+    Ok(session.engine.zfs.get(dataset.as_str(), &names).await?)
 }
 
 /// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants; holds the newest common snapshot.

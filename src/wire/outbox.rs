@@ -83,7 +83,7 @@ impl Outbox {
         connection: ConnectionId,
         mut all: impl Iterator<Item = ConnectionId>,
     ) -> Option<Frame> {
-        if self.pushed >= SMALL_CHUNKS_UNTIL {
+        if !self.takes_turns() {
             return self.take(connection);
         }
         let load = |id: ConnectionId| self.slots.iter().filter(|slot| slot.on == Some(id)).count();
@@ -92,6 +92,11 @@ impl Outbox {
             return None;
         }
         self.take(connection)
+    }
+
+    /// True at the beginning, while [`Self::take_in_turn`] asks who carries least.
+    pub fn takes_turns(&self) -> bool {
+        self.pushed < SMALL_CHUNKS_UNTIL
     }
 
     /// Puts back what that connection carried and was not acknowledged.

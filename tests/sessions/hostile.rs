@@ -115,10 +115,6 @@ fn reaching_out() -> Vec<Request> {
     all
 }
 
-async fn client(world: &World) -> Arc<Client> {
-    Client::connect(Arc::clone(&world.link) as _, &client_options()).await.unwrap()
-}
-
 fn counts(world: &World) -> BTreeMap<Op, u64> {
     OPS.iter().map(|op| (*op, world.target.zfs.count(*op) + world.source.zfs.count(*op))).collect()
 }
@@ -137,7 +133,7 @@ fn what_is_not_granted_is_not_even_looked_at() {
             }
             world.snapshot("src/a@1", false).await;
             let before = counts(&world);
-            let client = client(&world).await;
+            let client = world.client().await;
             for request in reaching_out() {
                 let answer = client.call(request.clone()).await;
                 assert_eq!(class(answer), Some(FailureClass::NotGranted), "{request:?}");
@@ -152,7 +148,7 @@ fn a_token_has_no_size_and_an_unlocked_target_is_not_written() {
     run(async {
         let world = World::new(Direction::Push).await;
         let before = counts(&world);
-        let client = client(&world).await;
+        let client = world.client().await;
         let requests = [
             Request::Sizes(vec![SendSpec::Resume { token: "1-abc-10-00".into() }]),
             receive(&ds("dst/in/a"), None, None),
@@ -175,7 +171,7 @@ fn a_token_has_no_size_and_an_unlocked_target_is_not_written() {
 fn what_is_foreign_is_not_destroyed_under_a_lock_either() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let client = client(&world).await;
+        let client = world.client().await;
         client.call(Request::Lock { target: ds("dst/in") }).await.unwrap();
         let foreign = world.target.zfs.list(&ds("dst/in/foreign"), Depth::Root).await.unwrap();
         let guid = foreign.datasets[0].snapshots[0].guid;
@@ -212,7 +208,7 @@ fn what_is_foreign_is_not_destroyed_under_a_lock_either() {
 fn a_channel_has_one_transfer() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let client = client(&world).await;
+        let client = world.client().await;
         client.call(Request::Lock { target: ds("dst/in/a") }).await.unwrap();
         assert_eq!(client.call(receive(&ds("dst/in/a"), None, None)).await, Ok(Reply::Done));
         let again = client.call(receive(&ds("dst/in/a/b"), None, None)).await;
@@ -234,13 +230,13 @@ fn windows_and_sessions_have_bounds() {
         assert_eq!(class(refused), Some(FailureClass::Protocol));
         let mut open = Vec::new();
         for _ in 0..16 {
-            open.push(client(&world).await);
+            open.push(world.client().await);
         }
         let impatient = ClientOptions { connect_for: Duration::ZERO, ..client_options() };
         let refused = Client::connect(Arc::clone(&world.link) as _, &impatient).await.err().unwrap();
         assert!(refused.transient && refused.message.contains("16 sessions"), "{refused:?}");
         open[0].bye().await;
-        client(&world).await;
+        world.client().await;
         let nobody = SimLink::new(&world.daemon, &peer("nobody"), &peer("far"));
         assert_eq!(class(Client::connect(nobody, &impatient).await), Some(FailureClass::NotGranted));
     });
@@ -251,7 +247,7 @@ fn windows_and_sessions_have_bounds() {
 fn what_waits_when_a_session_is_cut_is_not_done() {
     run(async {
         let world = World::new(Direction::Pull).await;
-        let client = client(&world).await;
+        let client = world.client().await;
         let registry = world.daemon.registry();
         world.source.zfs.watch(move |op, _, _| {
             if op == Op::Snapshot {
@@ -279,7 +275,7 @@ fn room_is_made_only_by_those_to_whom_nobody_came_back() {
         let world = World::new(Direction::Pull).await;
         let mut open = Vec::new();
         for _ in 0..16 {
-            open.push(client(&world).await);
+            open.push(world.client().await);
         }
         let impatient = ClientOptions { connect_for: Duration::ZERO, ..client_options() };
         let another = async || Client::connect(Arc::clone(&world.link) as _, &impatient).await;
@@ -327,7 +323,7 @@ fn bytes_that_are_no_protocol_end_their_connection() {
 fn a_session_that_asks_for_more_than_its_share_is_told_so() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let client = client(&world).await;
+        let client = world.client().await;
         for n in 0..MAX_LOCKS {
             client.call(Request::Lock { target: ds(&format!("dst/in/l{n}")) }).await.unwrap();
         }
@@ -423,7 +419,7 @@ async fn pour(connection: &mut dyn Connection, first: u64, frame: &Frame) -> u64
 fn messages_without_end_and_frames_beyond_the_credit_end_the_session() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let other = client(&world).await;
+        let other = world.client().await;
         // A message of ever more parts; then a request that decodes to more than it may.
         let part = Bytes::from(vec![0u8; 1 << 20]);
         let (mut connection, welcome) = by_hand(&world, Role::Open).await;

@@ -1,24 +1,16 @@
 //! Channels that are opened ahead of their transfers: within the same bounds, and given back.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use zmigrate::{
     driver::Direction,
     limits::MAX_TRANSFERS,
-    session::client::Client,
     types::{Failure, FailureClass, Guid},
     wire::message::{ProbedStream, Reply, Request},
 };
 
-use crate::{
-    clock::run,
-    world::{World, client_options},
-};
-
-async fn client(world: &World) -> Arc<Client> {
-    Client::connect(Arc::clone(&world.link) as _, &client_options()).await.unwrap()
-}
+use crate::{clock::run, world::World};
 
 fn no_place(result: Result<Reply, Failure>) {
     assert_eq!(result.unwrap_err().class, FailureClass::Unreachable);
@@ -28,7 +20,7 @@ fn no_place(result: Result<Reply, Failure>) {
 fn what_is_prepared_has_one_place_until_it_is_given_up() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let (one, other) = (client(&world).await, client(&world).await);
+        let (one, other) = (world.client().await, world.client().await);
         for channel in (1..=MAX_TRANSFERS as u32).chain([1]) {
             assert_eq!(one.call(Request::Prepare { channel }).await, Ok(Reply::Done), "{channel}");
         }
@@ -49,7 +41,7 @@ fn what_is_prepared_has_one_place_until_it_is_given_up() {
 fn the_end_of_a_receive_waits_for_its_beginning() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let client = client(&world).await;
+        let client = world.client().await;
         assert_eq!(client.call(Request::Prepare { channel: 1 }).await, Ok(Reply::Done));
         let end = client.call(Request::FinishReceive { channel: 1 });
         tokio::pin!(end);

@@ -74,7 +74,7 @@ fn a_stream_that_is_not_what_it_says_fails_the_probe() {
         let failure = probe(&world.context(), ProbeOptions { stream: (stream, lie), ..options(0) }).await.unwrap_err();
         assert_eq!(failure.class, FailureClass::BadStream, "{failure:?}");
         // The same, but the peer alone is to find it: what the initiator judges is a stream of its own choice.
-        let client = Client::connect(Arc::clone(&world.link) as _, &client_options()).await.unwrap();
+        let client = world.client().await;
         client.call(Request::OpenProbe { channel: 1, stream: OPEN }).await.unwrap();
         let channel = zmigrate::session::engine::Channels::open(&*client, 1).unwrap();
         client.attach(1);
@@ -121,12 +121,12 @@ fn an_input_that_breaks_off_fails_the_probe() {
 fn probes_are_transfers_within_the_same_bounds() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let client = Client::connect(Arc::clone(&world.link) as _, &client_options()).await.unwrap();
+        let client = world.client().await;
         for channel in 1..=MAX_TRANSFERS as u32 {
             assert_eq!(client.call(Request::OpenProbe { channel, stream: OPEN }).await, Ok(Reply::Done));
         }
         // The places are those of the whole process, so another session has none either.
-        let other = Client::connect(Arc::clone(&world.link) as _, &client_options()).await.unwrap();
+        let other = world.client().await;
         let failure = other.call(Request::OpenProbe { channel: 1, stream: OPEN }).await.unwrap_err();
         assert_eq!(failure.class, FailureClass::Unreachable, "{failure:?}");
         // A session that ends gives its places back.

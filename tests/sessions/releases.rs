@@ -1,13 +1,12 @@
 //! An upgrade of one side first: either side takes the other for one of the first release. What that had works as ever, what
 //! it had not is not asked for, and said.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use zmigrate::{
     driver::{Direction, ProbeOptions, UpkeepOptions, probe, upkeep},
     pipe::{probe::repeated, sample},
-    session::client::Client,
     types::{FailureClass, JobName},
     wire::message::{Compression, Request},
 };
@@ -16,7 +15,7 @@ use crate::{
     clock::run,
     transfers::{history, more_history},
     wire::Trouble,
-    world::{SOURCE, TARGET, World, client_options, ds},
+    world::{SOURCE, TARGET, World, ds},
 };
 
 async fn tree(direction: Direction) {
@@ -97,7 +96,7 @@ fn what_was_not_agreed_on_is_refused() {
     run(async {
         let world = World::new(Direction::Push).await;
         let ask = async |request: Request| {
-            let client = Client::connect(Arc::clone(&world.link) as _, &client_options()).await.unwrap();
+            let client = world.client().await;
             client.call(request).await
         };
         ask(Request::About).await.unwrap();

@@ -16,7 +16,11 @@ use zmigrate::{
         locks::{LockError, LockGuard, Locks},
         zfs::{Depth, SnapshotRequest, Zfs},
     },
-    session::{client::ClientOptions, engine::Engine, registry::RegistryLimits},
+    session::{
+        client::{Client, ClientOptions},
+        engine::Engine,
+        registry::RegistryLimits,
+    },
     types::{
         Access, DatasetName, Guid, PeerName, SnapshotName,
         listing::{Listing, PropertySource},
@@ -252,6 +256,11 @@ impl World {
 
     pub fn recursive(&self) -> RunOptions {
         RunOptions { recursive: true, ..self.options() }
+    }
+
+    /// A session of the near host's, without a run.
+    pub async fn client(&self) -> Arc<Client> {
+        Client::connect(Arc::clone(&self.link) as _, &client_options()).await.unwrap()
     }
 
     /// What a run on the near host works with.

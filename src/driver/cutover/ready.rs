@@ -144,7 +144,6 @@ impl Open {
         for channel in unused {
             let cancel = || Request::Cancel { channel };
             let _ = tokio::join!(here.ask(cancel()), there.ask(cancel()));
-            self.client.close_channel(channel);
         }
     }
 }
