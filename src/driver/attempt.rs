@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions,
@@ -165,11 +169,14 @@ pub(super) async fn with_session(
         bookmarks: source_has.capabilities.bookmarks,
         bases: bases(&plan, &source_has.listing),
     });
-    carry_out(work, plan, source_has, target_has, sizes, report).await
+    let began = Instant::now();
+    let result = carry_out(work, plan, source_has, target_has, sizes, report).await;
+    report.carrying += began.elapsed();
+    result
 }
 
 pub(super) async fn lock(target: &Side, dataset: &DatasetName) -> Result<(), Failure> {
-    let since = tokio::time::Instant::now();
+    let since = Instant::now();
     loop {
         match target.tell(Request::Lock { target: dataset.clone() }).await {
             Ok(_) => return Ok(()),

@@ -89,6 +89,9 @@ pub struct Report {
     /// The snapshot was asked for, whether or not the answer came.
     #[serde(skip)]
     pub(super) snapshot_asked: bool,
+    /// While datasets were worked off, several at a time.
+    #[serde(skip)]
+    pub(super) carrying: Duration,
     /// Bytes of all streams.
     pub raw_bytes: u64,
     /// Payload bytes on the wire.
@@ -136,6 +139,7 @@ impl Report {
             dry_run: options.dry_run,
             snapshot: None,
             snapshot_asked: false,
+            carrying: Duration::ZERO,
             raw_bytes: 0,
             wire_bytes: 0,
             seconds: 0.0,

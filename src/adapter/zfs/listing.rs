@@ -1,12 +1,13 @@
-//! Listings: two commands, whatever the size of the tree.
+//! Listings: two commands at the same time, whatever the size of the tree.
 //!
 //! OpenZFS: `zfs list -Hp` for every object's identity, `zfs get -Hp -t filesystem,volume` for the datasets' properties.
 //! zfs-fuse has no `list -p` and no `get -t`, so there the identities come from `zfs get` as well.
 
 use super::{
-    ZfsCommand, argument_lists, parse,
+    ZfsCommand, parse,
     probe::Tools,
     run::{Output, error},
+    together::Kind,
 };
 use crate::{
     port::zfs::{Depth, ZfsError, ZfsErrorKind, ZfsResult},
@@ -46,25 +47,31 @@ impl ZfsCommand {
             Depth::Root => (&["-d", "1"], tools.exact_list),
             Depth::Tree => (&["-r"], tools.exact_list),
         };
-        let objects = if exact {
-            let mut args = vec!["list", "-Hp"];
-            args.extend(reach);
-            args.extend(["-t", "filesystem,volume,snapshot,bookmark", "-o", parse::OBJECT_COLUMNS, root.as_str()]);
-            let out = self.zfs(operation, args).await?.ok(operation)?;
-            parse::objects(&out.stdout).map_err(unparsable)?
-        } else {
-            let mut args = vec!["get", "-Hp"];
-            args.extend(reach);
-            args.extend(["-o", parse::VALUE_COLUMNS, parse::OBJECT_PROPERTIES, root.as_str()]);
-            let out = self.zfs(operation, args).await?.ok(operation)?;
-            parse::objects_from_values(&parse::values(&out.stdout).map_err(unparsable)?).map_err(unparsable)?
+        let objects = async {
+            let (args, columns) = match exact {
+                true => (["list", "-Hp"].as_slice(), parse::OBJECT_COLUMNS),
+                false => (["get", "-Hp"].as_slice(), parse::VALUE_COLUMNS),
+            };
+            let what: &[&str] = match exact {
+                true => &["-t", "filesystem,volume,snapshot,bookmark", "-o", columns],
+                false => &["-o", columns, parse::OBJECT_PROPERTIES],
+            };
+            let out = self.zfs(operation, [args, reach, what, &[root.as_str()]].concat()).await?.ok(operation)?;
+            match exact {
+                true => parse::objects(&out.stdout).map_err(unparsable),
+                false => {
+                    parse::objects_from_values(&parse::values(&out.stdout).map_err(unparsable)?).map_err(unparsable)
+                }
+            }
         };
         let args: &[&str] = match depth {
             Depth::Root => &["get", "-Hp"],
             Depth::Tree if exact => &["get", "-Hp", "-r", "-t", "filesystem,volume"],
             Depth::Tree => &["get", "-Hp", "-r"],
         };
-        let out = self.get_known(operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(operation)?;
+        let properties =
+            async { self.get_known(operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(operation) };
+        let (objects, out) = tokio::try_join!(objects, properties)?;
         let mut values = parse::values(&out.stdout).map_err(unparsable)?;
         values.retain(|v| !v.name.contains('@'));
         let listing = parse::listing(&objects, &values, |name| depth == Depth::Tree || name == root);
@@ -75,31 +82,21 @@ impl ZfsCommand {
     }
 
     pub(super) async fn list_datasets(&self, names: &[DatasetName]) -> ZfsResult<Vec<DatasetInfo>> {
-        let operation = match names {
-            [one] => format!("look at {one}"),
-            _ => format!("look at {} datasets", names.len()),
-        };
-        let names: Vec<&str> = names.iter().map(DatasetName::as_str).collect();
-        let unparsable = |e| error(&operation, ZfsErrorKind::Unparsable, e);
         let mut found = Vec::new();
-        let mut lists = argument_lists(&names);
-        while let Some(list) = lists.pop() {
-            let out = self.get_known(&operation, &["get", "-Hp"], &dataset_properties(), list).await?;
-            if out.is_cut() && list.len() > 1 {
-                lists.extend(<[_; 2]>::from(list.split_at(list.len() / 2)));
-                continue;
-            }
-            let out = ignoring(&[ZfsErrorKind::NotFound], out, &operation)?;
-            for values in parse::values(&out.stdout).map_err(unparsable)? {
+        for names in names.chunk_by(|a, b| a.pool() == b.pool()) {
+            let properties = dataset_properties().into_iter().map(str::to_owned).collect();
+            let kind = Kind::Get { pool: names[0].pool().to_owned(), properties };
+            for values in self.together(kind, names.iter().map(DatasetName::to_string).collect()).await? {
+                let unparsable = |e| error(&format!("look at {}", values.name), ZfsErrorKind::Unparsable, e);
                 found.push(parse::dataset(&values).map_err(unparsable)?);
             }
         }
-        let at = |d: &DatasetInfo| names.iter().position(|n| *n == d.name.as_str());
+        let at = |d: &DatasetInfo| names.iter().position(|name| *name == d.name);
         found.sort_by_cached_key(at);
         Ok(found)
     }
 
-    /// `zfs get` of those of the properties that this ZFS knows. Where it turns out not to know one after all, that
+    /// `zfs get` of those of the properties that this ZFS knows, or of the type where that is none. Where it turns out not to know one after all, that
     /// one is dropped, for good, and the command repeated.
     pub(super) async fn get_known(
         &self,
@@ -111,13 +108,7 @@ impl ZfsCommand {
         loop {
             let tools: &Tools = &*self.tools().await?;
             let known: Vec<&str> = properties.iter().copied().filter(|p| tools.knows(p)).collect();
-            if known.is_empty() {
-                // Nothing to ask for, but whether it is there still has to be found out.
-                return self
-                    .zfs(operation, [command, &["-o", parse::VALUE_COLUMNS, "type"], names].concat())
-                    .await
-                    .map(|out| Output { stdout: String::new(), ..out });
-            }
+            let known = if known.is_empty() { vec!["type"] } else { known };
             let list = known.join(",");
             let out = self.zfs(operation, [command, &["-o", parse::VALUE_COLUMNS, &list], names].concat()).await?;
             match out.stderr.split_once("invalid property '").and_then(|(_, rest)| rest.split_once('\'')) {

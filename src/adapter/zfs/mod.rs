@@ -3,6 +3,7 @@
 //! ```text
 //! ZfsCommand ─ port.rs (the operations) ─┬─ args.rs      argument lists          (pure)
 //!                                        ├─ run.rs       one command to its end
+//!                                        ├─ together.rs  one command for all who ask the same
 //!                                        ├─ mounts.rs    mounts, devices, many datasets at once
 //!                                        ├─ process.rs   a running send or receive
 //!                                        ├─ classify.rs  exit status and stderr  (pure)
@@ -24,6 +25,7 @@ pub mod probe;
 mod process;
 mod run;
 pub mod status;
+mod together;
 pub mod view;
 
 use std::{
@@ -38,6 +40,7 @@ use tokio::sync::{Mutex, OnceCell};
 use self::{
     probe::{Texts, Tools},
     run::{MAX_ARGUMENT_BYTES, Output, Runner, Tool, error},
+    together::Together,
 };
 use crate::{
     port::zfs::{ZfsErrorKind, ZfsResult},
@@ -51,11 +54,14 @@ const POOL_FEATURES_STAY: Duration = Duration::from_secs(60);
 /// This host's ZFS, through its command line tools.
 ///
 /// What the tools can do is probed once and kept for the life of the value; what the pools can do, for a minute.
-#[derive(Debug)]
+///
+/// A clone of it is the same value.
+#[derive(Clone, Debug)]
 pub struct ZfsCommand {
-    runner: Runner,
-    tools: OnceCell<Mutex<Arc<Tools>>>,
-    pools: Mutex<HashMap<String, (Instant, Capabilities)>>,
+    runner: Arc<Runner>,
+    tools: Arc<OnceCell<Mutex<Arc<Tools>>>>,
+    pools: Arc<Mutex<HashMap<String, (Instant, Capabilities)>>>,
+    together: Arc<Together>,
 }
 
 impl Default for ZfsCommand {
@@ -67,7 +73,8 @@ impl Default for ZfsCommand {
 impl ZfsCommand {
     /// Runs these two programs. A bare name is looked up in the system's usual directories.
     pub fn new(zfs: PathBuf, zpool: PathBuf) -> Self {
-        Self { runner: Runner::new(zfs, zpool), tools: OnceCell::new(), pools: Mutex::default() }
+        let runner = Arc::new(Runner::new(zfs, zpool));
+        Self { runner, tools: Arc::default(), pools: Arc::default(), together: Arc::default() }
     }
 
     /// How many `zfs` and `zpool` processes this value has started.

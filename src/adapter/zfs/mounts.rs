@@ -28,6 +28,10 @@ const NODE_GOES_WITHIN: Duration = Duration::from_secs(10);
 const NODE_COMES_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked for a node.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Commands over which the datasets of a tree are spread, for each thing that is done to them.
+const COMMANDS_AT_ONCE: usize = 4;
+/// Datasets for which a command of its own is worth its process.
+const FEWEST_EACH: usize = 4;
 /// Where udev has its own files, if it runs.
 const UDEV: &str = "/run/udev";
 /// Where the nodes of volumes are.
@@ -43,20 +47,16 @@ impl ZfsCommand {
         // together depends on another.
         let several = self.tools().await?.exact_list;
         let groups: Vec<&[(String, String)]> = if several { vec![properties] } else { properties.chunks(1).collect() };
-        // Those that wait for the disk together wait once.
-        let each = groups.into_iter().map(|group| async move {
+        let mut work = Vec::new();
+        for group in groups {
             let names: Vec<&str> = group.iter().map(|(name, _)| name.as_str()).collect();
             let operation = format!("set {} of {}", names.join(", "), subject(datasets));
             let assignments = group.iter().map(|(name, value)| args::assignment(name, value));
             let assignments: Vec<String> =
                 assignments.collect::<Result<_, _>>().map_err(|why| error(&operation, Other, why))?;
-            let assignments: Vec<&str> = assignments.iter().map(String::as_str).collect();
-            for list in argument_lists(&strs(datasets)) {
-                self.plain(&operation, &[&["set"], assignments.as_slice(), list].concat()).await?;
-            }
-            Ok(())
-        });
-        join_all(each).await.into_iter().collect()
+            work.push((operation, [vec!["set".to_owned()], assignments].concat()));
+        }
+        self.side_by_side(&work, datasets).await
     }
 
     pub(super) async fn inherit_on_all(
@@ -67,11 +67,25 @@ impl ZfsCommand {
     ) -> ZfsResult<()> {
         let operation = format!("inherit {property} of {}", subject(datasets));
         let property = args::property(property).map_err(|why| error(&operation, Other, why))?;
-        let verb: &[&str] = if received { &["inherit", "-S"] } else { &["inherit"] };
-        for list in argument_lists(&strs(datasets)) {
-            self.plain(&operation, &[verb, &[property], list].concat()).await?;
-        }
-        Ok(())
+        let verb: &[&str] = if received { &["inherit", "-S", property] } else { &["inherit", property] };
+        self.side_by_side(&[(operation, verb.iter().map(|word| (*word).to_owned()).collect())], datasets).await
+    }
+
+    /// Runs each of these (operation, words) on all of the datasets, several commands at the same time: a command waits for the pool to
+    /// write once for each of its datasets, and those that wait together wait for the same writing. All are begun, whichever fails.
+    async fn side_by_side(&self, work: &[(String, Vec<String>)], datasets: &[DatasetName]) -> ZfsResult<()> {
+        let share = datasets.len().div_ceil(COMMANDS_AT_ONCE).max(FEWEST_EACH);
+        let shares: Vec<&[DatasetName]> = datasets.chunks(share).collect();
+        let each =
+            work.iter().flat_map(|(operation, words)| shares.iter().map(move |share| (operation, words, *share)));
+        let each = each.map(|(operation, words, share)| async move {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            for list in argument_lists(&strs(share)) {
+                self.plain(operation, &[&words, list].concat()).await?;
+            }
+            Ok(())
+        });
+        join_all(each).await.into_iter().collect()
     }
 
     pub(super) async fn list_below(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>> {

@@ -8,6 +8,7 @@ use super::{
     listing::{ignoring, is_absent},
     parse, process,
     run::{MAX_ARGUMENT_BYTES, Tool, error},
+    together::{Kind, pool_of},
 };
 use crate::{
     port::zfs::{
@@ -100,17 +101,26 @@ impl ZfsCommand {
         Ok(())
     }
 
+    /// Does it to snapshots, of which one command takes those of one pool.
+    async fn on_snapshots(&self, snapshots: &[SnapshotName], kind: impl Fn(String) -> Kind) -> ZfsResult<()> {
+        for snapshots in snapshots.chunk_by(|a, b| pool_of(a.as_str()) == pool_of(b.as_str())) {
+            let names = snapshots.iter().map(SnapshotName::to_string).collect();
+            self.together(kind(pool_of(snapshots[0].as_str())), names).await?;
+        }
+        Ok(())
+    }
+
     /// One of `hold` and `release` over many snapshots, where each that fails has a line of its own.
-    async fn each(&self, verb: &str, tag: &str, snapshots: &[SnapshotName], fine: &[&str]) -> ZfsResult<()> {
+    pub(super) async fn each(&self, verb: &str, tag: &str, snapshots: &[String], fine: &[&str]) -> ZfsResult<()> {
         let operation = match snapshots {
             [one] => format!("{verb} {one}"),
             _ => format!("{verb} {} snapshots", snapshots.len()),
         };
         let tag = args::hold_tag(tag).map_err(|why| error(&operation, Other, why))?;
-        let names = names(snapshots);
-        let mut lists = argument_lists(&names);
+        let mut lists = argument_lists(snapshots);
         while let Some(list) = lists.pop() {
-            let out = self.zfs(&operation, [&[verb, tag], list].concat()).await?;
+            let words = [verb, tag].into_iter().chain(list.iter().map(String::as_str));
+            let out = self.zfs(&operation, words).await?;
             if out.is_cut() && list.len() > 1 {
                 // Done twice is as good as done once, and says less at a time.
                 lists.extend(<[_; 2]>::from(list.split_at(list.len() / 2)));
@@ -189,11 +199,11 @@ impl Zfs for ZfsCommand {
     }
 
     async fn hold(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()> {
-        self.each("hold", tag, snapshots, &["tag already exists on this dataset"]).await
+        self.on_snapshots(snapshots, |pool| Kind::Hold { pool, tag: tag.to_owned() }).await
     }
 
     async fn release(&self, tag: &str, snapshots: &[SnapshotName]) -> ZfsResult<()> {
-        self.each("release", tag, snapshots, &["no such tag on this dataset", "does not exist"]).await
+        self.on_snapshots(snapshots, |pool| Kind::Release { pool, tag: tag.to_owned() }).await
     }
 
     async fn holds(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<(SnapshotName, String)>> {
@@ -222,19 +232,16 @@ impl Zfs for ZfsCommand {
         for name in names {
             args::property(name).map_err(|why| error(&operation, Other, why))?;
         }
-        let out = self.get_known(&operation, &["get", "-Hp"], names, &[dataset]).await?.ok(&operation)?;
-        let values = parse::values(&out.stdout).map_err(|e| error(&operation, Unparsable, e))?;
-        Ok(values.into_iter().flat_map(|v| v.properties).collect())
+        let properties = names.iter().map(|name| (*name).to_owned()).collect();
+        let kind = Kind::Get { pool: pool_of(dataset), properties };
+        let found = self.together(kind, vec![dataset.to_owned()]).await?.pop();
+        let absent = || error(&operation, NotFound, format!("cannot open '{dataset}': dataset does not exist"));
+        found.map(|values| values.properties).ok_or_else(absent)
     }
 
     async fn set(&self, dataset: &DatasetName, properties: &[(String, String)]) -> ZfsResult<()> {
-        // One command each: `zfs set` with several does not promise an order.
-        for (name, value) in properties {
-            let operation = format!("set {name} of {dataset}");
-            let assignment = args::assignment(name, value).map_err(|why| error(&operation, Other, why))?;
-            self.plain(&operation, &["set", &assignment, dataset.as_str()]).await?;
-        }
-        Ok(())
+        let kind = Kind::Set { pool: dataset.pool().to_owned(), properties: properties.to_vec() };
+        self.together(kind, vec![dataset.to_string()]).await.map(drop)
     }
 
     async fn inherit(&self, dataset: &DatasetName, property: &str) -> ZfsResult<()> {

@@ -4,19 +4,24 @@
 //! cost; what only the outage has is made up from how long one `zfs` command takes at each side.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::stream::{self, StreamExt};
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Begun, PassReport, ready::Open, talk::Talk};
+use super::{
+    Begun, PassReport,
+    ready::{MAX_READY, Open},
+    talk::Talk,
+};
 use crate::{
     cutover::{
         call::{Seen, final_tag, pass_tag},
@@ -50,6 +55,11 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 const SOURCE_COMMANDS: u64 = 8;
 /// The same at the target: look, mark, set (all at once), look, mount; and what these take beyond a look.
 const TARGET_COMMANDS: u64 = 7;
+/// Datasets that are sent at the same time when little is left: each costs a few commands that wait for the pool to write, and those
+/// that wait together wait once.
+const AT_ONCE: usize = MAX_READY;
+/// Of this much, at most, all may be on its way or waiting in memory at the same time; where more is left, `--jobs` counts.
+const LITTLE_LEFT: u64 = 256 << 20;
 /// Bytes that are sent in no time, also over a long link, so that all of what a pass of so few takes is what any takes.
 const SMALL_PASS: u64 = 64 << 10;
 /// Round trips of an outage that a pass does not have: the look at both sides, the promotion, the word that it is active.
@@ -66,6 +76,8 @@ struct Measured {
     is_warm: bool,
     /// When the last pass' snapshot was taken.
     snapshot_at: Option<Instant>,
+    /// Bytes that were left after it.
+    left: Option<u64>,
     report: Option<PassReport>,
     /// The fence of the target's host in that leg, which it is received into; it stays the same until the leg is over.
     enters: Option<(Leg, Option<String>)>,
@@ -112,13 +124,26 @@ impl Worker {
         }
         let all = async {
             let mut kept = self.open.lock().await;
-            let open = self.session(&mut kept).await?;
-            loop {
-                let next = self.owed().front().cloned();
-                let Some((node, request)) = next else { return Ok(()) };
-                open.host(node).tell(request).await?.iter().for_each(|note| tracing::warn!("{note}"));
-                self.owed().pop_front();
+            let open: &Open = self.session(&mut kept).await?;
+            let mut of_each: BTreeMap<Option<DatasetName>, Vec<(Node, Request)>> = BTreeMap::new();
+            for (node, request) in self.owed().iter().cloned() {
+                let dataset = match &request {
+                    Request::Acknowledge { snapshot, .. } => Some(snapshot.dataset()),
+                    _ => None,
+                };
+                of_each.entry(dataset).or_default().push((node, request));
             }
+            // Of one dataset in their order; those of others at the same time, as they wait for the same disk.
+            let of_each = of_each.into_values().map(|due| async move {
+                for owed in due {
+                    let notes = open.host(owed.0).tell(owed.1.clone()).await?;
+                    notes.iter().for_each(|note| tracing::warn!("{note}"));
+                    self.owed().retain(|other| *other != owed);
+                }
+                Ok::<(), Failure>(())
+            });
+            let told: Vec<_> = stream::iter(of_each).buffer_unordered(AT_ONCE).collect().await;
+            told.into_iter().collect::<Result<(), Failure>>()
         };
         let result = timeout(SETTLE_WITHIN, all).await.unwrap_or_else(|_| Err(internal("it does not answer")));
         if let Err(failure) = result {
@@ -230,7 +255,10 @@ impl Worker {
             fixed: Millis(report.fixed_ms),
             left: report.left_bytes,
         };
-        self.measured().report = Some(report);
+        let mut measured = self.measured();
+        measured.left = Some(report.left_bytes);
+        measured.report = Some(report);
+        drop(measured);
         Ok(pass)
     }
 
@@ -357,10 +385,10 @@ impl Worker {
             }
         }
         for report in &reports {
+            moved.transfers += report.carrying;
             for dataset in &report.datasets {
                 moved.bytes += dataset.steps.iter().map(|s| s.raw_bytes).sum::<u64>();
                 moved.wire_bytes += dataset.steps.iter().map(|s| s.wire_bytes).sum::<u64>();
-                moved.transfers += Duration::from_secs_f64(dataset.steps.iter().map(|s| s.seconds).sum());
                 // Without a step the target had it already, and no digest was compared by us.
                 moved.compared &= !dataset.steps.is_empty();
             }
@@ -450,7 +478,10 @@ impl Worker {
             estimates: false,
             snapshot: snapshot.cloned(),
             dry_run: false,
-            jobs: self.begun.jobs,
+            jobs: match self.measured().left {
+                Some(..=LITTLE_LEFT) => self.begun.jobs.max(AT_ONCE),
+                _ => self.begun.jobs,
+            },
             compression: self.begun.compression,
             bwlimit_bytes_per_s: self.begun.bwlimit_bytes_per_s,
         }

@@ -1,6 +1,6 @@
 //! The target: what is tried before it may be promoted, and what makes it the writable side.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
     fence::{await_devices, mount, restore, take_away},
@@ -17,6 +17,8 @@ use crate::{
     },
 };
 
+/// Of what a cutover sets back, that which a dataset inherits from its parent.
+const INHERITED: &[&str] = &["readonly", "setuid", "exec", "devices", "volmode", "snapdev"];
 /// What has to be free in the target's pool before the source is stopped: some transaction groups' worth.
 const MIN_ROOM: u64 = 32 << 20;
 
@@ -134,7 +136,7 @@ pub(super) async fn activate(
     wanted: &[Saved],
     setup: &Setup,
 ) -> Result<(), Failure> {
-    let all = datasets(zfs, unit).await?;
+    let (all, above) = tokio::try_join!(datasets(zfs, unit), above(zfs, unit))?;
     let own = |s: &&Saved| {
         // A place that the operator gave the target stays; the source's own place comes along, an inherited one does not.
         let keeps_place = || all.iter().any(|d| d.name == s.dataset && d.local("mountpoint").is_some());
@@ -150,17 +152,53 @@ pub(super) async fn activate(
     let names: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
     // Before anything becomes writable, so that nothing is received into it any more.
     zfs.set_all(&names, &[(SERVING.to_owned(), leg.to_string())]).await?;
-    let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &wanted));
+    let here = as_it_counts(&wanted, &above);
+    let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &here));
     unmarked.and(restored)?;
-    // What the source inherited, the target inherits from other parents: where that makes a difference, the value is set.
-    let all = datasets(zfs, unit).await?;
+    // Whether it counts now as it should is looked at while it is mounted.
+    let (mounted, all) = tokio::join!(mount(zfs, &all, &wanted), datasets(zfs, unit));
+    let all = all?;
     let differs = |s: &&Saved| {
         let now = all.iter().find(|d| d.name == s.dataset).and_then(|d| value(d, &s.property));
         !s.value.is_empty() && !matches!(s.property.as_str(), MOUNTED | "mountpoint") && now != Some(&s.value)
     };
-    let set: Vec<Saved> =
-        wanted.iter().filter(differs).map(|s| Saved { local: Some(s.value.clone()), ..s.clone() }).collect();
+    let set: Vec<Saved> = wanted.iter().filter(differs).map(as_value).collect();
     restore(zfs, &all, &set).await?;
-    mount(zfs, &all, &wanted).await?;
+    mounted?;
     await_devices(zfs, &all, &wanted).await
+}
+
+/// The property set to the value that counted, wherever that came from.
+fn as_value(saved: &Saved) -> Saved {
+    Saved { local: Some(saved.value.clone()), received: false, ..saved.clone() }
+}
+
+/// What the roots of the unit inherit, as (root, property) to value: of the parent, where there is one.
+async fn above(zfs: &dyn Zfs, unit: &Unit) -> Result<BTreeMap<(DatasetName, String), String>, Failure> {
+    let mut found = BTreeMap::new();
+    for (root, parent) in unit.roots().iter().filter_map(|root| Some((root, root.parent()?))) {
+        for property in zfs.get(parent.as_str(), INHERITED).await? {
+            found.insert((root.clone(), property.name), property.value);
+        }
+    }
+    Ok(found)
+}
+
+/// What the source inherited, the target inherits from other parents: where that makes a difference, the value is set instead.
+fn as_it_counts(wanted: &[Saved], above: &BTreeMap<(DatasetName, String), String>) -> Vec<Saved> {
+    // Parents come before their children, and are what these then inherit.
+    let mut counts = above.clone();
+    let mut sorted: Vec<&Saved> = wanted.iter().collect();
+    sorted.sort_by_key(|s| &s.dataset);
+    let mut here = Vec::new();
+    for saved in sorted {
+        let is_inherited = saved.local.is_none() && !saved.received && INHERITED.contains(&saved.property.as_str());
+        let key = (saved.dataset.clone(), saved.property.clone());
+        let parent = saved.dataset.parent().map(|parent| (parent, saved.property.clone()));
+        let comes_down = counts.get(&key).or_else(|| counts.get(&parent?));
+        let differs = is_inherited && !saved.value.is_empty() && comes_down.is_some_and(|value| *value != saved.value);
+        here.push(if differs { as_value(saved) } else { saved.clone() });
+        counts.insert(key, saved.value.clone());
+    }
+    here
 }

@@ -1,0 +1,197 @@
+//! Commands of a kind that would run side by side are made one.
+//!
+//! Each command costs a process, and most of them wait until the pool has written; fifty datasets that are received at the same
+//! time ask the same of each. So while a command of a kind runs, what else is asked of that kind gathers, and is asked for by one
+//! command as soon as it has ended. Whoever is alone waits for nobody.
+//!
+//! Invariant: each asker is told what became of its own names, as if it had asked alone. Where a command for several fails in a way
+//! that does not say for which, it is taken apart. Every operation of the port may be repeated, so nothing is done twice.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+
+use super::{
+    ZfsCommand, args, argument_lists,
+    listing::ignoring,
+    parse::{self, Values},
+    run::error,
+};
+use crate::port::zfs::{ZfsErrorKind::*, ZfsResult};
+
+/// What may be made one: the same of names in one pool, as a pool that hangs must not keep others waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// These properties of datasets, snapshots or bookmarks.
+    Get { pool: String, properties: Vec<String> },
+    /// A hold of that tag on snapshots.
+    Hold { pool: String, tag: String },
+    /// Away with it.
+    Release { pool: String, tag: String },
+    /// These properties on datasets, in order.
+    Set { pool: String, properties: Vec<(String, String)> },
+}
+
+/// The pool in a name.
+pub(super) fn pool_of(name: &str) -> String {
+    name.split(['/', '@', '#']).next().unwrap_or_default().to_owned()
+}
+
+/// What was asked for of those that are there; nothing of what was done.
+type Told = ZfsResult<Vec<Values>>;
+
+#[derive(Debug)]
+struct Asker {
+    names: Vec<String>,
+    tell: oneshot::Sender<Told>,
+}
+
+/// Who waits for the end of a command of a kind; a kind of which none runs is not in it.
+#[derive(Debug, Default)]
+pub(super) struct Together(Mutex<HashMap<Kind, Vec<Asker>>>);
+
+impl Together {
+    fn kinds(&self) -> MutexGuard<'_, HashMap<Kind, Vec<Asker>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins those that wait; true if nobody runs a command of that kind, and whoever asks has to.
+    fn join(&self, kind: &Kind, asker: Asker) -> bool {
+        let mut kinds = self.kinds();
+        let is_first = !kinds.contains_key(kind);
+        kinds.entry(kind.clone()).or_default().push(asker);
+        is_first
+    }
+
+    /// Those that wait, or the end of the work on that kind.
+    fn next(&self, kind: &Kind) -> Option<Vec<Asker>> {
+        let mut kinds = self.kinds();
+        let waiting = kinds.get_mut(kind).map(mem::take).unwrap_or_default();
+        if waiting.is_empty() {
+            kinds.remove(kind);
+            return None;
+        }
+        Some(waiting)
+    }
+}
+
+/// Lets those go that wait for a command that ended unexpectedly.
+struct Turn<'a>(&'a Together, &'a Kind);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.kinds().remove(self.1);
+    }
+}
+
+impl ZfsCommand {
+    /// Does it for these names, which are checked, together with whoever asks for the same.
+    pub(super) async fn together(&self, kind: Kind, names: Vec<String>) -> Told {
+        let (tell, told) = oneshot::channel();
+        if self.together.join(&kind, Asker { names, tell }) {
+            let this = self.clone();
+            // Of its own, as whoever is first may be gone before the others are served.
+            tokio::spawn(async move {
+                let turn = Turn(&this.together, &kind);
+                while let Some(askers) = this.together.next(&kind) {
+                    this.serve(&kind, askers).await;
+                }
+                mem::forget(turn);
+            });
+        }
+        told.await.unwrap_or_else(|_| Err(error("run zfs", Other, "its task ended unexpectedly")))
+    }
+
+    async fn serve(&self, kind: &Kind, askers: Vec<Asker>) {
+        let (names, mut tells): (Vec<Vec<String>>, Vec<_>) =
+            askers.into_iter().filter(|a| !a.tell.is_closed()).map(|a| (a.names, a.tell)).unzip();
+        let told = tokio::select! {
+            told = self.for_all(kind, &names) => told,
+            // Nobody waits any more: the command ends, as its asker's own would.
+            _ = join_all(tells.iter_mut().map(oneshot::Sender::closed)) => return,
+        };
+        for (tell, told) in tells.into_iter().zip(told) {
+            let _ = tell.send(told);
+        }
+    }
+
+    /// What each is told, in order.
+    async fn for_all(&self, kind: &Kind, askers: &[Vec<String>]) -> Vec<Told> {
+        if let [one] = askers {
+            return vec![self.do_one(kind, one).await];
+        }
+        let all: BTreeSet<&String> = askers.iter().flatten().collect();
+        let all: Vec<String> = all.into_iter().cloned().collect();
+        match self.do_one(kind, &all).await {
+            Ok(values) => {
+                let of = |names: &Vec<String>| values.iter().filter(|v| names.contains(&v.name)).cloned().collect();
+                askers.iter().map(|names| Ok(of(names))).collect()
+            }
+            Err(_) => {
+                let mut told = Vec::new();
+                for names in askers {
+                    told.push(self.do_one(kind, names).await);
+                }
+                told
+            }
+        }
+    }
+
+    async fn do_one(&self, kind: &Kind, names: &[String]) -> Told {
+        match kind {
+            Kind::Get { properties, .. } => return self.values_of(properties, names).await,
+            Kind::Hold { tag, .. } => self.each("hold", tag, names, &["tag already exists on this dataset"]).await?,
+            Kind::Release { tag, .. } => {
+                self.each("release", tag, names, &["no such tag on this dataset", "does not exist"]).await?;
+            }
+            Kind::Set { properties, .. } => {
+                // One command each: `zfs set` with several does not promise an order.
+                for (name, value) in properties {
+                    let operation = match names {
+                        [one] => format!("set {name} of {one}"),
+                        _ => format!("set {name} of {} datasets", names.len()),
+                    };
+                    let assignment = args::assignment(name, value).map_err(|why| error(&operation, Other, why))?;
+                    for list in argument_lists(names) {
+                        let words = ["set", &assignment].into_iter().chain(list.iter().map(String::as_str));
+                        self.zfs(&operation, words).await?.ok(&operation)?;
+                    }
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// These properties of each of these that is there.
+    async fn values_of(&self, properties: &[String], names: &[String]) -> Told {
+        let operation = match names {
+            [one] => format!("look at {one}"),
+            _ => format!("look at {} names", names.len()),
+        };
+        let properties: Vec<&str> = properties.iter().map(String::as_str).collect();
+        let mut found = Vec::new();
+        let mut lists = argument_lists(names);
+        while let Some(list) = lists.pop() {
+            let words: Vec<&str> = list.iter().map(String::as_str).collect();
+            let out = self.get_known(&operation, &["get", "-Hp"], &properties, &words).await?;
+            if out.is_cut() && list.len() > 1 {
+                lists.extend(<[_; 2]>::from(list.split_at(list.len() / 2)));
+                continue;
+            }
+            let out = ignoring(&[NotFound], out, &operation)?;
+            found.extend(parse::values(&out.stdout).map_err(|e| error(&operation, Unparsable, e))?);
+        }
+        // Where none of them is known to this ZFS, it was asked for another, to see who is there.
+        found.iter_mut().for_each(|v| v.properties.retain(|p| properties.contains(&p.name.as_str())));
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+#[path = "together_tests.rs"]
+mod tests;
