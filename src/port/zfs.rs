@@ -172,7 +172,7 @@ pub trait Zfs: Send + Sync {
     /// a stream (`zfs inherit -S`).
     async fn inherit_all(&self, datasets: &[DatasetName], property: &str, received: bool) -> ZfsResult<()>;
 
-    /// The dataset and all below it, without snapshots and bookmarks. One command; empty where there is none.
+    /// The dataset and all below it, without snapshots and bookmarks. One command, or two where the tool is old; empty where there is none.
     async fn tree(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>>;
 
     /// The GUIDs of these snapshots, in their order; `None` for one that is not there. One command where the names fit.

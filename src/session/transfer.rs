@@ -159,7 +159,9 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
-            let found = read_back(session, &dataset, &step, &capabilities).await?;
+            let names = names_of(&step, &capabilities);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let found = session.zfs().get(dataset.as_str(), &names).await?;
             return after_receive(session, &dataset, &step, &capabilities, found).await.map(Opened::IsThere);
         }
         Some(_) => return Err(refused(format!("{} exists and is another snapshot", step.snapshot))),
@@ -209,11 +211,18 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
         async move {
             let mut transferred = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await?;
             // Whether or not the initiator still lives: what has been received must be protected.
-            let (guid, found) = tokio::join!(
-                worker.guid_of(step.snapshot.as_str()),
-                read_back(&worker, &dataset, &step, &capabilities)
-            );
-            match guid? {
+            // Asked for the same, so that one command can tell it of both, and of others.
+            let names = names_of(&step, &capabilities);
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let zfs = worker.zfs();
+            let (made, found) =
+                tokio::join!(zfs.get(step.snapshot.as_str(), &names), zfs.get(dataset.as_str(), &names));
+            let guid = match made {
+                Ok(made) => made.iter().find(|p| p.name == "guid").and_then(|p| p.value.parse::<Guid>().ok()),
+                Err(e) if e.kind == ZfsErrorKind::NotFound => None,
+                Err(e) => return Err(e.into()),
+            };
+            match guid {
                 Some(guid) if guid == step.to_guid => {}
                 other => {
                     let found = other.map_or("nothing".to_owned(), |guid| format!("GUID {guid}"));
@@ -234,19 +243,14 @@ fn wanted_of(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<(String, St
     protections(step.kind, capabilities).into_iter().chain([(JOB.to_owned(), step.job.to_string())]).collect()
 }
 
-/// What a target that was received into bears of that, and which snapshot it names as held: one command, for each step of each dataset.
-async fn read_back(
-    session: &EngineSession,
-    dataset: &DatasetName,
-    step: &ReceiveStep,
-    capabilities: &Capabilities,
-) -> Result<Vec<Property>, Failure> {
-    let wanted = wanted_of(step, capabilities);
-    let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).chain([HELD]).collect();
-    Ok(session.engine.zfs.get(dataset.as_str(), &names).await?)
+/// What is looked at of a target that was received into: what it bears of that, and which snapshot it names as held; and the GUID, of
+/// its new snapshot.
+fn names_of(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<String> {
+    let wanted = wanted_of(step, capabilities).into_iter().map(|(name, _)| name);
+    wanted.chain([HELD.to_owned(), "guid".to_owned()]).collect()
 }
 
-/// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants; holds the newest common snapshot.
+/// Sets what is missing in `found` ([`names_of`]) of what safety rule 2 wants; holds the newest common snapshot.
 async fn after_receive(
     session: &EngineSession,
     dataset: &DatasetName,

@@ -15,7 +15,7 @@ use super::{
     ZfsCommand, args, argument_lists,
     listing::{TRIES, dataset_properties, ignoring, is_absent},
     parse,
-    run::{Tool, error},
+    run::{Output, Tool, error},
 };
 use crate::{
     port::zfs::{ZfsErrorKind::*, ZfsResult},
@@ -91,15 +91,10 @@ impl ZfsCommand {
     pub(super) async fn list_below(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>> {
         let operation = format!("look at {root} and below");
         let unparsable = |e| error(&operation, Unparsable, e);
-        let args: &[&str] = match self.tools().await?.exact_list {
-            true => &["get", "-Hp", "-r", "-t", "filesystem,volume"],
-            // The snapshots, which come along, are dropped again.
-            false => &["get", "-Hp", "-r"],
-        };
         let mut tries = TRIES;
         let out = loop {
             tries -= 1;
-            match self.get_known(&operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(&operation) {
+            match self.get_below(&operation, root).await {
                 Err(e) if is_absent(&e, root.as_str()) => return Ok(Vec::new()),
                 // Something below went away while it was looked at.
                 Err(e) if e.kind == NotFound && tries > 0 => {}
@@ -113,6 +108,27 @@ impl ZfsCommand {
             }
         }
         Ok(found)
+    }
+
+    /// The properties of a dataset and of all below it.
+    async fn get_below(&self, operation: &str, root: &DatasetName) -> ZfsResult<Output> {
+        if self.tools().await?.exact_list {
+            let args = &["get", "-Hp", "-r", "-t", "filesystem,volume"];
+            return self.get_known(operation, args, &dataset_properties(), &[root.as_str()]).await?.ok(operation);
+        }
+        // An older `zfs get -r` would tell of every snapshot as well. Often there is nothing below.
+        let list = ["list", "-H", "-r", "-t", "filesystem,volume", "-o", "name", root.as_str()];
+        let get = async |names: &[&str]| {
+            self.get_known(operation, &["get", "-Hp"], &dataset_properties(), names).await?.ok(operation)
+        };
+        let own = [root.as_str()];
+        let (names, mut all) =
+            tokio::try_join!(async { Ok(self.zfs(operation, list).await?.ok(operation)?.stdout) }, get(&own))?;
+        let below: Vec<&str> = names.lines().filter(|name| *name != root.as_str() && !parse::is_hidden(name)).collect();
+        for list in argument_lists(&below) {
+            all.stdout += &get(list).await?.stdout;
+        }
+        Ok(all)
     }
 
     pub(super) async fn guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {

@@ -87,7 +87,7 @@ impl Values {
 }
 
 /// Names that ZFS makes for itself while it receives or rolls back; nobody can create one.
-fn is_hidden(name: &str) -> bool {
+pub(super) fn is_hidden(name: &str) -> bool {
     name.contains('%')
 }
 

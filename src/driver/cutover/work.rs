@@ -50,11 +50,16 @@ const HELD_PASSES: Duration = Duration::from_secs(10);
 /// How long a source may take to be told what it is owed.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 
-/// `zfs` commands one after the other in an outage at the source that a pass does not have: look, unmount, set (all at once),
-/// look; look by the final snapshot; verify (three, while the target does). Counted in the code of the fence.
-const SOURCE_COMMANDS: u64 = 8;
-/// The same at the target: look, mark, set (all at once), look, mount; and what these take beyond a look.
-const TARGET_COMMANDS: u64 = 7;
+/// Looks at the whole unit, with its newest snapshots, that an outage has beside a pass at the source: before it is fenced, two while it is,
+/// and by the final snapshot. Counted in the code of the fence.
+const SOURCE_LOOKS: u32 = 3;
+/// The same at the target: to verify, and two while it is activated.
+const TARGET_LOOKS: u32 = 3;
+/// Commands at the source that an outage has beside a pass whatever the number of datasets, and what those for each dataset come to: it is
+/// unmounted, and three properties are set, on several at a time.
+const SOURCE_COMMANDS: (u32, u32) = (2, 1);
+/// The same at the target: it is marked, five properties are set back, and each is mounted by a command of its own.
+const TARGET_COMMANDS: (u32, u32) = (2, 3);
 /// Datasets that are sent at the same time when little is left: each costs a few commands that wait for the pool to write, and those
 /// that wait together wait once.
 const AT_ONCE: usize = MAX_READY;
@@ -203,27 +208,24 @@ impl Worker {
         let took = began.elapsed();
         self.settle().await;
         let previous = self.measured().snapshot_at.replace(began);
-        let looked = Instant::now();
-        let source = self.talk.look(terms, Side::Source, &tag).await?;
-        let source_command = looked.elapsed() / 2;
-        let looked = Instant::now();
-        self.talk.look(terms, Side::Target, &tag).await?;
-        let target_command = looked.elapsed() / 2;
+        let round_trip = self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default();
+        let (source, source_costs) = self.rehearse(terms, Side::Source, &tag, round_trip).await?;
+        let (_, target_costs) = self.rehearse(terms, Side::Target, &tag, round_trip).await?;
         self.talk.tidy(terms, &[self.begun.id], &tag).await;
-        let (mut round_trip, mut saved) = (Duration::ZERO, 0);
+        let mut saved = 0;
         if let Some(open) = self.open.lock().await.as_mut() {
             tokio::select! {
                 () = open.get_ready(terms, held) => {}
                 () = stop.cancelled() => {}
             }
-            round_trip = open.client.rtt().unwrap_or_default();
             saved = if open.client.has(features::PREPARE) && moved.bytes > 0 { DIALS } else { 0 };
         }
         let report = {
             let mut measured = self.measured();
-            // A large first pass measures the rate, and says nothing of what a transfer costs whatever its size.
+            // A large first pass measures the rate, and says nothing of what a transfer costs whatever its size; nor does one that
+            // brings other snapshots along.
             let first = !std::mem::replace(&mut measured.is_warm, true) && moved.bytes > SMALL_PASS;
-            let sending = if first {
+            let sending = if first || moved.by_the_way {
                 moved.transfers
             } else {
                 let least = measured.least.map_or(moved.transfers, |least| least.min(moved.transfers));
@@ -231,8 +233,8 @@ impl Worker {
                 moved.transfers.saturating_sub(least)
             };
             let fixed = took.saturating_sub(sending).saturating_sub(moved.connecting)
-                + source_command * SOURCE_COMMANDS as u32
-                + target_command * TARGET_COMMANDS as u32
+                + source_costs
+                + target_costs
                 + round_trip * QUESTIONS;
             let fixed = fixed.saturating_sub(round_trip * saved);
             // What was written since shows late, when it reaches the disk; so the rate of the last interval counts as well.
@@ -260,6 +262,29 @@ impl Worker {
         measured.report = Some(report);
         drop(measured);
         Ok(pass)
+    }
+
+    /// Looks at a side by the snapshots of a pass, and says what that side costs in an outage beside what a pass does there.
+    async fn rehearse(
+        &self,
+        terms: &Terms,
+        side: Side,
+        tag: &SnapshotTag,
+        round_trip: Duration,
+    ) -> Result<(Seen, Duration), Failure> {
+        let way = if terms.at(side) == Node::Peer { round_trip } else { Duration::ZERO };
+        let began = Instant::now();
+        self.talk.state(terms, side).await?;
+        let command = began.elapsed().saturating_sub(way);
+        let began = Instant::now();
+        let seen = self.talk.look(terms, side, tag).await?;
+        let look = began.elapsed().saturating_sub(way);
+        let (looks, (once, each)) = match side {
+            Side::Source => (SOURCE_LOOKS, SOURCE_COMMANDS),
+            Side::Target => (TARGET_LOOKS, TARGET_COMMANDS),
+        };
+        let datasets = u32::try_from(seen.guids.len()).unwrap_or(u32::MAX);
+        Ok((seen, look * looks + command.saturating_mul(once.saturating_add(each.saturating_mul(datasets)))))
     }
 
     /// Sends up to the final snapshot, which is the newest there is.
@@ -387,6 +412,7 @@ impl Worker {
         for report in &reports {
             moved.transfers += report.carrying;
             for dataset in &report.datasets {
+                moved.by_the_way |= dataset.steps.len() > 1;
                 moved.bytes += dataset.steps.iter().map(|s| s.raw_bytes).sum::<u64>();
                 moved.wire_bytes += dataset.steps.iter().map(|s| s.wire_bytes).sum::<u64>();
                 // Without a step the target had it already, and no digest was compared by us.
@@ -496,6 +522,8 @@ struct Moved {
     transfers: Duration,
     connecting: Duration,
     compared: bool,
+    /// Some dataset took more than one step.
+    by_the_way: bool,
 }
 
 /// The GUIDs of both sides in the order of the source; where one is missing, something that equals nothing on the other.
