@@ -99,7 +99,9 @@ pub(super) async fn with_session(
     }
     if !options.dry_run {
         if !ready.locked {
+            let began = Instant::now();
             lock(&target, &options.target).await?;
+            report.preparing += began.elapsed();
         }
         if let Some(tag) = options.snapshot.as_ref().filter(|_| report.snapshot.is_none()) {
             let asked_before = std::mem::replace(&mut report.snapshot_asked, true);
@@ -123,7 +125,13 @@ pub(super) async fn with_session(
             None => target.list(target_request).await,
         }
     };
-    let (source_has, target_has) = tokio::try_join!(source.list(Request::List { root, depth, role }), target_has)?;
+    let began = Instant::now();
+    let source_has = async {
+        let listed = source.list(Request::List { root, depth, role }).await?;
+        Ok((listed, began.elapsed()))
+    };
+    let ((source_has, source_took), target_has) = tokio::try_join!(source_has, target_has)?;
+    report.preparing += began.elapsed().saturating_sub(source_took);
     let job = job_id(options, &source_has.listing, &target_has.listing, &target_identity)?;
     let plan = plan(&PlanInput {
         source: &source_has.listing,

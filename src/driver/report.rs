@@ -89,6 +89,9 @@ pub struct Report {
     /// The snapshot was asked for, whether or not the answer came.
     #[serde(skip)]
     pub(super) snapshot_asked: bool,
+    /// What a session in which all is ready does not need: for the lock, and for the target's listing alone.
+    #[serde(skip)]
+    pub(super) preparing: Duration,
     /// While datasets were worked off, several at a time.
     #[serde(skip)]
     pub(super) carrying: Duration,
@@ -139,6 +142,7 @@ impl Report {
             dry_run: options.dry_run,
             snapshot: None,
             snapshot_asked: false,
+            preparing: Duration::ZERO,
             carrying: Duration::ZERO,
             raw_bytes: 0,
             wire_bytes: 0,

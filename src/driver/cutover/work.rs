@@ -50,16 +50,15 @@ const HELD_PASSES: Duration = Duration::from_secs(10);
 /// How long a source may take to be told what it is owed.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Looks at the whole unit, with its newest snapshots, that an outage has beside a pass at the source: before it is fenced, two while it is,
-/// and by the final snapshot. Counted in the code of the fence.
-const SOURCE_LOOKS: u32 = 3;
-/// The same at the target: to verify, and two while it is activated.
-const TARGET_LOOKS: u32 = 3;
-/// Commands at the source that an outage has beside a pass whatever the number of datasets, and what those for each dataset come to: it is
-/// unmounted, and three properties are set, on several at a time.
-const SOURCE_COMMANDS: (u32, u32) = (2, 1);
-/// The same at the target: it is marked, five properties are set back, and each is mounted by a command of its own.
-const TARGET_COMMANDS: (u32, u32) = (2, 3);
+/// Looks at the whole unit that an outage has beside a pass, on each side: before and after something is done to it.
+const LOOKS: u32 = 2;
+/// How often an outage does to each dataset what compares with keeping its base, which is done after a pass: each takes some commands that
+/// wait for the disk. At the source it is unmounted, and three properties are set; at the target it is marked, five are set back, and it is
+/// mounted. Measured with one dataset and with fifty.
+const SOURCE_CHANGES: u32 = 1;
+const TARGET_CHANGES: u32 = 2;
+/// The same of a transfer of next to nothing, until a pass has shown what that costs.
+const TRANSFER_CHANGES: u32 = 3;
 /// Datasets that are sent at the same time when little is left: each costs a few commands that wait for the pool to write, and those
 /// that wait together wait once.
 const AT_ONCE: usize = MAX_READY;
@@ -83,6 +82,8 @@ struct Measured {
     snapshot_at: Option<Instant>,
     /// Bytes that were left after it.
     left: Option<u64>,
+    /// How long it took to keep the bases of a pass, of all datasets.
+    changes: Option<Duration>,
     report: Option<PassReport>,
     /// The fence of the target's host in that leg, which it is received into; it stays the same until the leg is over.
     enters: Option<(Leg, Option<String>)>,
@@ -206,11 +207,13 @@ impl Worker {
         let began = Instant::now();
         let moved = self.transfer(terms, Some(&tag), stop).await?;
         let took = began.elapsed();
-        self.settle().await;
+        let changes = self.keep_bases(terms, moved.steps).await;
         let previous = self.measured().snapshot_at.replace(began);
-        let round_trip = self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default();
-        let (source, source_costs) = self.rehearse(terms, Side::Source, &tag, round_trip).await?;
-        let (_, target_costs) = self.rehearse(terms, Side::Target, &tag, round_trip).await?;
+        let looked = Instant::now();
+        let source = self.talk.look(terms, Side::Source, &tag).await?;
+        self.talk.look(terms, Side::Target, &tag).await?;
+        let round_trip = self.round_trip().await;
+        let looks = looked.elapsed().saturating_sub(round_trip);
         self.talk.tidy(terms, &[self.begun.id], &tag).await;
         let mut saved = 0;
         if let Some(open) = self.open.lock().await.as_mut() {
@@ -222,19 +225,18 @@ impl Worker {
         }
         let report = {
             let mut measured = self.measured();
-            // A large first pass measures the rate, and says nothing of what a transfer costs whatever its size; nor does one that
-            // brings other snapshots along.
+            // A first pass says nothing of what a transfer costs whatever its size, unless it is small; nor does one that brings other
+            // snapshots along.
             let first = !std::mem::replace(&mut measured.is_warm, true) && moved.bytes > SMALL_PASS;
-            let sending = if first || moved.by_the_way {
-                moved.transfers
-            } else {
-                let least = measured.least.map_or(moved.transfers, |least| least.min(moved.transfers));
-                measured.least = Some(least);
-                moved.transfers.saturating_sub(least)
-            };
-            let fixed = took.saturating_sub(sending).saturating_sub(moved.connecting)
-                + source_costs
-                + target_costs
+            if !first && moved.steps <= 1 {
+                measured.least = Some(measured.least.map_or(moved.transfers, |least| least.min(moved.transfers)));
+            }
+            let least = measured.least.unwrap_or(changes * TRANSFER_CHANGES).min(moved.transfers);
+            let sending = moved.transfers - least;
+            tracing::debug!(number, ?took, ?moved, ?least, ?looks, ?changes, ?round_trip, "measured in a pass");
+            let fixed = took.saturating_sub(sending).saturating_sub(moved.preparing)
+                + looks * LOOKS
+                + changes * (SOURCE_CHANGES + TARGET_CHANGES)
                 + round_trip * QUESTIONS;
             let fixed = fixed.saturating_sub(round_trip * saved);
             // What was written since shows late, when it reaches the disk; so the rate of the last interval counts as well.
@@ -264,27 +266,21 @@ impl Worker {
         Ok(pass)
     }
 
-    /// Looks at a side by the snapshots of a pass, and says what that side costs in an outage beside what a pass does there.
-    async fn rehearse(
-        &self,
-        terms: &Terms,
-        side: Side,
-        tag: &SnapshotTag,
-        round_trip: Duration,
-    ) -> Result<(Seen, Duration), Failure> {
-        let way = if terms.at(side) == Node::Peer { round_trip } else { Duration::ZERO };
+    /// Tells the source what it is owed, and says how long it took to change something there in that way.
+    async fn keep_bases(&self, terms: &Terms, steps: u32) -> Duration {
+        let is_owed = !self.owed().is_empty();
         let began = Instant::now();
-        self.talk.state(terms, side).await?;
-        let command = began.elapsed().saturating_sub(way);
-        let began = Instant::now();
-        let seen = self.talk.look(terms, side, tag).await?;
-        let look = began.elapsed().saturating_sub(way);
-        let (looks, (once, each)) = match side {
-            Side::Source => (SOURCE_LOOKS, SOURCE_COMMANDS),
-            Side::Target => (TARGET_LOOKS, TARGET_COMMANDS),
-        };
-        let datasets = u32::try_from(seen.guids.len()).unwrap_or(u32::MAX);
-        Ok((seen, look * looks + command.saturating_mul(once.saturating_add(each.saturating_mul(datasets)))))
+        self.settle().await;
+        let way = if terms.source_at == Node::Peer { self.round_trip().await } else { Duration::ZERO };
+        let mut measured = self.measured();
+        if is_owed {
+            measured.changes = Some(began.elapsed().saturating_sub(way) / steps.max(1));
+        }
+        measured.changes.unwrap_or_default()
+    }
+
+    async fn round_trip(&self) -> Duration {
+        self.open.lock().await.as_ref().and_then(|open| open.client.rtt()).unwrap_or_default()
     }
 
     /// Sends up to the final snapshot, which is the newest there is.
@@ -410,9 +406,10 @@ impl Worker {
             }
         }
         for report in &reports {
+            moved.preparing += report.preparing;
             moved.transfers += report.carrying;
             for dataset in &report.datasets {
-                moved.by_the_way |= dataset.steps.len() > 1;
+                moved.steps = moved.steps.max(dataset.steps.len() as u32);
                 moved.bytes += dataset.steps.iter().map(|s| s.raw_bytes).sum::<u64>();
                 moved.wire_bytes += dataset.steps.iter().map(|s| s.wire_bytes).sum::<u64>();
                 // Without a step the target had it already, and no digest was compared by us.
@@ -434,7 +431,7 @@ impl Worker {
         let began = Instant::now();
         let mut kept = self.open.lock().await;
         let open = self.session(&mut kept).await?;
-        moved.connecting += began.elapsed();
+        moved.preparing += began.elapsed();
         let mut options = options.clone();
         options.enters = self.enters(terms).await?;
         let ready = open.take(terms, pair, options.snapshot.is_none());
@@ -515,15 +512,16 @@ impl Worker {
 }
 
 /// What a transfer of the whole unit came to.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Moved {
     bytes: u64,
     wire_bytes: u64,
     transfers: Duration,
-    connecting: Duration,
+    /// What an outage does not need, as it is done before.
+    preparing: Duration,
     compared: bool,
-    /// Some dataset took more than one step.
-    by_the_way: bool,
+    /// Those of the dataset that took most: more than one where other snapshots came along.
+    steps: u32,
 }
 
 /// The GUIDs of both sides in the order of the source; where one is missing, something that equals nothing on the other.
