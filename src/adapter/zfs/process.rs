@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn our_kill_is_told_from_anothers() {
-        let mut ours = send("send".into(), shell("sleep 100"), false).unwrap();
+        let mut ours = send("send".into(), shell("exec sleep 100"), false).unwrap();
         ours.process.kill();
         assert!(ours.stream.read(&mut [0; 9]).is_err(), "a stopped stream does not look complete");
         assert_eq!(ours.process.wait().await.unwrap_err().kind, ZfsErrorKind::Stopped);

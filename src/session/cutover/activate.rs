@@ -155,16 +155,15 @@ pub(super) async fn activate(
     let here = as_it_counts(&wanted, &above);
     let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &here));
     unmarked.and(restored)?;
-    // Whether it counts now as it should is looked at while it is mounted.
-    let (mounted, all) = tokio::join!(mount(zfs, &all, &wanted), datasets(zfs, unit));
-    let all = all?;
+    // What came to count all the same that was not foreseen.
+    let all = datasets(zfs, unit).await?;
     let differs = |s: &&Saved| {
         let now = all.iter().find(|d| d.name == s.dataset).and_then(|d| value(d, &s.property));
         !s.value.is_empty() && !matches!(s.property.as_str(), MOUNTED | "mountpoint") && now != Some(&s.value)
     };
     let set: Vec<Saved> = wanted.iter().filter(differs).map(as_value).collect();
     restore(zfs, &all, &set).await?;
-    mounted?;
+    mount(zfs, &all, &wanted).await?;
     await_devices(zfs, &all, &wanted).await
 }
 
