@@ -5,6 +5,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    slice::Chunks,
     time::Duration,
 };
 
@@ -29,7 +30,7 @@ const NODE_COMES_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked for a node.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Commands over which the datasets of a tree are spread, for each thing that is done to them.
-const COMMANDS_AT_ONCE: usize = 4;
+pub(super) const COMMANDS_AT_ONCE: usize = 4;
 /// Datasets for which a command of its own is worth its process.
 const FEWEST_EACH: usize = 4;
 /// Where udev has its own files, if it runs.
@@ -74,11 +75,8 @@ impl ZfsCommand {
     /// Runs each of these (operation, words) on all of the datasets, several commands at the same time: a command waits for the pool to
     /// write once for each of its datasets, and those that wait together wait for the same writing. All are begun, whichever fails.
     async fn side_by_side(&self, work: &[(String, Vec<String>)], datasets: &[DatasetName]) -> ZfsResult<()> {
-        let share = datasets.len().div_ceil(COMMANDS_AT_ONCE).max(FEWEST_EACH);
-        let shares: Vec<&[DatasetName]> = datasets.chunks(share).collect();
-        let each =
-            work.iter().flat_map(|(operation, words)| shares.iter().map(move |share| (operation, words, *share)));
-        let each = each.map(|(operation, words, share)| async move {
+        let each = work.iter().flat_map(|one| shares(datasets).map(move |share| (one, share)));
+        let each = each.map(|((operation, words), share)| async move {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             for list in argument_lists(&strs(share)) {
                 self.plain(operation, &[&words, list].concat()).await?;
@@ -260,6 +258,11 @@ impl ZfsCommand {
         }
         self.runner.run(&operation, Tool::Zpool, ["sync", checked.pool()]).await?.ok(&operation).map(drop)
     }
+}
+
+/// The names for each of some commands that run at the same time.
+pub(super) fn shares<T>(names: &[T]) -> Chunks<'_, T> {
+    names.chunks(names.len().div_ceil(COMMANDS_AT_ONCE).max(FEWEST_EACH))
 }
 
 /// Waits until something is at `path`; false if it is not in time.

@@ -4,6 +4,8 @@
 //! time ask the same of each. So while a command of a kind runs, what else is asked of that kind gathers, and is asked for by one
 //! command as soon as it has ended. Whoever is alone waits for nobody.
 //!
+//! What waits for the pool waits once for each name, so a large group is shared out to some commands that wait together.
+//!
 //! Invariant: each asker is told what became of its own names, as if it had asked alone. Where a command for several fails in a way
 //! that does not say for which, it is taken apart. Every operation of the port may be repeated, so nothing is done twice.
 
@@ -13,12 +15,16 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::future::join_all;
+use futures_util::{
+    future::join_all,
+    stream::{self, StreamExt},
+};
 use tokio::sync::oneshot;
 
 use super::{
     ZfsCommand, args, argument_lists,
     listing::ignoring,
+    mounts::{COMMANDS_AT_ONCE, shares},
     parse::{self, Values},
     run::error,
 };
@@ -107,47 +113,50 @@ impl ZfsCommand {
         told.await.unwrap_or_else(|_| Err(error("run zfs", Other, "its task ended unexpectedly")))
     }
 
-    async fn serve(&self, kind: &Kind, askers: Vec<Asker>) {
-        let (names, mut tells): (Vec<Vec<String>>, Vec<_>) =
-            askers.into_iter().filter(|a| !a.tell.is_closed()).map(|a| (a.names, a.tell)).unzip();
-        let told = tokio::select! {
-            told = self.for_all(kind, &names) => told,
-            // Nobody waits any more: the command ends, as its asker's own would.
-            _ = join_all(tells.iter_mut().map(oneshot::Sender::closed)) => return,
-        };
-        for (tell, told) in tells.into_iter().zip(told) {
-            let _ = tell.send(told);
-        }
-    }
-
-    /// What each is told, in order.
-    async fn for_all(&self, kind: &Kind, askers: &[Vec<String>]) -> Vec<Told> {
-        if let [one] = askers {
-            return vec![self.do_one(kind, one).await];
-        }
-        let all: BTreeSet<&String> = askers.iter().flatten().collect();
-        let all: Vec<String> = all.into_iter().cloned().collect();
-        match self.do_one(kind, &all).await {
-            Ok(values) => {
-                let of = |names: &Vec<String>| values.iter().filter(|v| names.contains(&v.name)).cloned().collect();
-                askers.iter().map(|names| Ok(of(names))).collect()
-            }
-            Err(_) => {
-                let mut told = Vec::new();
-                for names in askers {
-                    told.push(self.do_one(kind, names).await);
+    async fn serve(&self, kind: &Kind, mut askers: Vec<Asker>) {
+        askers.retain(|asker| !asker.tell.is_closed());
+        if askers.len() > 1 {
+            let all: BTreeSet<&String> = askers.iter().flat_map(|asker| &asker.names).collect();
+            let all: Vec<String> = all.into_iter().cloned().collect();
+            let told = tokio::select! {
+                told = self.do_one(kind, &all) => told,
+                () = all_gone(&mut askers) => return,
+            };
+            if let Ok(values) = told {
+                for Asker { names, tell } in askers {
+                    let of = values.iter().filter(|v| names.contains(&v.name)).cloned().collect();
+                    let _ = tell.send(Ok(of));
                 }
-                told
+                return;
             }
         }
+        // Alone, or taken apart.
+        let each = askers.into_iter().map(|Asker { names, mut tell }| async move {
+            let told = tokio::select! {
+                told = self.do_one(kind, &names) => told,
+                // Its asker's own command would end as well.
+                () = tell.closed() => return,
+            };
+            let _ = tell.send(told);
+        });
+        stream::iter(each).buffer_unordered(COMMANDS_AT_ONCE).collect::<()>().await;
     }
 
     async fn do_one(&self, kind: &Kind, names: &[String]) -> Told {
+        if let Kind::Get { properties, .. } = kind {
+            return self.values_of(properties, names).await;
+        }
+        let all = join_all(shares(names).map(|share| self.change(kind, share))).await;
+        all.into_iter().collect::<ZfsResult<()>>().map(|()| Vec::new())
+    }
+
+    /// By one command for each thing that is changed.
+    async fn change(&self, kind: &Kind, names: &[String]) -> ZfsResult<()> {
         match kind {
-            Kind::Get { properties, .. } => return self.values_of(properties, names).await,
-            Kind::Hold { tag, .. } => self.each("hold", tag, names, &["tag already exists on this dataset"]).await?,
+            Kind::Get { .. } => Ok(()),
+            Kind::Hold { tag, .. } => self.each("hold", tag, names, &["tag already exists on this dataset"]).await,
             Kind::Release { tag, .. } => {
-                self.each("release", tag, names, &["no such tag on this dataset", "does not exist"]).await?;
+                self.each("release", tag, names, &["no such tag on this dataset", "does not exist"]).await
             }
             Kind::Set { properties, .. } => {
                 // One command each: `zfs set` with several does not promise an order.
@@ -162,9 +171,9 @@ impl ZfsCommand {
                         self.zfs(&operation, words).await?.ok(&operation)?;
                     }
                 }
+                Ok(())
             }
         }
-        Ok(Vec::new())
     }
 
     /// These properties of each of these that is there.
@@ -190,6 +199,11 @@ impl ZfsCommand {
         found.iter_mut().for_each(|v| v.properties.retain(|p| properties.contains(&p.name.as_str())));
         Ok(found)
     }
+}
+
+/// Until nobody waits any more.
+async fn all_gone(askers: &mut [Asker]) {
+    join_all(askers.iter_mut().map(|asker| asker.tell.closed())).await;
 }
 
 #[cfg(test)]

@@ -17,11 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Begun, PassReport,
-    ready::{MAX_READY, Open},
-    talk::Talk,
-};
+use super::{Begun, PassReport, ready::Open, talk::Talk};
 use crate::{
     cutover::{
         call::{Seen, final_tag, pass_tag},
@@ -34,7 +30,10 @@ use crate::{
     driver::{DatasetResult, Direction, Report, RunContext, RunOptions, attempt, is_passing, side::Side as Where},
     plan::{EncryptionMode, History},
     session::{client::Client, engine::EngineSession},
-    types::{DatasetName, Failure, FailureClass, Guid, SnapshotTag, content::ContentDigest, listing::DatasetKind},
+    types::{
+        DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag, content::ContentDigest,
+        listing::DatasetKind, transfer::Base,
+    },
     wire::{
         hello::features,
         message::{Reply, Request, RoleOfDataset},
@@ -57,11 +56,12 @@ const LOOKS: u32 = 2;
 /// mounted. Measured with one dataset and with fifty.
 const SOURCE_CHANGES: u32 = 1;
 const TARGET_CHANGES: u32 = 2;
-/// The same of a transfer of next to nothing, until a pass has shown what that costs.
+/// The same of a transfer of next to nothing, which is nearly all done by the target. Until a pass has shown what that costs, the source
+/// stands for it; then it shows how slow the target's disk is.
 const TRANSFER_CHANGES: u32 = 3;
-/// Datasets that are sent at the same time when little is left: each costs a few commands that wait for the pool to write, and those
-/// that wait together wait once.
-const AT_ONCE: usize = MAX_READY;
+/// Datasets that the final sync sends at the same time, at least, when little is left: each costs a few commands that wait for the pool to
+/// write, and those that wait together wait once. More are no faster.
+const AT_ONCE: usize = 16;
 /// Of this much, at most, all may be on its way or waiting in memory at the same time; where more is left, `--jobs` counts.
 const LITTLE_LEFT: u64 = 256 << 20;
 /// Bytes that are sent in no time, also over a long link, so that all of what a pass of so few takes is what any takes.
@@ -76,8 +76,6 @@ const DIALS: u32 = 4;
 struct Measured {
     /// The shortest transfer: what one costs whatever its size.
     least: Option<Duration>,
-    /// A pass has ended.
-    is_warm: bool,
     /// When the last pass' snapshot was taken.
     snapshot_at: Option<Instant>,
     /// Bytes that were left after it.
@@ -131,25 +129,24 @@ impl Worker {
         let all = async {
             let mut kept = self.open.lock().await;
             let open: &Open = self.session(&mut kept).await?;
-            let mut of_each: BTreeMap<Option<DatasetName>, Vec<(Node, Request)>> = BTreeMap::new();
-            for (node, request) in self.owed().iter().cloned() {
-                let dataset = match &request {
-                    Request::Acknowledge { snapshot, .. } => Some(snapshot.dataset()),
-                    _ => None,
-                };
-                of_each.entry(dataset).or_default().push((node, request));
+            let due: Vec<(Node, Request)> = self.owed().iter().cloned().collect();
+            let (mut of_each, mut last) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+            for owed in due {
+                match &owed.1 {
+                    // The origin of a clone is let go of only when it is kept as its own dataset's base.
+                    Request::Acknowledge { snapshot, superseded, .. }
+                        if superseded.iter().all(|base| !is_of_another(base, snapshot)) =>
+                    {
+                        of_each.entry(snapshot.dataset()).or_default().push(owed);
+                    }
+                    _ => last.push(owed),
+                }
             }
             // Of one dataset in their order; those of others at the same time, as they wait for the same disk.
-            let of_each = of_each.into_values().map(|due| async move {
-                for owed in due {
-                    let notes = open.host(owed.0).tell(owed.1.clone()).await?;
-                    notes.iter().for_each(|note| tracing::warn!("{note}"));
-                    self.owed().retain(|other| *other != owed);
-                }
-                Ok::<(), Failure>(())
-            });
+            let of_each = of_each.into_values().map(|due| self.tell(open, due));
             let told: Vec<_> = stream::iter(of_each).buffer_unordered(AT_ONCE).collect().await;
-            told.into_iter().collect::<Result<(), Failure>>()
+            told.into_iter().collect::<Result<(), Failure>>()?;
+            self.tell(open, last).await
         };
         let result = timeout(SETTLE_WITHIN, all).await.unwrap_or_else(|_| Err(internal("it does not answer")));
         if let Err(failure) = result {
@@ -157,6 +154,15 @@ impl Worker {
                 "the source keeps older bases as well, until the next pass or `zmigrate state release --stale`: {failure}"
             );
         }
+    }
+
+    async fn tell(&self, open: &Open, due: Vec<(Node, Request)>) -> Result<(), Failure> {
+        for owed in due {
+            let notes = open.host(owed.0).tell(owed.1.clone()).await?;
+            notes.iter().for_each(|note| tracing::warn!("{note}"));
+            self.owed().retain(|other| *other != owed);
+        }
+        Ok(())
     }
 
     /// Ends the session for transfers.
@@ -225,10 +231,8 @@ impl Worker {
         }
         let report = {
             let mut measured = self.measured();
-            // A first pass says nothing of what a transfer costs whatever its size, unless it is small; nor does one that brings other
-            // snapshots along.
-            let first = !std::mem::replace(&mut measured.is_warm, true) && moved.bytes > SMALL_PASS;
-            if !first && moved.steps <= 1 {
+            // Only what is small shows what a transfer costs whatever its size; and what brings no other snapshots along.
+            if moved.bytes <= SMALL_PASS && moved.steps <= 1 {
                 measured.least = Some(measured.least.map_or(moved.transfers, |least| least.min(moved.transfers)));
             }
             let least = measured.least.unwrap_or(changes * TRANSFER_CHANGES).min(moved.transfers);
@@ -236,7 +240,8 @@ impl Worker {
             tracing::debug!(number, ?took, ?moved, ?least, ?looks, ?changes, ?round_trip, "measured in a pass");
             let fixed = took.saturating_sub(sending).saturating_sub(moved.preparing)
                 + looks * LOOKS
-                + changes * (SOURCE_CHANGES + TARGET_CHANGES)
+                + changes * SOURCE_CHANGES
+                + changes.max(least / TRANSFER_CHANGES) * TARGET_CHANGES
                 + round_trip * QUESTIONS;
             let fixed = fixed.saturating_sub(round_trip * saved);
             // What was written since shows late, when it reaches the disk; so the rate of the last interval counts as well.
@@ -273,7 +278,7 @@ impl Worker {
         self.settle().await;
         let way = if terms.source_at == Node::Peer { self.round_trip().await } else { Duration::ZERO };
         let mut measured = self.measured();
-        if is_owed {
+        if is_owed && self.owed().is_empty() {
             measured.changes = Some(began.elapsed().saturating_sub(way) / steps.max(1));
         }
         measured.changes.unwrap_or_default()
@@ -501,8 +506,8 @@ impl Worker {
             estimates: false,
             snapshot: snapshot.cloned(),
             dry_run: false,
-            jobs: match self.measured().left {
-                Some(..=LITTLE_LEFT) => self.begun.jobs.max(AT_ONCE),
+            jobs: match (snapshot, self.measured().left) {
+                (None, Some(..=LITTLE_LEFT)) => self.begun.jobs.max(AT_ONCE),
                 _ => self.begun.jobs,
             },
             compression: self.begun.compression,
@@ -533,6 +538,11 @@ fn side_by_side(source: &Seen, target: &Seen) -> (Vec<Guid>, Vec<Guid>) {
     let mut places: Vec<&str> = source.guids.iter().map(|(place, _)| place.as_str()).collect();
     places.extend(target.guids.iter().map(|(p, _)| p.as_str()).filter(|p| !source.guids.iter().any(|(q, _)| q == p)));
     (places.iter().map(|p| of(source, p, 0)).collect(), places.iter().map(|p| of(target, p, u64::MAX)).collect())
+}
+
+/// Whether it is the origin of a clone, and a snapshot of another dataset than `snapshot`.
+fn is_of_another(base: &Base, snapshot: &SnapshotName) -> bool {
+    matches!(base, Base::Snapshot(origin) if origin.dataset() != snapshot.dataset())
 }
 
 async fn digest(side: &Where, ask: VerifyAsk) -> Result<ContentDigest, Failure> {

@@ -1,6 +1,8 @@
 //! The target: what is tried before it may be promoted, and what makes it the writable side.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, iter::successors, path::Path};
+
+use futures_util::future::try_join_all;
 
 use super::{
     fence::{await_devices, mount, restore, take_away},
@@ -172,15 +174,12 @@ fn as_value(saved: &Saved) -> Saved {
     Saved { local: Some(saved.value.clone()), received: false, ..saved.clone() }
 }
 
-/// What the roots of the unit inherit, as (root, property) to value: of the parent, where there is one.
+/// What the roots of the unit inherit, as (parent, property) to value.
 async fn above(zfs: &dyn Zfs, unit: &Unit) -> Result<BTreeMap<(DatasetName, String), String>, Failure> {
-    let mut found = BTreeMap::new();
-    for (root, parent) in unit.roots().iter().filter_map(|root| Some((root, root.parent()?))) {
-        for property in zfs.get(parent.as_str(), INHERITED).await? {
-            found.insert((root.clone(), property.name), property.value);
-        }
-    }
-    Ok(found)
+    let parents: Vec<DatasetName> = unit.roots().iter().filter_map(DatasetName::parent).collect();
+    let asked = try_join_all(parents.iter().map(|parent| zfs.get(parent.as_str(), INHERITED))).await?;
+    let each = parents.iter().zip(asked);
+    Ok(each.flat_map(|(at, all)| all.into_iter().map(move |p| ((at.clone(), p.name), p.value))).collect())
 }
 
 /// What the source inherited, the target inherits from other parents: where that makes a difference, the value is set instead.
@@ -193,8 +192,8 @@ fn as_it_counts(wanted: &[Saved], above: &BTreeMap<(DatasetName, String), String
     for saved in sorted {
         let is_inherited = saved.local.is_none() && !saved.received && INHERITED.contains(&saved.property.as_str());
         let key = (saved.dataset.clone(), saved.property.clone());
-        let parent = saved.dataset.parent().map(|parent| (parent, saved.property.clone()));
-        let comes_down = counts.get(&key).or_else(|| counts.get(&parent?));
+        let mut above = successors(Some(saved.dataset.clone()), DatasetName::parent);
+        let comes_down = above.find_map(|at| counts.get(&(at, saved.property.clone())));
         let differs = is_inherited && !saved.value.is_empty() && comes_down.is_some_and(|value| *value != saved.value);
         here.push(if differs { as_value(saved) } else { saved.clone() });
         counts.insert(key, saved.value.clone());
