@@ -46,8 +46,8 @@ pub const SECOND_STREAM_AFTER: u64 = 32 << 20;
 /// Transfers of all sessions of a process together. 64 with full windows are 4 GiB on paper; as each takes two of the
 /// runtime's 512 blocking threads, they cannot starve each other.
 pub const MAX_TRANSFERS_IN_ALL: usize = 64;
-/// Listings of one pool that are made at the same time; each may take some hundred megabytes while it is parsed. A pool that hangs
-/// keeps its own places, and no others.
+/// Listings of one pool that are made at the same time, of two commands each, whose outputs of a million snapshots are some hundred megabytes
+/// together while they are parsed. A pool that hangs keeps its own places, and no others.
 pub const MAX_LISTINGS_AT_A_TIME: usize = 2;
 /// Targets that one session may hold.
 pub const MAX_LOCKS: usize = 16;

@@ -107,6 +107,19 @@ pub struct Seen {
     pub volumes: Vec<String>,
 }
 
+impl Seen {
+    /// The GUIDs of both sides in the order of this one; where one is missing, something that equals nothing on the other.
+    pub fn beside(&self, target: &Seen) -> (Vec<Guid>, Vec<Guid>) {
+        let of = |seen: &Seen, place: &str, none: u64| {
+            let found = seen.guids.iter().find(|(at, _)| at == place);
+            found.and_then(|(_, guid)| *guid).unwrap_or(Guid(none))
+        };
+        let mut places: Vec<&str> = self.guids.iter().map(|(place, _)| place.as_str()).collect();
+        places.extend(target.guids.iter().map(|(p, _)| p.as_str()).filter(|p| !self.guids.iter().any(|(q, _)| q == p)));
+        (places.iter().map(|p| of(self, p, 0)).collect(), places.iter().map(|p| of(target, p, u64::MAX)).collect())
+    }
+}
+
 /// A host's part in the moves of a unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {

@@ -1,7 +1,7 @@
 //! What makes a dataset usable or unusable on this host: mounts, devices, and properties of many datasets at once.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::ErrorKind,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use rustix::fs::{FlockOperation, flock};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -27,6 +28,10 @@ use crate::{
 const NODE_GOES_WITHIN: Duration = Duration::from_secs(10);
 /// How long one may take to come: udev makes it when the kernel has. Short, for where none comes nobody writes meanwhile.
 const NODE_COMES_WITHIN: Duration = Duration::from_secs(5);
+/// A directory that is there wherever zfs-fuse runs: who has its lock may mount.
+const MOUNT_TURNS: &str = "/etc/zfs";
+/// How long somebody else's mount is waited for.
+const TURN_COMES_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked for a node.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Commands over which the datasets of a tree are spread, for each thing that is done to them.
@@ -209,10 +214,30 @@ impl ZfsCommand {
     }
 
     pub(super) async fn mount_one(&self, dataset: &DatasetName) -> ZfsResult<()> {
+        let _turn = self.mounts_in_turn().await?;
         match self.plain(&format!("mount {dataset}"), &["mount", dataset.as_str()]).await {
             Err(e) if e.detail.contains("filesystem already mounted") => Ok(()),
             other => other,
         }
+    }
+
+    /// Where something is mounted, one at a time on the whole host: a daemon of zfs-fuse to which two mounts are handed at once may
+    /// never answer for one of them, and whoever looks at that hangs. Gives up waiting after a while, as whoever mounts may hang itself.
+    pub(super) async fn mounts_in_turn(&self) -> ZfsResult<Option<File>> {
+        if self.tools().await?.exact_list {
+            return Ok(None);
+        }
+        // One for all processes and users, as the daemon is.
+        let Ok(turn) = File::open(Path::new(MOUNT_TURNS)) else { return Ok(None) };
+        let since = Instant::now();
+        while flock(&turn, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if since.elapsed() > TURN_COMES_WITHIN {
+                tracing::warn!("another process mounts something for longer than {} s", TURN_COMES_WITHIN.as_secs());
+                break;
+            }
+            sleep(LOOK_EVERY / 4).await;
+        }
+        Ok(Some(turn))
     }
 
     pub(super) async fn close_device(&self, dataset: &DatasetName) -> ZfsResult<()> {

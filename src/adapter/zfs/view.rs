@@ -182,7 +182,9 @@ impl HostViews {
             (DatasetKind::Filesystem, Some(_)) => {
                 let at = record.at.display();
                 let more = [format!("mountpoint={at}"), "setuid=off".into(), "exec=off".into(), "devices=off".into()];
+                let turn = self.zfs.mounts_in_turn().await?;
                 self.clone(operation, snapshot, record, &more).await?;
+                drop(turn);
                 // Otherwise an empty directory would be compared.
                 if !is_mounted(&record.at) {
                     return Err(error(operation, ZfsErrorKind::Other, format!("nothing is mounted at {at}")));

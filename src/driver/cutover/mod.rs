@@ -13,11 +13,13 @@
 mod home;
 mod ledger;
 mod notice;
+mod owed;
 mod passes;
 mod ready;
 mod standing;
 mod survey;
 mod talk;
+mod times;
 mod work;
 
 use std::{sync::Arc, time::Duration};

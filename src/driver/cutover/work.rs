@@ -1,23 +1,21 @@
 //! The work across both hosts: passes, the final sync, and the look at both sides before the promotion.
 //!
 //! A pass takes the same way as the final sync, over a session that stays open, so what it measures is what the outage will
-//! cost; what only the outage has is made up from how long one `zfs` command takes at each side.
+//! cost; times.rs makes up what only the outage has.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::stream::{self, StreamExt};
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Begun, PassReport, ready::Open, talk::Talk};
+use super::{Begun, PassReport, owed::Owed, ready::Open, talk::Talk, times::Times};
 use crate::{
     cutover::{
         call::{Seen, final_tag, pass_tag},
@@ -30,10 +28,7 @@ use crate::{
     driver::{DatasetResult, Direction, Report, RunContext, RunOptions, attempt, is_passing, side::Side as Where},
     plan::{EncryptionMode, History},
     session::{client::Client, engine::EngineSession},
-    types::{
-        DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag, content::ContentDigest,
-        listing::DatasetKind, transfer::Base,
-    },
+    types::{DatasetName, Failure, FailureClass, Guid, SnapshotTag, content::ContentDigest, listing::DatasetKind},
     wire::{
         hello::features,
         message::{Reply, Request, RoleOfDataset},
@@ -49,32 +44,15 @@ const HELD_PASSES: Duration = Duration::from_secs(10);
 /// How long a source may take to be told what it is owed.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Looks at the whole unit that an outage has beside a pass, on each side: before and after something is done to it.
-const LOOKS: u32 = 2;
-/// How often an outage does to each dataset what compares with keeping its base, which is done after a pass: each takes some commands that
-/// wait for the disk. At the source it is unmounted, and three properties are set; at the target it is marked, five are set back, and it is
-/// mounted. Measured with one dataset and with fifty.
-const SOURCE_CHANGES: u32 = 1;
-const TARGET_CHANGES: u32 = 2;
-/// The same of a transfer of next to nothing, which is nearly all done by the target. Until a pass has shown what that costs, the source
-/// stands for it; then it shows how slow the target's disk is.
-const TRANSFER_CHANGES: u32 = 3;
 /// Datasets that the final sync sends at the same time, at least, when little is left: each costs a few commands that wait for the pool to
 /// write, and those that wait together wait once. More are no faster.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 /// Of this much, at most, all may be on its way or waiting in memory at the same time; where more is left, `--jobs` counts.
 const LITTLE_LEFT: u64 = 256 << 20;
-/// Bytes that are sent in no time, also over a long link, so that all of what a pass of so few takes is what any takes.
-const SMALL_PASS: u64 = 64 << 10;
-/// Round trips of an outage that a pass does not have: the look at both sides, the promotion, the word that it is active.
-const QUESTIONS: u32 = 3;
-/// Round trips of a pass that an outage does not have, because its channels are connected before: opening the receive, TCP, TLS, hello.
-const DIALS: u32 = 4;
-
 /// What was measured of the passes so far.
 #[derive(Default)]
 struct Measured {
-    /// The shortest transfer: what one costs whatever its size.
+    /// What a transfer costs whatever its size, as far as it is known.
     least: Option<Duration>,
     /// When the last pass' snapshot was taken.
     snapshot_at: Option<Instant>,
@@ -95,15 +73,15 @@ pub struct Worker {
     talk: Arc<Talk>,
     begun: Begun,
     open: AsyncMutex<Option<Open>>,
-    /// What a source is to be told, in this order.
-    owed: Mutex<VecDeque<(Node, Request)>>,
+    /// What a source is to be told.
+    owed: Owed,
     measured: Mutex<Measured>,
     hurry: Notify,
 }
 
 impl Worker {
     pub fn new(context: Arc<RunContext>, talk: Arc<Talk>, begun: Begun) -> Worker {
-        let (measured, owed) = (Mutex::default(), Mutex::default());
+        let (measured, owed) = (Mutex::default(), Owed::default());
         Worker { context, talk, begun, open: AsyncMutex::new(None), owed, measured, hurry: Notify::new() }
     }
 
@@ -116,37 +94,16 @@ impl Worker {
         self.measured().report.take()
     }
 
-    fn owed(&self) -> std::sync::MutexGuard<'_, VecDeque<(Node, Request)>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Tells the source what it is owed: which snapshot is the base now, and what it can let go of. Until then it keeps the older
     /// one as well.
     pub async fn settle(&self) {
-        if self.owed().is_empty() {
+        if self.owed.is_empty() {
             return;
         }
         let all = async {
             let mut kept = self.open.lock().await;
             let open: &Open = self.session(&mut kept).await?;
-            let due: Vec<(Node, Request)> = self.owed().iter().cloned().collect();
-            let (mut of_each, mut last) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
-            for owed in due {
-                match &owed.1 {
-                    // The origin of a clone is let go of only when it is kept as its own dataset's base.
-                    Request::Acknowledge { snapshot, superseded, .. }
-                        if superseded.iter().all(|base| !is_of_another(base, snapshot)) =>
-                    {
-                        of_each.entry(snapshot.dataset()).or_default().push(owed);
-                    }
-                    _ => last.push(owed),
-                }
-            }
-            // Of one dataset in their order; those of others at the same time, as they wait for the same disk.
-            let of_each = of_each.into_values().map(|due| self.tell(open, due));
-            let told: Vec<_> = stream::iter(of_each).buffer_unordered(AT_ONCE).collect().await;
-            told.into_iter().collect::<Result<(), Failure>>()?;
-            self.tell(open, last).await
+            self.owed.tell_all(open).await
         };
         let result = timeout(SETTLE_WITHIN, all).await.unwrap_or_else(|_| Err(internal("it does not answer")));
         if let Err(failure) = result {
@@ -154,15 +111,6 @@ impl Worker {
                 "the source keeps older bases as well, until the next pass or `zmigrate state release --stale`: {failure}"
             );
         }
-    }
-
-    async fn tell(&self, open: &Open, due: Vec<(Node, Request)>) -> Result<(), Failure> {
-        for owed in due {
-            let notes = open.host(owed.0).tell(owed.1.clone()).await?;
-            notes.iter().for_each(|note| tracing::warn!("{note}"));
-            self.owed().retain(|other| *other != owed);
-        }
-        Ok(())
     }
 
     /// Ends the session for transfers.
@@ -221,29 +169,30 @@ impl Worker {
         let round_trip = self.round_trip().await;
         let looks = looked.elapsed().saturating_sub(round_trip);
         self.talk.tidy(terms, &[self.begun.id], &tag).await;
-        let mut saved = 0;
+        let mut is_prepared = false;
         if let Some(open) = self.open.lock().await.as_mut() {
             tokio::select! {
                 () = open.get_ready(terms, held) => {}
                 () = stop.cancelled() => {}
             }
-            saved = if open.client.has(features::PREPARE) && moved.bytes > 0 { DIALS } else { 0 };
+            is_prepared = open.client.has(features::PREPARE);
         }
         let report = {
             let mut measured = self.measured();
-            // Only what is small shows what a transfer costs whatever its size; and what brings no other snapshots along.
-            if moved.bytes <= SMALL_PASS && moved.steps <= 1 {
-                measured.least = Some(measured.least.map_or(moved.transfers, |least| least.min(moved.transfers)));
-            }
-            let least = measured.least.unwrap_or(changes * TRANSFER_CHANGES).min(moved.transfers);
-            let sending = moved.transfers - least;
-            tracing::debug!(number, ?took, ?moved, ?least, ?looks, ?changes, ?round_trip, "measured in a pass");
-            let fixed = took.saturating_sub(sending).saturating_sub(moved.preparing)
-                + looks * LOOKS
-                + changes * SOURCE_CHANGES
-                + changes.max(least / TRANSFER_CHANGES) * TARGET_CHANGES
-                + round_trip * QUESTIONS;
-            let fixed = fixed.saturating_sub(round_trip * saved);
+            let times = Times {
+                bytes: moved.bytes,
+                steps: moved.steps,
+                datasets: source.guids.len(),
+                took,
+                transfers: moved.transfers,
+                preparing: moved.preparing,
+                looks,
+                changes,
+                round_trip,
+                is_prepared,
+            };
+            let (sending, fixed) = times.costs(&mut measured.least);
+            tracing::debug!(number, ?times, ?sending, ?fixed, "measured in a pass");
             // What was written since shows late, when it reaches the disk; so the rate of the last interval counts as well.
             let interval = previous.map(|p| began.duration_since(p)).filter(|i| !i.is_zero());
             let rate = interval.map_or(0.0, |i| moved.bytes as f64 / i.as_secs_f64());
@@ -273,12 +222,12 @@ impl Worker {
 
     /// Tells the source what it is owed, and says how long it took to change something there in that way.
     async fn keep_bases(&self, terms: &Terms, steps: u32) -> Duration {
-        let is_owed = !self.owed().is_empty();
+        let is_owed = !self.owed.is_empty();
         let began = Instant::now();
         self.settle().await;
         let way = if terms.source_at == Node::Peer { self.round_trip().await } else { Duration::ZERO };
         let mut measured = self.measured();
-        if is_owed && self.owed().is_empty() {
+        if is_owed && self.owed.is_empty() {
             measured.changes = Some(began.elapsed().saturating_sub(way) / steps.max(1));
         }
         measured.changes.unwrap_or_default()
@@ -320,7 +269,7 @@ impl Worker {
             equal = self.contents_are_equal(terms, &tag, &source).await?;
             means = Means::Content;
         }
-        let (source, target) = side_by_side(&source, &target);
+        let (source, target) = source.beside(&target);
         Ok(Proof { fence, written, source: source.into(), target: target.into(), means, equal })
     }
 
@@ -448,7 +397,7 @@ impl Worker {
         };
         let owed =
             ready.owed.iter().flat_map(|owed| mem::take(&mut *owed.lock().unwrap_or_else(PoisonError::into_inner)));
-        self.owed().extend(owed.map(|request| (terms.source_at, request)));
+        self.owed.extend(owed.map(|request| (terms.source_at, request)));
         let failed = outcome.and_then(|()| match report.failures().next() {
             Some(failure) => Err(failure.clone()),
             None => Ok(()),
@@ -517,7 +466,7 @@ impl Worker {
 }
 
 /// What a transfer of the whole unit came to.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Moved {
     bytes: u64,
     wire_bytes: u64,
@@ -527,22 +476,6 @@ struct Moved {
     compared: bool,
     /// Those of the dataset that took most: more than one where other snapshots came along.
     steps: u32,
-}
-
-/// The GUIDs of both sides in the order of the source; where one is missing, something that equals nothing on the other.
-fn side_by_side(source: &Seen, target: &Seen) -> (Vec<Guid>, Vec<Guid>) {
-    let of = |seen: &Seen, place: &str, none: u64| {
-        let found = seen.guids.iter().find(|(at, _)| at == place);
-        found.and_then(|(_, guid)| *guid).unwrap_or(Guid(none))
-    };
-    let mut places: Vec<&str> = source.guids.iter().map(|(place, _)| place.as_str()).collect();
-    places.extend(target.guids.iter().map(|(p, _)| p.as_str()).filter(|p| !source.guids.iter().any(|(q, _)| q == p)));
-    (places.iter().map(|p| of(source, p, 0)).collect(), places.iter().map(|p| of(target, p, u64::MAX)).collect())
-}
-
-/// Whether it is the origin of a clone, and a snapshot of another dataset than `snapshot`.
-fn is_of_another(base: &Base, snapshot: &SnapshotName) -> bool {
-    matches!(base, Base::Snapshot(origin) if origin.dataset() != snapshot.dataset())
 }
 
 async fn digest(side: &Where, ask: VerifyAsk) -> Result<ContentDigest, Failure> {

@@ -200,3 +200,49 @@ fn as_it_counts(wanted: &[Saved], above: &BTreeMap<(DatasetName, String), String
     }
     here
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(dataset: &str, property: &str, local: Option<&str>, value: &str) -> Saved {
+        let local = local.map(str::to_owned);
+        let (property, value) = (property.to_owned(), value.to_owned());
+        Saved { dataset: dataset.parse().unwrap(), property, local, value, received: false }
+    }
+
+    /// What each of these is set to; `None` where it is inherited.
+    fn set(wanted: &[Saved], above: &[(&str, &str, &str)]) -> Vec<Option<String>> {
+        let above = above
+            .iter()
+            .map(|(at, property, value)| ((at.parse().unwrap(), (*property).to_owned()), (*value).to_owned()));
+        let here = as_it_counts(wanted, &above.collect());
+        let of = |s: &Saved| here.iter().find(|h| h.dataset == s.dataset && h.property == s.property);
+        wanted.iter().map(|s| of(s).unwrap().local.clone()).collect()
+    }
+
+    #[test]
+    fn what_would_be_inherited_otherwise_is_set_where_it_begins() {
+        // The source inherits `off`, and the target's parent says `on`: only the root differs, the rest inherits from it.
+        let wanted = [
+            saved("t/in/a", "readonly", None, "off"),
+            saved("t/in/a/b", "readonly", None, "off"),
+            saved("t/in/a/c", "readonly", Some("on"), "on"),
+            saved("t/in/a/c/d", "readonly", None, "on"),
+        ];
+        let told = set(&wanted, &[("t/in", "readonly", "on")]);
+        assert_eq!(told, [Some("off".to_owned()), None, Some("on".to_owned()), None]);
+        assert_eq!(set(&wanted[..2], &[("t/in", "readonly", "off")]), [None, None]);
+    }
+
+    #[test]
+    fn what_lies_in_between_without_a_value_of_its_own_hands_it_down() {
+        // Filesystems bear no note of what volumes have.
+        let wanted = [saved("t/in/a", "readonly", None, "off"), saved("t/in/a/b/v", "volmode", None, "default")];
+        let told = set(&wanted, &[("t/in", "volmode", "none"), ("t/in", "readonly", "off")]);
+        assert_eq!(told, [None, Some("default".to_owned())]);
+        // What nothing is known of is inherited, and looked at afterwards; so is what no dataset inherits.
+        assert_eq!(set(&[saved("t/a", "canmount", None, "on")], &[("t", "canmount", "off")]), [None]);
+        assert_eq!(set(&[saved("t", "exec", None, "on")], &[]), [None]);
+    }
+}

@@ -1,0 +1,121 @@
+//! What an outage would cost, by what a pass measured: a pass takes the way of the final sync, and what only the outage has is made up
+//! from things like it.
+
+use std::time::Duration;
+
+/// Looks at the whole unit that an outage has beside a pass, on each side: before and after something is done to it.
+const LOOKS: u32 = 2;
+/// How often an outage does to each dataset what compares with keeping its base, which is done after a pass: each takes some commands that
+/// wait for the disk. At the source it is unmounted, and three properties are set. Measured, as the next two are.
+const SOURCE_CHANGES: u32 = 1;
+/// At the target it is marked, up to five properties are set back, and it is mounted: of one dataset, and of each of several, which are
+/// mounted one after the other, while bases are kept at the same time.
+const TARGET_CHANGES: (u32, u32) = (1, 3);
+/// The same of a transfer of next to nothing, which is nearly all done by the target. Until a pass has shown what that costs, the source
+/// stands for it; then it shows how slow the target's disk is.
+const TRANSFER_CHANGES: u32 = 3;
+/// Bytes that are sent in no time, also over a long link, so that all of what a pass of so few takes is what any takes.
+const SMALL_PASS: u64 = 64 << 10;
+/// Round trips of an outage that a pass does not have: the look at both sides, the promotion, the word that it is active.
+const QUESTIONS: u32 = 3;
+/// Round trips of a pass that an outage does not have, because its channels are connected before: opening the receive, TCP, TLS, hello.
+const DIALS: u32 = 4;
+
+/// What was measured in one pass, and after it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Of all streams.
+    pub bytes: u64,
+    /// Those of the dataset that took most: more than one where other snapshots came along.
+    pub steps: u32,
+    /// In the unit.
+    pub datasets: usize,
+    /// The whole pass, from before its snapshot.
+    pub took: Duration,
+    /// Of that, while datasets were worked off.
+    pub transfers: Duration,
+    /// Of that, for what an outage does not need, as it is done before.
+    pub preparing: Duration,
+    /// A look at both sides, without its way.
+    pub looks: Duration,
+    /// Keeping the bases of all datasets, without its way.
+    pub changes: Duration,
+    /// To the peer.
+    pub round_trip: Duration,
+    /// The outage finds its channels connected.
+    pub is_prepared: bool,
+}
+
+impl Times {
+    /// What depends on the bytes, and what an outage costs beside that. `least` is what a transfer costs whatever its size, as the passes
+    /// before showed it, and shows it for those that follow.
+    pub fn costs(&self, least: &mut Option<Duration>) -> (Duration, Duration) {
+        // Only what is small shows it, and what brings no other snapshots along.
+        if self.bytes <= SMALL_PASS && self.steps <= 1 {
+            *least = Some(least.map_or(self.transfers, |least| least.min(self.transfers)));
+        }
+        let least = least.unwrap_or(self.changes * TRANSFER_CHANGES).min(self.transfers);
+        let sending = self.transfers - least;
+        let at_target = if self.datasets == 1 { TARGET_CHANGES.0 } else { TARGET_CHANGES.1 };
+        let fixed = self.took.saturating_sub(sending).saturating_sub(self.preparing)
+            + self.looks * LOOKS
+            + self.changes * SOURCE_CHANGES
+            + self.changes.max(least / TRANSFER_CHANGES) * at_target
+            + self.round_trip * QUESTIONS;
+        let saved = if self.is_prepared && self.bytes > 0 { DIALS } else { 0 };
+        (sending, fixed.saturating_sub(self.round_trip * saved))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn pass(bytes: u64, transfers: u32) -> Times {
+        Times {
+            bytes,
+            steps: 1,
+            datasets: 1,
+            took: MS * (transfers + 20),
+            transfers: MS * transfers,
+            preparing: MS * 5,
+            looks: MS * 10,
+            changes: MS * 12,
+            round_trip: Duration::ZERO,
+            is_prepared: true,
+        }
+    }
+
+    /// A fixed cost of the length of a transfer would stay the largest for many passes, and the cutover never become ready.
+    #[test]
+    fn no_large_pass_is_a_fixed_cost() {
+        let mut least = None;
+        for bytes in [20 << 30, 5 << 30, 5 << 30] {
+            let (sending, fixed) = pass(bytes, 50_000).costs(&mut least);
+            assert!(sending > MS * 49_900 && fixed < MS * 200, "{sending:?} {fixed:?}");
+        }
+        // A small one shows what a transfer costs; what is beyond that depends on the bytes.
+        assert_eq!(pass(1000, 60).costs(&mut least).0, Duration::ZERO);
+        assert_eq!(least, Some(MS * 60));
+        assert_eq!(pass(1 << 20, 90).costs(&mut least).0, MS * 30);
+        // So does not one that brought five snapshots along.
+        assert_eq!(Times { steps: 5, ..pass(1000, 300) }.costs(&mut least).0, MS * 240);
+        assert_eq!(least, Some(MS * 60));
+    }
+
+    #[test]
+    fn an_outage_has_what_a_pass_has_and_more() {
+        let mut least = None;
+        let one = pass(1000, 60).costs(&mut least).1;
+        // Of 80 ms 5 are done before; two looks, a change of 12 ms at the source, and one of 20 ms, a third of a transfer, at the target.
+        assert_eq!(one, MS * (75 + 20 + 12 + 20));
+        let tree = Times { datasets: 50, ..pass(1000, 60) }.costs(&mut least).1;
+        assert_eq!(tree, one + MS * 40);
+        // Over a link of 100 ms its dials are saved, as it finds its channels connected.
+        let far = Times { round_trip: MS * 100, took: MS * 1000, ..pass(1000, 60) };
+        let (prepared, not) = (far.costs(&mut least).1, Times { is_prepared: false, ..far }.costs(&mut least).1);
+        assert_eq!(not - prepared, MS * 100 * DIALS);
+    }
+}
