@@ -31,7 +31,7 @@ pub mod view;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -62,6 +62,8 @@ pub struct ZfsCommand {
     tools: Arc<OnceCell<Mutex<Arc<Tools>>>>,
     pools: Arc<Mutex<HashMap<String, (Instant, Capabilities)>>>,
     together: Arc<Together>,
+    /// Mounts do not wait for each other any more, see `mounts_in_turn`.
+    no_turns: Arc<AtomicBool>,
 }
 
 impl Default for ZfsCommand {
@@ -74,7 +76,13 @@ impl ZfsCommand {
     /// Runs these two programs. A bare name is looked up in the system's usual directories.
     pub fn new(zfs: PathBuf, zpool: PathBuf) -> Self {
         let runner = Arc::new(Runner::new(zfs, zpool));
-        Self { runner, tools: Arc::default(), pools: Arc::default(), together: Arc::default() }
+        Self {
+            runner,
+            tools: Arc::default(),
+            pools: Arc::default(),
+            together: Arc::default(),
+            no_turns: Arc::default(),
+        }
     }
 
     /// How many `zfs` and `zpool` processes this value has started.

@@ -6,11 +6,15 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     slice::Chunks,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -227,15 +231,23 @@ impl ZfsCommand {
         if self.tools().await?.exact_list {
             return Ok(None);
         }
-        // One for all processes and users, as the daemon is.
+        // One for all processes and users, as the daemon is. Who waited in vain once goes on without.
         let Ok(turn) = File::open(Path::new(MOUNT_TURNS)) else { return Ok(None) };
         let since = Instant::now();
-        while flock(&turn, FlockOperation::NonBlockingLockExclusive).is_err() {
-            if since.elapsed() > TURN_COMES_WITHIN {
-                tracing::warn!("another process mounts something for longer than {} s", TURN_COMES_WITHIN.as_secs());
-                break;
+        while !self.no_turns.load(Ordering::Relaxed) {
+            match flock(&turn, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK | Errno::INTR) if since.elapsed() < TURN_COMES_WITHIN => {
+                    sleep(LOOK_EVERY / 4).await
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    tracing::warn!(
+                        "another process mounts something for longer than {} s",
+                        TURN_COMES_WITHIN.as_secs()
+                    );
+                    self.no_turns.store(true, Ordering::Relaxed);
+                }
+                _ => break,
             }
-            sleep(LOOK_EVERY / 4).await;
         }
         Ok(Some(turn))
     }

@@ -119,7 +119,7 @@ impl ZfsCommand {
             let all: BTreeSet<&String> = askers.iter().flat_map(|asker| &asker.names).collect();
             let all: Vec<String> = all.into_iter().cloned().collect();
             let told = tokio::select! {
-                told = self.do_one(kind, &all) => told,
+                told = self.do_all(kind, &all) => told,
                 () = all_gone(&mut askers) => return,
             };
             if let Ok(values) = told {
@@ -142,21 +142,22 @@ impl ZfsCommand {
         stream::iter(each).buffer_unordered(COMMANDS_AT_ONCE).collect::<()>().await;
     }
 
-    async fn do_one(&self, kind: &Kind, names: &[String]) -> Told {
-        if let Kind::Get { properties, .. } = kind {
-            return self.values_of(properties, names).await;
+    /// For several askers: what waits for the pool by some commands side by side.
+    async fn do_all(&self, kind: &Kind, names: &[String]) -> Told {
+        if let Kind::Get { .. } = kind {
+            return self.do_one(kind, names).await;
         }
-        let all = join_all(shares(names).map(|share| self.change(kind, share))).await;
-        all.into_iter().collect::<ZfsResult<()>>().map(|()| Vec::new())
+        let all = join_all(shares(names).map(|share| self.do_one(kind, share))).await;
+        all.into_iter().collect::<ZfsResult<Vec<_>>>().map(|all| all.concat())
     }
 
-    /// By one command for each thing that is changed.
-    async fn change(&self, kind: &Kind, names: &[String]) -> ZfsResult<()> {
+    /// By one command, for each thing that is changed.
+    async fn do_one(&self, kind: &Kind, names: &[String]) -> Told {
         match kind {
-            Kind::Get { .. } => Ok(()),
-            Kind::Hold { tag, .. } => self.each("hold", tag, names, &["tag already exists on this dataset"]).await,
+            Kind::Get { properties, .. } => return self.values_of(properties, names).await,
+            Kind::Hold { tag, .. } => self.each("hold", tag, names, &["tag already exists on this dataset"]).await?,
             Kind::Release { tag, .. } => {
-                self.each("release", tag, names, &["no such tag on this dataset", "does not exist"]).await
+                self.each("release", tag, names, &["no such tag on this dataset", "does not exist"]).await?;
             }
             Kind::Set { properties, .. } => {
                 // One command each: `zfs set` with several does not promise an order.
@@ -171,9 +172,9 @@ impl ZfsCommand {
                         self.zfs(&operation, words).await?.ok(&operation)?;
                     }
                 }
-                Ok(())
             }
         }
+        Ok(Vec::new())
     }
 
     /// These properties of each of these that is there.

@@ -10,6 +10,7 @@
 //! Invariant: nothing that follows from a record is begun before it is on disk; if it cannot be written, this ends. Whoever
 //! leads next reads the ledger, and asks again what was asked last.
 
+mod content;
 mod home;
 mod ledger;
 mod notice;

@@ -1,7 +1,7 @@
 //! What a source is told when there is time for it: which snapshot of each dataset is the base now, and what it can let go of.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -38,14 +38,18 @@ impl Owed {
     pub async fn tell_all(&self, open: &Open) -> Result<(), Failure> {
         let due: Vec<(Node, Request)> = self.queue().iter().cloned().collect();
         let (mut of_each, mut last) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+        // The origin of a clone is let go of only when it is kept as its own dataset's base; and what follows of the clone comes after that.
+        let mut waits = BTreeSet::new();
         for owed in due {
             match &owed.1 {
-                Request::Acknowledge { snapshot, superseded, .. }
-                    if superseded.iter().all(|base| !is_of_another(base, snapshot)) =>
-                {
-                    of_each.entry(snapshot.dataset()).or_default().push(owed);
+                Request::Acknowledge { snapshot, superseded, .. } => {
+                    let dataset = snapshot.dataset();
+                    if superseded.iter().any(|base| is_of_another(base, snapshot)) {
+                        waits.insert(dataset.clone());
+                    }
+                    let list = if waits.contains(&dataset) { &mut last } else { of_each.entry(dataset).or_default() };
+                    list.push(owed);
                 }
-                // The origin of a clone is let go of only when it is kept as its own dataset's base.
                 _ => last.push(owed),
             }
         }

@@ -16,6 +16,9 @@ const TARGET_CHANGES: (u32, u32) = (1, 3);
 const TRANSFER_CHANGES: u32 = 3;
 /// Bytes that are sent in no time, also over a long link, so that all of what a pass of so few takes is what any takes.
 const SMALL_PASS: u64 = 64 << 10;
+/// What more bytes than that show of it depends on the rate, so it counts only up to this many, and if they explain a quarter of the time at
+/// most.
+const MEDIUM_PASS: u64 = 16 << 20;
 /// Round trips of an outage that a pass does not have: the look at both sides, the promotion, the word that it is active.
 const QUESTIONS: u32 = 3;
 /// Round trips of a pass that an outage does not have, because its channels are connected before: opening the receive, TCP, TLS, hello.
@@ -46,15 +49,38 @@ pub(super) struct Times {
     pub is_prepared: bool,
 }
 
-impl Times {
-    /// What depends on the bytes, and what an outage costs beside that. `least` is what a transfer costs whatever its size, as the passes
-    /// before showed it, and shows it for those that follow.
-    pub fn costs(&self, least: &mut Option<Duration>) -> (Duration, Duration) {
-        // Only what is small shows it, and what brings no other snapshots along.
-        if self.bytes <= SMALL_PASS && self.steps <= 1 {
-            *least = Some(least.map_or(self.transfers, |least| least.min(self.transfers)));
+/// What passes have shown of those that follow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known {
+    /// What a transfer costs whatever its size.
+    least: Option<Duration>,
+    /// The highest rate of a pass, in bytes per second.
+    rate: f64,
+}
+
+impl Known {
+    fn learn(&mut self, pass: &Times) {
+        let seconds = pass.transfers.as_secs_f64();
+        if seconds > 0.0 {
+            self.rate = self.rate.max(pass.bytes as f64 / seconds);
         }
-        let least = least.unwrap_or(self.changes * TRANSFER_CHANGES).min(self.transfers);
+        // What brings other snapshots along shows nothing of one transfer.
+        if pass.steps > 1 {
+            return;
+        }
+        let of_bytes = if pass.bytes <= SMALL_PASS { 0.0 } else { pass.bytes as f64 / self.rate.max(1.0) };
+        if pass.bytes <= MEDIUM_PASS && of_bytes <= seconds / 4.0 {
+            let rest = pass.transfers.saturating_sub(Duration::try_from_secs_f64(of_bytes).unwrap_or_default());
+            self.least = Some(self.least.map_or(rest, |least| least.min(rest)));
+        }
+    }
+}
+
+impl Times {
+    /// What depends on the bytes, and what an outage costs beside that.
+    pub fn costs(&self, known: &mut Known) -> (Duration, Duration) {
+        known.learn(self);
+        let least = known.least.unwrap_or(self.changes * TRANSFER_CHANGES).min(self.transfers);
         let sending = self.transfers - least;
         let at_target = if self.datasets == 1 { TARGET_CHANGES.0 } else { TARGET_CHANGES.1 };
         let fixed = self.took.saturating_sub(sending).saturating_sub(self.preparing)
@@ -91,31 +117,44 @@ mod tests {
     /// A fixed cost of the length of a transfer would stay the largest for many passes, and the cutover never become ready.
     #[test]
     fn no_large_pass_is_a_fixed_cost() {
-        let mut least = None;
+        let mut known = Known::default();
         for bytes in [20 << 30, 5 << 30, 5 << 30] {
-            let (sending, fixed) = pass(bytes, 50_000).costs(&mut least);
+            let (sending, fixed) = pass(bytes, 50_000).costs(&mut known);
             assert!(sending > MS * 49_900 && fixed < MS * 200, "{sending:?} {fixed:?}");
         }
         // A small one shows what a transfer costs; what is beyond that depends on the bytes.
-        assert_eq!(pass(1000, 60).costs(&mut least).0, Duration::ZERO);
-        assert_eq!(least, Some(MS * 60));
-        assert_eq!(pass(1 << 20, 90).costs(&mut least).0, MS * 30);
-        // So does not one that brought five snapshots along.
-        assert_eq!(Times { steps: 5, ..pass(1000, 300) }.costs(&mut least).0, MS * 240);
-        assert_eq!(least, Some(MS * 60));
+        assert_eq!(pass(1000, 60).costs(&mut known).0, Duration::ZERO);
+        assert_eq!(known.least, Some(MS * 60));
+        assert_eq!(pass(4 << 20, 90).costs(&mut known).0, MS * 30);
+        // One that brought five snapshots along does not.
+        assert_eq!(Times { steps: 5, ..pass(1000, 30) }.costs(&mut known).0, Duration::ZERO);
+        assert_eq!(known.least, Some(MS * 60));
+    }
+
+    /// A source that is written to all the time has no small passes; what a slow target takes for each is no matter of bytes all the same.
+    #[test]
+    fn what_the_rate_does_not_explain_is_a_fixed_cost() {
+        let mut known = Known::default();
+        pass(100 << 30, 1_000_000).costs(&mut known);
+        let (sending, fixed) = pass(1 << 20, 900).costs(&mut known);
+        assert!(sending < MS * 20 && fixed > MS * 900, "{sending:?} {fixed:?}");
+        // Where that is how fast the link is, it is the bytes.
+        let mut known = Known::default();
+        pass(2 << 20, 1800).costs(&mut known);
+        assert!(pass(1 << 20, 900).costs(&mut known).0 > MS * 800);
     }
 
     #[test]
     fn an_outage_has_what_a_pass_has_and_more() {
-        let mut least = None;
-        let one = pass(1000, 60).costs(&mut least).1;
+        let mut known = Known::default();
+        let one = pass(1000, 60).costs(&mut known).1;
         // Of 80 ms 5 are done before; two looks, a change of 12 ms at the source, and one of 20 ms, a third of a transfer, at the target.
         assert_eq!(one, MS * (75 + 20 + 12 + 20));
-        let tree = Times { datasets: 50, ..pass(1000, 60) }.costs(&mut least).1;
+        let tree = Times { datasets: 50, ..pass(1000, 60) }.costs(&mut known).1;
         assert_eq!(tree, one + MS * 40);
         // Over a link of 100 ms its dials are saved, as it finds its channels connected.
         let far = Times { round_trip: MS * 100, took: MS * 1000, ..pass(1000, 60) };
-        let (prepared, not) = (far.costs(&mut least).1, Times { is_prepared: false, ..far }.costs(&mut least).1);
+        let (prepared, not) = (far.costs(&mut known).1, Times { is_prepared: false, ..far }.costs(&mut known).1);
         assert_eq!(not - prepared, MS * 100 * DIALS);
     }
 }

@@ -15,25 +15,28 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Begun, PassReport, owed::Owed, ready::Open, talk::Talk, times::Times};
+use super::{
+    Begun, PassReport,
+    content::contents_are_equal,
+    owed::Owed,
+    ready::Open,
+    talk::Talk,
+    times::{Known, Times},
+};
 use crate::{
     cutover::{
-        call::{Seen, final_tag, pass_tag},
+        call::{final_tag, pass_tag},
         effect::Result as Worked,
         leg::{Leg, Millis, Node, Side},
         predict::Pass,
         proof::{Means, Proof},
         terms::{Pair, Terms},
     },
-    driver::{DatasetResult, Direction, Report, RunContext, RunOptions, attempt, is_passing, side::Side as Where},
+    driver::{DatasetResult, Direction, Report, RunContext, RunOptions, attempt, is_passing},
     plan::{EncryptionMode, History},
     session::{client::Client, engine::EngineSession},
-    types::{DatasetName, Failure, FailureClass, Guid, SnapshotTag, content::ContentDigest, listing::DatasetKind},
-    wire::{
-        hello::features,
-        message::{Reply, Request, RoleOfDataset},
-        verify::{VerifyAnswer, VerifyAsk, VerifyWhat},
-    },
+    types::{Failure, FailureClass, SnapshotTag},
+    wire::hello::features,
 };
 
 /// How often a pass is tried again that failed of something that passes by itself.
@@ -43,6 +46,8 @@ const HELD_PASSES: Duration = Duration::from_secs(10);
 
 /// How long a source may take to be told what it is owed.
 const SETTLE_WITHIN: Duration = Duration::from_secs(30);
+/// The same while the source is down.
+const SETTLE_IN_OUTAGE: Duration = Duration::from_secs(1);
 
 /// Datasets that the final sync sends at the same time, at least, when little is left: each costs a few commands that wait for the pool to
 /// write, and those that wait together wait once. More are no faster.
@@ -52,8 +57,8 @@ const LITTLE_LEFT: u64 = 256 << 20;
 /// What was measured of the passes so far.
 #[derive(Default)]
 struct Measured {
-    /// What a transfer costs whatever its size, as far as it is known.
-    least: Option<Duration>,
+    /// What passes have shown of those that follow.
+    known: Known,
     /// When the last pass' snapshot was taken.
     snapshot_at: Option<Instant>,
     /// Bytes that were left after it.
@@ -97,6 +102,10 @@ impl Worker {
     /// Tells the source what it is owed: which snapshot is the base now, and what it can let go of. Until then it keeps the older
     /// one as well.
     pub async fn settle(&self) {
+        self.settle_within(SETTLE_WITHIN).await;
+    }
+
+    async fn settle_within(&self, within: Duration) {
         if self.owed.is_empty() {
             return;
         }
@@ -105,7 +114,7 @@ impl Worker {
             let open: &Open = self.session(&mut kept).await?;
             self.owed.tell_all(open).await
         };
-        let result = timeout(SETTLE_WITHIN, all).await.unwrap_or_else(|_| Err(internal("it does not answer")));
+        let result = timeout(within, all).await.unwrap_or_else(|_| Err(internal("it does not answer")));
         if let Err(failure) = result {
             tracing::warn!(
                 "the source keeps older bases as well, until the next pass or `zmigrate state release --stale`: {failure}"
@@ -191,7 +200,7 @@ impl Worker {
                 round_trip,
                 is_prepared,
             };
-            let (sending, fixed) = times.costs(&mut measured.least);
+            let (sending, fixed) = times.costs(&mut measured.known);
             tracing::debug!(number, ?times, ?sending, ?fixed, "measured in a pass");
             // What was written since shows late, when it reaches the disk; so the rate of the last interval counts as well.
             let interval = previous.map(|p| began.duration_since(p)).filter(|i| !i.is_zero());
@@ -227,7 +236,8 @@ impl Worker {
         self.settle().await;
         let way = if terms.source_at == Node::Peer { self.round_trip().await } else { Duration::ZERO };
         let mut measured = self.measured();
-        if is_owed && self.owed.is_empty() {
+        // What did not come to its end says little, but more than nothing.
+        if is_owed && (self.owed.is_empty() || measured.changes.is_none()) {
             measured.changes = Some(began.elapsed().saturating_sub(way) / steps.max(1));
         }
         measured.changes.unwrap_or_default()
@@ -239,8 +249,8 @@ impl Worker {
 
     /// Sends up to the final snapshot, which is the newest there is.
     pub async fn sync(&self, terms: &Terms, stop: &CancellationToken) -> Worked {
-        // Of a final sync before this one.
-        self.settle().await;
+        // Of a final sync before this one; the outage does not wait for it.
+        self.settle_within(SETTLE_IN_OUTAGE).await;
         match self.transfer(terms, None, stop).await {
             Ok(moved) => {
                 self.measured().digests = moved.compared;
@@ -266,45 +276,14 @@ impl Worker {
         let (fence, written) = (source.fence, source.written);
         let mut equal = true;
         if terms.verify == Means::Content && means == Means::Digest {
-            equal = self.contents_are_equal(terms, &tag, &source).await?;
+            let kept = self.open.lock().await;
+            let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
+            let (one, other) = open.sides(terms);
+            equal = contents_are_equal(&one, &other, terms, &tag, &source).await?;
             means = Means::Content;
         }
         let (source, target) = source.beside(&target);
         Ok(Proof { fence, written, source: source.into(), target: target.into(), means, equal })
-    }
-
-    /// Reads the final snapshots on both sides, and says whether they hold the same, to the last attribute.
-    async fn contents_are_equal(&self, terms: &Terms, tag: &SnapshotTag, source: &Seen) -> Result<bool, Failure> {
-        let kept = self.open.lock().await;
-        let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
-        let (one, other) = open.sides(terms);
-        for (place, guid) in &source.guids {
-            let Some((pair, below)) =
-                place.split_once('/').and_then(|(at, below)| Some((terms.unit.get(at.parse::<usize>().ok()?)?, below)))
-            else {
-                return Err(internal(format!("no dataset at {place}")));
-            };
-            let name = |root: &DatasetName| match below {
-                "" => root.snapshot(tag).map_err(internal),
-                below => format!("{root}/{below}@{tag}").parse().map_err(internal),
-            };
-            let kind = if source.volumes.contains(place) { DatasetKind::Volume } else { DatasetKind::Filesystem };
-            let ask = |snapshot, role| VerifyAsk {
-                snapshot,
-                guid: guid.unwrap_or(Guid(0)),
-                role,
-                what: VerifyWhat::Digest(kind),
-            };
-            let (here, there) = tokio::try_join!(
-                digest(&one, ask(name(&pair.source)?, RoleOfDataset::Source)),
-                digest(&other, ask(name(&pair.target)?, RoleOfDataset::Target)),
-            )?;
-            if here != there {
-                tracing::error!("{} and {} differ in content", pair.source, pair.target);
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Moves what is new of every pair. Goes on after whatever passes by itself.
@@ -478,20 +457,10 @@ struct Moved {
     steps: u32,
 }
 
-async fn digest(side: &Where, ask: VerifyAsk) -> Result<ContentDigest, Failure> {
-    match side.ask(Request::Verify(ask)).await? {
-        Reply::Verified(answer) => match *answer {
-            VerifyAnswer::Digest(digest) => Ok(digest),
-            _ => Err(internal("the host answered something else than it was asked")),
-        },
-        _ => Err(internal("the host answered something else than it was asked")),
-    }
-}
-
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn internal(e: impl std::fmt::Display) -> Failure {
+pub(super) fn internal(e: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Internal, e)
 }

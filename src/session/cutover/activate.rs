@@ -140,6 +140,11 @@ pub(super) async fn activate(
 ) -> Result<(), Failure> {
     let (all, above) = tokio::try_join!(datasets(zfs, unit), above(zfs, unit))?;
     let own = |s: &&Saved| {
+        // What this ZFS does not know cannot be set: an older one has no `volmode`.
+        let is_known = all.iter().find(|d| d.name == s.dataset).is_none_or(|d| d.property(&s.property).is_some());
+        if !is_known {
+            return false;
+        }
         // A place that the operator gave the target stays; the source's own place comes along, an inherited one does not.
         let keeps_place = || all.iter().any(|d| d.name == s.dataset && d.local("mountpoint").is_some());
         s.property != "mountpoint" || (s.local.is_some() && !keeps_place())
