@@ -34,10 +34,15 @@ pub fn cases() -> Vec<Case> {
 /// A site whose east has these jobs. In the text, E and W stand for the pools.
 fn site(jobs: &str) -> Site {
     let mut site = Site::quiet();
-    site.more = jobs.replace("E/", &format!("{}/", site.east)).replace("W/", &format!("{}/", site.west));
+    site.more = in_pools(jobs, &site);
     site.write_configs(&site.default_grant(), None);
     site.start_daemon();
     site
+}
+
+/// Datasets below `E` and `W` as what they are called there; a word that only ends so is none.
+fn in_pools(text: &str, site: &Site) -> String {
+    text.replace("\"E/", &format!("\"{}/", site.east)).replace("\"W/", &format!("\"{}/", site.west))
 }
 
 fn job(name: &str, target: &str, more: &str) -> String {
@@ -221,14 +226,9 @@ fn a_target_that_is_away_keeps_its_base() {
 /// job's rules say.
 fn a_chain_of_three() {
     let mut site = Site::quiet();
-    let both = |site: &Site, text: &str| {
-        text.replace("E/", &format!("{}/", site.east)).replace("W/", &format!("{}/", site.west))
-    };
-    site.more = both(&site, &job("db", "db", "keep = \"last 1\"\nkeep_peer = \"last 1\""));
-    site.west_more = both(
-        &site,
-        "[job.on]\ndirection = \"push\"\ndataset = \"W/in/db\"\npeer = \"zm://127.0.0.1:PORT\"\ntarget = \"W/end/db\"\nretries = 0\nprefix = \"db\"\nsnapshot = false\nkeep_peer = \"last 2\"\n",
-    );
+    site.more = in_pools(&job("db", "db", "keep = \"last 1\"\nkeep_peer = \"last 1\""), &site);
+    let on = "[job.on]\ndirection = \"push\"\ndataset = \"W/in/db\"\npeer = \"zm://127.0.0.1:PORT\"\ntarget = \"W/end/db\"\nretries = 0\nprefix = \"db\"\nsnapshot = false\nkeep_peer = \"last 2\"\n";
+    site.west_more = in_pools(on, &site);
     let grants = format!("{}[grant.west]\npush = [\"{}/end\"]\n", site.default_grant(), site.west);
     site.write_configs(&grants, None);
     let west = site.dir.join("west.toml");
@@ -346,8 +346,7 @@ fn what_a_program_leaves_running_and_a_failure_after_the_snapshot() {
     fs::write(&hook, "#!/bin/sh\n[ $ZMIGRATE_STAGE = before ] || exit 7\nsleep 300 & echo $! >$0.pid\n").unwrap();
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
     let hooks = format!("before = [{hook:?}]\nafter = [{hook:?}]\nhook_timeout = \"60s\"");
-    site.more =
-        job("db", "db", &hooks).replace("E/", &format!("{}/", site.east)).replace("W/", &format!("{}/", site.west));
+    site.more = in_pools(&job("db", "db", &hooks), &site);
     site.write_configs(&site.default_grant(), None);
     let db = site.source("db", 1000);
     let began = std::time::Instant::now();
