@@ -18,7 +18,7 @@ use crate::{
         sink::receive_stream,
         source::{Origin, SourceOptions, send_stream},
     },
-    port::zfs::{Base, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind},
+    port::zfs::{Base, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind, ZfsResult},
     stream::{
         Tap,
         gate::{Gate, GatePolicy},
@@ -159,9 +159,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
-            let names = names_of(&step, &capabilities);
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let found = session.zfs().get(dataset.as_str(), &names).await?;
+            let found = read_back(session, dataset.as_str(), &step, &capabilities).await?;
             return after_receive(session, &dataset, &step, &capabilities, found).await.map(Opened::IsThere);
         }
         Some(_) => return Err(refused(format!("{} exists and is another snapshot", step.snapshot))),
@@ -212,11 +210,10 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
             let mut transferred = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await?;
             // Whether or not the initiator still lives: what has been received must be protected.
             // Asked for the same, so that one command can tell it of both, and of others.
-            let names = names_of(&step, &capabilities);
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let zfs = worker.zfs();
-            let (made, found) =
-                tokio::join!(zfs.get(step.snapshot.as_str(), &names), zfs.get(dataset.as_str(), &names));
+            let (made, found) = tokio::join!(
+                read_back(&worker, step.snapshot.as_str(), &step, &capabilities),
+                read_back(&worker, dataset.as_str(), &step, &capabilities)
+            );
             let guid = match made {
                 Ok(made) => made.iter().find(|p| p.name == "guid").and_then(|p| p.value.parse::<Guid>().ok()),
                 Err(e) if e.kind == ZfsErrorKind::NotFound => None,
@@ -245,12 +242,18 @@ fn wanted_of(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<(String, St
 
 /// What is looked at of a target that was received into: what it bears of that, and which snapshot it names as held; and the GUID, of
 /// its new snapshot.
-fn names_of(step: &ReceiveStep, capabilities: &Capabilities) -> Vec<String> {
-    let wanted = wanted_of(step, capabilities).into_iter().map(|(name, _)| name);
-    wanted.chain([HELD.to_owned(), "guid".to_owned()]).collect()
+async fn read_back(
+    session: &EngineSession,
+    name: &str,
+    step: &ReceiveStep,
+    capabilities: &Capabilities,
+) -> ZfsResult<Vec<Property>> {
+    let wanted = wanted_of(step, capabilities);
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).chain([HELD, "guid"]).collect();
+    session.zfs().get(name, &names).await
 }
 
-/// Sets what is missing in `found` ([`names_of`]) of what safety rule 2 wants; holds the newest common snapshot.
+/// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants; holds the newest common snapshot.
 async fn after_receive(
     session: &EngineSession,
     dataset: &DatasetName,

@@ -7,7 +7,6 @@ use super::{
     ZfsCommand, parse,
     probe::Tools,
     run::{Output, error},
-    together::Kind,
 };
 use crate::{
     port::zfs::{Depth, ZfsError, ZfsErrorKind, ZfsResult},
@@ -48,20 +47,14 @@ impl ZfsCommand {
             Depth::Tree => (&["-r"], tools.exact_list),
         };
         let objects = async {
-            let (args, columns) = match exact {
-                true => (["list", "-Hp"].as_slice(), parse::OBJECT_COLUMNS),
-                false => (["get", "-Hp"].as_slice(), parse::VALUE_COLUMNS),
-            };
-            let what: &[&str] = match exact {
-                true => &["-t", "filesystem,volume,snapshot,bookmark", "-o", columns],
-                false => &["-o", columns, parse::OBJECT_PROPERTIES],
-            };
-            let out = self.zfs(operation, [args, reach, what, &[root.as_str()]].concat()).await?.ok(operation)?;
-            match exact {
-                true => parse::objects(&out.stdout).map_err(unparsable),
-                false => {
-                    parse::objects_from_values(&parse::values(&out.stdout).map_err(unparsable)?).map_err(unparsable)
-                }
+            if exact {
+                let what = ["-t", "filesystem,volume,snapshot,bookmark", "-o", parse::OBJECT_COLUMNS, root.as_str()];
+                let out = self.zfs(operation, [&["list", "-Hp"], reach, &what].concat()).await?.ok(operation)?;
+                parse::objects(&out.stdout).map_err(unparsable)
+            } else {
+                let what = ["-o", parse::VALUE_COLUMNS, parse::OBJECT_PROPERTIES, root.as_str()];
+                let out = self.zfs(operation, [&["get", "-Hp"], reach, &what].concat()).await?.ok(operation)?;
+                parse::objects_from_values(&parse::values(&out.stdout).map_err(unparsable)?).map_err(unparsable)
             }
         };
         let args: &[&str] = match depth {
@@ -83,21 +76,17 @@ impl ZfsCommand {
 
     pub(super) async fn list_datasets(&self, names: &[DatasetName]) -> ZfsResult<Vec<DatasetInfo>> {
         let mut found = Vec::new();
-        for names in names.chunk_by(|a, b| a.pool() == b.pool()) {
-            let properties = dataset_properties().into_iter().map(str::to_owned).collect();
-            let kind = Kind::Get { pool: names[0].pool().to_owned(), properties };
-            for values in self.together(kind, names.iter().map(DatasetName::to_string).collect()).await? {
-                let unparsable = |e| error(&format!("look at {}", values.name), ZfsErrorKind::Unparsable, e);
-                found.push(parse::dataset(&values).map_err(unparsable)?);
-            }
+        for values in self.look_at(&dataset_properties(), names.iter().map(DatasetName::to_string).collect()).await? {
+            let unparsable = |e| error(&format!("look at {}", values.name), ZfsErrorKind::Unparsable, e);
+            found.push(parse::dataset(&values).map_err(unparsable)?);
         }
         let at = |d: &DatasetInfo| names.iter().position(|name| *name == d.name);
         found.sort_by_cached_key(at);
         Ok(found)
     }
 
-    /// `zfs get` of those of the properties that this ZFS knows, or of the type where that is none. Where it turns out not to know one after all, that
-    /// one is dropped, for good, and the command repeated.
+    /// `zfs get` of those of the properties that this ZFS knows, or of the type where that is none. Where it turns out not to
+    /// know one after all, that one is dropped, for good, and the command repeated.
     pub(super) async fn get_known(
         &self,
         operation: &str,

@@ -1,6 +1,7 @@
 //! What makes a dataset usable or unusable on this host: mounts, devices, and properties of many datasets at once.
 
 use std::{
+    collections::HashMap,
     fs::{File, OpenOptions},
     io::ErrorKind,
     os::unix::fs::OpenOptionsExt,
@@ -19,8 +20,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     ZfsCommand, args, argument_lists,
-    listing::{TRIES, dataset_properties, ignoring, is_absent},
-    parse,
+    listing::{TRIES, dataset_properties, is_absent},
+    parse::{self, Values},
     run::{Output, Tool, error},
 };
 use crate::{
@@ -139,19 +140,10 @@ impl ZfsCommand {
     }
 
     pub(super) async fn guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
-        let operation = format!("look at {} snapshots", snapshots.len());
-        let unparsable = |e| error(&operation, Unparsable, e);
-        let names: Vec<&str> = snapshots.iter().map(SnapshotName::as_str).collect();
-        let mut found = std::collections::HashMap::new();
-        for list in argument_lists(&names) {
-            let out = self.get_known(&operation, &["get", "-Hp"], &["guid"], list).await?;
-            let out = ignoring(&[NotFound], out, &operation)?;
-            for values in parse::values(&out.stdout).map_err(unparsable)? {
-                let guid = values.properties.first().and_then(|p| p.value.parse::<Guid>().ok());
-                found.insert(values.name, guid);
-            }
-        }
-        Ok(names.iter().map(|name| found.get(*name).copied().flatten()).collect())
+        let found = self.look_at(&["guid"], snapshots.iter().map(SnapshotName::to_string).collect()).await?;
+        let guid = |values: Values| Some((values.name, values.properties.first()?.value.parse::<Guid>().ok()?));
+        let found: HashMap<String, Guid> = found.into_iter().filter_map(guid).collect();
+        Ok(snapshots.iter().map(|name| found.get(name.as_str()).copied()).collect())
     }
 
     pub(super) async fn written_after(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {

@@ -232,9 +232,7 @@ impl Zfs for ZfsCommand {
         for name in names {
             args::property(name).map_err(|why| error(&operation, Other, why))?;
         }
-        let properties = names.iter().map(|name| (*name).to_owned()).collect();
-        let kind = Kind::Get { pool: pool_of(dataset), properties };
-        let found = self.together(kind, vec![dataset.to_owned()]).await?.pop();
+        let found = self.look_at(names, vec![dataset.to_owned()]).await?.pop();
         let absent = || error(&operation, NotFound, format!("cannot open '{dataset}': dataset does not exist"));
         found.map(|values| values.properties).ok_or_else(absent)
     }

@@ -96,6 +96,17 @@ impl Drop for Turn<'_> {
 }
 
 impl ZfsCommand {
+    /// These properties of each of these names that is there.
+    pub(super) async fn look_at(&self, properties: &[&str], names: Vec<String>) -> Told {
+        let properties: Vec<String> = properties.iter().map(|name| (*name).to_owned()).collect();
+        let mut found = Vec::new();
+        for names in names.chunk_by(|a, b| pool_of(a) == pool_of(b)) {
+            let kind = Kind::Get { pool: pool_of(&names[0]), properties: properties.clone() };
+            found.extend(self.together(kind, names.to_vec()).await?);
+        }
+        Ok(found)
+    }
+
     /// Does it for these names, which are checked, together with whoever asks for the same.
     pub(super) async fn together(&self, kind: Kind, names: Vec<String>) -> Told {
         let (tell, told) = oneshot::channel();
@@ -107,6 +118,7 @@ impl ZfsCommand {
                 while let Some(askers) = this.together.next(&kind) {
                     this.serve(&kind, askers).await;
                 }
+                // By now somebody else may be first.
                 mem::forget(turn);
             });
         }

@@ -67,9 +67,21 @@ impl Host {
         }
     }
 
-    fn slow(&self) -> Slow {
+    /// What each is told of these who ask at the same time: no command goes on before `meanwhile`, while the first of them waits.
+    async fn at_once<T>(
+        &self,
+        all: impl IntoIterator<Item = impl Future<Output = T>>,
+        meanwhile: impl FnOnce(),
+    ) -> Vec<T> {
         fs::write(self.at("slow"), "").unwrap();
-        Slow(self.at("slow"))
+        let slow = Slow(self.at("slow"));
+        let go_on = async {
+            self.begun(1).await;
+            meanwhile();
+            drop(slow);
+        };
+        let all = async { tokio::join!(join_all(all), go_on).0 };
+        timeout(Duration::from_secs(30), all).await.expect("something waits for ever")
     }
 
     async fn guid(&self, name: &str) -> ZfsResult<Option<String>> {
@@ -98,20 +110,12 @@ async fn quick(work: impl Future<Output = ()>) {
 #[tokio::test]
 async fn what_is_asked_at_the_same_time_is_asked_by_one_command() {
     let host = Host::new();
-    let slow = host.slow();
-    quick(async {
-        let names: Vec<String> = (0..20).map(|n| format!("tank/d{n}@{n}")).collect();
-        let all = join_all(names.iter().map(|name| host.guid(name)));
-        let (all, ()) = tokio::join!(all, async {
-            host.begun(1).await;
-            sleep(Duration::from_millis(50)).await;
-            drop(slow);
-        });
-        for (n, guid) in all.into_iter().enumerate() {
-            assert_eq!(guid.unwrap(), Some(n.to_string()));
-        }
-    })
-    .await;
+    let names: Vec<String> = (0..20).map(|n| format!("tank/d{n}@{n}")).collect();
+    let asked = names.iter().map(|name| host.guid(name));
+    let all = host.at_once(asked, || {}).await;
+    for (n, guid) in all.into_iter().enumerate() {
+        assert_eq!(guid.unwrap(), Some(n.to_string()));
+    }
     // The first may have been begun before the others came.
     assert!(host.commands().len() <= 2, "{:?}", host.commands());
 }
@@ -120,38 +124,22 @@ async fn what_is_asked_at_the_same_time_is_asked_by_one_command() {
 #[tokio::test]
 async fn one_that_is_absent_is_told_so_and_no_other() {
     let host = Host::new();
-    let slow = host.slow();
-    quick(async {
-        let names = ["tank/d0@0", "tank/d1@1", "tank/none@5", "tank/d2@2", "tank/d2@2"];
-        let all = join_all(names.map(|name| host.guid(name)));
-        let (all, ()) = tokio::join!(all, async {
-            host.begun(1).await;
-            drop(slow);
-        });
-        let told: Vec<_> = all.iter().map(|told| told.as_ref().map(Option::as_deref).map_err(|e| e.kind)).collect();
-        assert_eq!(told, [Ok(Some("0")), Ok(Some("1")), Err(NotFound), Ok(Some("2")), Ok(Some("2"))]);
-        let alone = host.guid("tank/none@5").await.unwrap_err();
-        assert_eq!(all[2].as_ref().unwrap_err(), &alone);
-    })
-    .await;
+    let names = ["tank/d0@0", "tank/d1@1", "tank/none@5", "tank/d2@2", "tank/d2@2"];
+    let all = host.at_once(names.map(|name| host.guid(name)), || {}).await;
+    let told: Vec<_> = all.iter().map(|told| told.as_ref().map(Option::as_deref).map_err(|e| e.kind)).collect();
+    assert_eq!(told, [Ok(Some("0")), Ok(Some("1")), Err(NotFound), Ok(Some("2")), Ok(Some("2"))]);
+    let alone = host.guid("tank/none@5").await.unwrap_err();
+    assert_eq!(all[2].as_ref().unwrap_err(), &alone);
 }
 
 /// A command that was killed says nothing about who is there.
 #[tokio::test]
 async fn a_command_that_was_killed_tells_nobody_that_something_is_absent() {
     let host = Host::new();
-    let slow = host.slow();
-    quick(async {
-        let names: Vec<String> = (0..5).map(|n| format!("tank/d{n}@{n}")).collect();
-        let all = join_all(names.iter().map(|name| host.guid(name)));
-        let (all, ()) = tokio::join!(all, async {
-            host.begun(1).await;
-            fs::write(host.at("killed"), "").unwrap();
-            drop(slow);
-        });
-        assert!(all.iter().all(|told| told.as_ref().is_err_and(|e| e.kind == Killed)), "{all:?}");
-    })
-    .await;
+    let names: Vec<String> = (0..5).map(|n| format!("tank/d{n}@{n}")).collect();
+    let killed = || fs::write(host.at("killed"), "").unwrap();
+    let all = host.at_once(names.iter().map(|name| host.guid(name)), killed).await;
+    assert!(all.iter().all(|told| told.as_ref().is_err_and(|e| e.kind == Killed)), "{all:?}");
 }
 
 /// Of twenty holds one fails; the others are set, and only its asker is told.
@@ -159,19 +147,11 @@ async fn a_command_that_was_killed_tells_nobody_that_something_is_absent() {
 async fn a_failure_is_told_to_whom_it_concerns() {
     let host = Host::new();
     fs::write(host.at("bad"), "tank/d7@7\n").unwrap();
-    let slow = host.slow();
-    quick(async {
-        let snapshots: Vec<_> = (0..20).map(snapshot).collect();
-        let holds = join_all(snapshots.iter().map(|snapshot| host.zfs.hold("zmigrate:job", snapshot)));
-        let (all, ()) = tokio::join!(holds, async {
-            host.begun(1).await;
-            drop(slow);
-        });
-        let failed: Vec<_> = all.iter().enumerate().filter(|(_, told)| told.is_err()).map(|(n, _)| n).collect();
-        assert_eq!(failed, [7]);
-        assert!(all[7].as_ref().unwrap_err().detail.contains("tank/d7@7"), "{all:?}");
-    })
-    .await;
+    let snapshots: Vec<_> = (0..20).map(snapshot).collect();
+    let all = host.at_once(snapshots.iter().map(|snapshot| host.zfs.hold("zmigrate:job", snapshot)), || {}).await;
+    let failed: Vec<_> = all.iter().enumerate().filter(|(_, told)| told.is_err()).map(|(n, _)| n).collect();
+    assert_eq!(failed, [7]);
+    assert!(all[7].as_ref().unwrap_err().detail.contains("tank/d7@7"), "{all:?}");
 }
 
 /// What asks for something else, or of another pool, which may hang, waits for nobody.

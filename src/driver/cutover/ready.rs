@@ -25,7 +25,7 @@ use crate::{
 /// Connections of a channel that is ready, where a round trip is long: with each of them TCP begins with some packets more.
 const FAR_STREAMS: u16 = 16;
 /// Channels that are ready at most.
-pub(super) const MAX_READY: usize = 32;
+const MAX_READY: usize = 32;
 /// What a long round trip is.
 const FAR: Duration = Duration::from_millis(5);
 

@@ -54,6 +54,7 @@ const SETTLE_IN_OUTAGE: Duration = Duration::from_secs(1);
 pub(super) const AT_ONCE: usize = 16;
 /// Of this much, at most, all may be on its way or waiting in memory at the same time; where more is left, `--jobs` counts.
 const LITTLE_LEFT: u64 = 256 << 20;
+
 /// What was measured of the passes so far.
 #[derive(Default)]
 struct Measured {

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 
 use super::{
     fence::{await_devices, mount, restore, take_away},
-    look::{MOUNTED, datasets, value},
+    look::{MOUNTED, datasets, inherited, value},
     unit::Unit,
 };
 use crate::{
@@ -19,8 +19,6 @@ use crate::{
     },
 };
 
-/// Of what a cutover sets back, that which a dataset inherits from its parent.
-const INHERITED: &[&str] = &["readonly", "setuid", "exec", "devices", "volmode", "snapdev"];
 /// What has to be free in the target's pool before the source is stopped: some transaction groups' worth.
 const MIN_ROOM: u64 = 32 << 20;
 
@@ -182,7 +180,8 @@ fn as_value(saved: &Saved) -> Saved {
 /// What the roots of the unit inherit, as (parent, property) to value.
 async fn above(zfs: &dyn Zfs, unit: &Unit) -> Result<BTreeMap<(DatasetName, String), String>, Failure> {
     let parents: Vec<DatasetName> = unit.roots().iter().filter_map(DatasetName::parent).collect();
-    let asked = try_join_all(parents.iter().map(|parent| zfs.get(parent.as_str(), INHERITED))).await?;
+    let properties = inherited();
+    let asked = try_join_all(parents.iter().map(|parent| zfs.get(parent.as_str(), &properties))).await?;
     let each = parents.iter().zip(asked);
     Ok(each.flat_map(|(at, all)| all.into_iter().map(move |p| ((at.clone(), p.name), p.value))).collect())
 }
@@ -193,9 +192,9 @@ fn as_it_counts(wanted: &[Saved], above: &BTreeMap<(DatasetName, String), String
     let mut counts = above.clone();
     let mut sorted: Vec<&Saved> = wanted.iter().collect();
     sorted.sort_by_key(|s| &s.dataset);
-    let mut here = Vec::new();
+    let (mut here, inherited) = (Vec::new(), inherited());
     for saved in sorted {
-        let is_inherited = saved.local.is_none() && !saved.received && INHERITED.contains(&saved.property.as_str());
+        let is_inherited = saved.local.is_none() && !saved.received && inherited.contains(&saved.property.as_str());
         let key = (saved.dataset.clone(), saved.property.clone());
         let mut above = successors(Some(saved.dataset.clone()), DatasetName::parent);
         let comes_down = above.find_map(|at| counts.get(&(at, saved.property.clone())));

@@ -26,6 +26,15 @@ pub(super) fn may_be_set(property: &str) -> bool {
     OF_FILESYSTEMS.contains(&property) || OF_VOLUMES.contains(&property) || matches!(property, "mountpoint" | MOUNTED)
 }
 
+/// Of what a fence changes, that which a dataset inherits from its parent.
+pub(super) fn inherited() -> Vec<&'static str> {
+    let mut all = [OF_FILESYSTEMS, OF_VOLUMES].concat();
+    all.retain(|property| *property != "canmount");
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// All datasets of a unit, in order.
 ///
 /// # Errors
