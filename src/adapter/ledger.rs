@@ -15,6 +15,9 @@ use crate::{
     port::ledger::{Ledger, LedgerError, Ledgers, Opened},
 };
 
+/// A note is a line of some hundred bytes.
+const MAX_NOTE_BYTES: u64 = 64 << 10;
+
 /// See the module.
 #[derive(Debug)]
 pub struct FileLedgers {
@@ -23,6 +26,8 @@ pub struct FileLedgers {
 
 struct FileLedger {
     file: File,
+    /// Where a note is left.
+    note: PathBuf,
     bytes: u64,
     /// A write failed, so the end of the file is not known.
     broken: bool,
@@ -36,6 +41,10 @@ impl FileLedgers {
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.jsonl"))
+    }
+
+    fn note(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.note"))
     }
 }
 
@@ -59,6 +68,14 @@ impl Ledger for FileLedger {
 
     fn is_half_full(&self) -> bool {
         self.bytes > MAX_LEDGER_BYTES / 2
+    }
+
+    fn note(&mut self, line: &str) -> io::Result<()> {
+        // By rename, so that who reads meets a whole one.
+        let new = self.note.with_extension("note.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(line.as_bytes())?;
+        fs::rename(&new, &self.note)
     }
 }
 
@@ -116,7 +133,7 @@ impl Ledgers for FileLedgers {
         }
         // A line whose writer was killed before it synced it is read from memory all the same, and will be acted on.
         file.sync_data().map_err(|e| failed(&path, e))?;
-        let ledger = Box::new(FileLedger { file, bytes: whole, broken: false });
+        let ledger = Box::new(FileLedger { file, note: self.note(name), bytes: whole, broken: false });
         Ok(Opened { ledger, lines })
     }
 
@@ -127,6 +144,12 @@ impl Ledgers for FileLedgers {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(failed(&path, e)),
         }
+    }
+
+    fn noted(&self, name: &str) -> Option<String> {
+        let mut text = String::new();
+        File::open(self.note(name)).and_then(|file| file.take(MAX_NOTE_BYTES).read_to_string(&mut text)).ok()?;
+        Some(text)
     }
 
     fn is_owned(&self, name: &str) -> bool {
@@ -168,6 +191,10 @@ mod tests {
         a.ledger.append("one").unwrap();
         a.ledger.append("two").unwrap();
         assert!(a.ledger.append("no\nline").is_err());
+        assert_eq!(ledgers.noted("a"), None);
+        a.ledger.note("a first").unwrap();
+        a.ledger.note("second").unwrap();
+        assert_eq!((ledgers.noted("a").as_deref(), ledgers.noted("b")), (Some("second"), None));
         assert!(matches!(ledgers.open("a"), Err(LedgerError::Owned)));
         assert!(ledgers.is_owned("a") && !ledgers.is_owned("b"));
         drop(a);

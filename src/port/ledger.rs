@@ -12,6 +12,12 @@ pub trait Ledger: Send + Sync {
 
     /// Whether what can be done without is to be left out from now on: it has grown to half of what it may.
     fn is_half_full(&self) -> bool;
+
+    /// Leaves one line beside the ledger, in place of the last one: for people, and nothing follows from it. It is not synced.
+    ///
+    /// # Errors
+    /// When it cannot be written; the last one stays.
+    fn note(&mut self, line: &str) -> io::Result<()>;
 }
 
 /// A ledger that was opened, and the lines that were in it.
@@ -46,6 +52,9 @@ pub trait Ledgers: Send + Sync {
     /// # Errors
     /// When it cannot be read.
     fn read(&self, name: &str) -> Result<Vec<String>, LedgerError>;
+
+    /// The line that was left beside the ledger of that name, if it can be read.
+    fn noted(&self, name: &str) -> Option<String>;
 
     /// Whether a process owns the ledger of that name. Looks only.
     fn is_owned(&self, name: &str) -> bool;

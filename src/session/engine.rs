@@ -215,7 +215,8 @@ impl EngineSession {
 
     /// A session of the same engine without locks or transfers, for work that goes on by itself.
     pub(super) fn worker(&self) -> EngineSession {
-        EngineSession::new(Arc::clone(&self.engine), self.holder.clone(), Arc::clone(&self.channels))
+        let new = EngineSession::new(Arc::clone(&self.engine), self.holder.clone(), Arc::clone(&self.channels));
+        EngineSession { acts: self.acts.clone(), ..new }
     }
 
     pub(super) fn zfs(&self) -> &dyn Zfs {
@@ -333,6 +334,11 @@ impl EngineSession {
         done.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e)))
     }
 
+    /// Does something that nobody waits for but [`EngineSession::shut_down`].
+    pub(super) fn by_itself(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.acts.spawn(work);
+    }
+
     /// From now on nothing new is begun; transfers are told to end.
     pub fn begin_end(&self) {
         self.ending.cancel();
@@ -348,6 +354,8 @@ impl EngineSession {
         for transfer in transfers {
             let _ = transfer.outcome().await;
         }
+        // What the last of them left to do.
+        self.acts.wait().await;
         lock(&self.transfers).clear();
         self.let_all_go();
         lock(&self.locks).clear();

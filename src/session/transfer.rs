@@ -12,13 +12,14 @@ use super::{
 };
 use crate::{
     channel::{Channel, RateLimit},
+    cutover::call::is_of_a_cutover,
     limits::{MAX_CHUNK, MIN_CHUNK},
     pipe::{
         Counters,
         sink::receive_stream,
         source::{Origin, SourceOptions, send_stream},
     },
-    port::zfs::{Base, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind, ZfsResult},
+    port::zfs::{Base, ReceiveSpec, SendSpec, Zfs, ZfsError, ZfsErrorKind, ZfsResult},
     stream::{
         Tap,
         gate::{Gate, GatePolicy},
@@ -147,6 +148,10 @@ pub(super) enum Opened {
 /// Starts a receive, unless the target has the snapshot already.
 pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: ReceiveStep) -> Result<Opened, Failure> {
     let dataset = step.snapshot.dataset();
+    if let Some(hosts) = &session.engine.cutovers {
+        // What an earlier step left to do comes first.
+        hosts.later.is_done(std::slice::from_ref(&dataset)).await;
+    }
     let capabilities = session.capabilities(&dataset).await?;
     let from = async {
         match &step.from {
@@ -253,7 +258,8 @@ async fn read_back(
     session.zfs().get(name, &names).await
 }
 
-/// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants; holds the newest common snapshot.
+/// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants; holds the newest common snapshot. What is left then,
+/// a cutover's outage does not wait for.
 async fn after_receive(
     session: &EngineSession,
     dataset: &DatasetName,
@@ -284,25 +290,49 @@ async fn after_receive(
     if is_news && !mended.is_empty() {
         warnings.push(format!("{dataset} was not protected as it should be; set again: {}", mended.join(" ")));
     }
-    let recorded = found.iter().find(|p| p.name == HELD && p.source == PropertySource::Local);
+    let recorded = found.into_iter().find(|p| p.name == HELD && p.source == PropertySource::Local);
     if capabilities.holds {
-        let tag = hold_tag(&step.job);
-        session.engine.zfs.hold(&tag, std::slice::from_ref(&step.snapshot)).await?;
-        // What this step started from, and what an earlier one recorded but did not come to release.
-        let recorded = recorded.and_then(|p| dataset.snapshot(&p.value.parse().ok()?).ok());
-        let mut older: Vec<SnapshotName> = step.from.iter().cloned().chain(recorded).collect();
-        older.retain(|name| name.dataset() == *dataset && *name != step.snapshot);
-        older.dedup();
-        if !older.is_empty() {
-            session.engine.zfs.release(&tag, &older).await?;
+        session.zfs().hold(&hold_tag(&step.job), std::slice::from_ref(&step.snapshot)).await?;
+    }
+    let zfs = Arc::clone(&session.engine.zfs);
+    let left = let_older_go(zfs, dataset.clone(), step.clone(), capabilities.holds, recorded.map(|p| p.value));
+    match &session.engine.cutovers {
+        Some(hosts) if is_of_a_cutover(step.snapshot.tag().as_str()) => {
+            let (turn, dataset) = (hosts.later.turn(dataset).await, dataset.clone());
+            session.by_itself(async move {
+                if let Err(failure) = left.await {
+                    tracing::warn!("{dataset} keeps older snapshots held until the next pass or `zmigrate state release --stale`: {failure}");
+                }
+                drop(turn);
+            });
         }
+        _ => left.await?,
+    }
+    Ok(warnings)
+}
+
+/// The newest snapshot of the target is held: lets go of older ones, and records that. `recorded` is what was recorded before.
+async fn let_older_go(
+    zfs: Arc<dyn Zfs>,
+    dataset: DatasetName,
+    step: ReceiveStep,
+    holds: bool,
+    recorded: Option<String>,
+) -> Result<(), Failure> {
+    // What this step started from, and what an earlier one recorded but did not come to release.
+    let before = recorded.as_ref().and_then(|tag| dataset.snapshot(&tag.parse().ok()?).ok());
+    let mut older: Vec<SnapshotName> = step.from.iter().cloned().chain(before).collect();
+    older.retain(|name| name.dataset() == dataset && *name != step.snapshot);
+    older.dedup();
+    if holds && !older.is_empty() {
+        zfs.release(&hold_tag(&step.job), &older).await?;
     }
     // Last: a target that names its newest snapshot here is protected and held.
     let newest = step.snapshot.tag().to_string();
-    if recorded.is_none_or(|p| p.value != newest) {
-        session.engine.zfs.set(dataset, &[(HELD.to_owned(), newest)]).await?;
+    if recorded.is_none_or(|tag| tag != newest) {
+        zfs.set(&dataset, &[(HELD.to_owned(), newest)]).await?;
     }
-    Ok(warnings)
+    Ok(())
 }
 
 /// Starts a send.

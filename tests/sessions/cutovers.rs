@@ -71,6 +71,10 @@ impl Ledger for MemoryLedger {
     fn is_half_full(&self) -> bool {
         false
     }
+
+    fn note(&mut self, _line: &str) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Drop for MemoryLedger {
@@ -93,6 +97,10 @@ impl Ledgers for MemoryLedgers {
 
     fn read(&self, name: &str) -> Result<Vec<String>, LedgerError> {
         Ok(self.0.lock().unwrap().get(name).map(|e| e.0.clone()).unwrap_or_default())
+    }
+
+    fn noted(&self, _name: &str) -> Option<String> {
+        None
     }
 
     fn is_owned(&self, name: &str) -> bool {

@@ -87,8 +87,11 @@ pub fn run(global: &Global, id: Option<CutoverId>, watch: bool, output: &Output)
             let object = look(&*ledgers, hosts, id)?;
             let shown = text(&object, true);
             // A screen is drawn over; a file or a pipe gets one after the other.
-            let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
-            output.must_say(&object, format!("{clear}{}", shown.trim_end()));
+            let shown = match terminal_size::terminal_size().filter(|_| terminal) {
+                Some((width, _)) => format!("\x1b[H\x1b[2J{}", wrapped(shown.trim_end(), width.0.into())),
+                None => shown.trim_end().to_owned(),
+            };
+            output.must_say(&object, shown);
             let over = !object.cutovers.is_empty() && object.cutovers.iter().all(|c| c.over);
             if over {
                 return Ok(0);
@@ -196,6 +199,27 @@ fn text(object: &Object, whole: bool) -> String {
     text
 }
 
+/// What goes with a label begins in this column.
+const INDENT: usize = 13;
+
+/// The lines, each no wider than `width` columns where its words allow that; what does not fit goes on below, indented.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut all = Vec::new();
+    for mut line in text.lines().map(str::to_owned) {
+        while line.chars().count() > width {
+            // At the last space that fits, behind the indentation.
+            let spaces =
+                line.char_indices().enumerate().take(width + 1).filter(|(at, (_, c))| *at > INDENT && *c == ' ');
+            let Some((_, (at, _))) = spaces.last() else { break };
+            let rest = format!("{:INDENT$}{}", "", line[at..].trim_start());
+            line.truncate(at);
+            all.push(std::mem::replace(&mut line, rest));
+        }
+        all.push(line);
+    }
+    all.join("\n")
+}
+
 fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) -> std::fmt::Result {
     writeln!(to, "cutover {}: {}   {} → {}", cutover.id, cutover.phase, cutover.source, cutover.target)?;
     if let Some(why) = &cutover.why {
@@ -232,4 +256,24 @@ fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) -> std::fmt::R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn words_stay_whole_on_a_narrow_screen() {
+        let text = "cutover 1: armed\n  NEEDS      all is ready → `cutover go 1`\n  go         stops it";
+        let narrow = wrapped(text, 30);
+        assert_eq!(
+            narrow,
+            "cutover 1: armed\n  NEEDS      all is ready →\n             `cutover go 1`\n  go         stops it"
+        );
+        assert_eq!(wrapped(text, 45), text);
+        assert_eq!(wrapped("  NEEDS      →→→→ →→→→", 20), "  NEEDS      →→→→\n             →→→→");
+        // What has no place to break stays as it is, also on a screen of nothing.
+        assert_eq!(wrapped("a-word-that-is-longer-than-the-screen", 10), "a-word-that-is-longer-than-the-screen");
+        assert_eq!(wrapped("  NEEDS      aaaaaaaaaa b", 0), "  NEEDS      aaaaaaaaaa b");
+    }
 }

@@ -259,6 +259,16 @@ impl Story {
         }
     }
 
+    /// Takes the newest pass into account, where it is not in the ledger but noted beside it.
+    fn hear_note(&mut self, note: &str) {
+        let pass = serde_json::from_str::<Line>(note).ok().map(|line| line.entry);
+        if let (Some(Entry::Passed { pass }), Some(last)) = (pass, self.passes.last())
+            && pass.number > last.number
+        {
+            self.passes.push(pass);
+        }
+    }
+
     /// The outage if it began now, as this leg's passes measured it.
     pub fn prediction(&self) -> Option<Millis> {
         let mut meter = Meter::default();
@@ -336,11 +346,50 @@ pub fn leads(ledgers: &dyn Ledgers) -> Result<Vec<(String, Result<(Story, Coordi
             // It never began.
             Ok(lines) if lines.len() < 2 => {}
             Ok(lines) => {
-                let told = read(&lines, &ledgers.place(&name));
+                let mut told = read(&lines, &ledgers.place(&name));
+                if let (Ok((story, _)), Some(note)) = (&mut told, ledgers.noted(&name)) {
+                    story.hear_note(&note);
+                }
                 all.push((name, told));
             }
             Err(failure) => all.push((name, Err(failure))),
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_counts_only_if_it_is_newer_than_the_ledger() {
+        let begun = Begun {
+            id: CutoverId(1),
+            peer: "west".into(),
+            hooks_here: Vec::new(),
+            hooks_there: Vec::new(),
+            kill_busy: false,
+            reverse: false,
+            jobs: 1,
+            compression: Compression::Auto,
+            bwlimit_bytes_per_s: None,
+            streams: Streams::Auto.into(),
+        };
+        let line = |number| {
+            let (bytes, wire_bytes, seconds, sending_ms, fixed_ms, left_bytes) = (1, 1, 0.1, 1, 1, 0);
+            let pass = PassReport { number, bytes, wire_bytes, seconds, sending_ms, fixed_ms, left_bytes };
+            Line::new(Entry::Passed { pass }, Millis(5))
+        };
+        let note = |number| serde_json::to_string(&line(number)).unwrap();
+        let mut story = Story::new(begun);
+        // Of another leg, which has no pass yet.
+        story.hear_note(&note(7));
+        assert!(story.passes.is_empty());
+        story.hear(&line(8));
+        for (heard, newest) in [(note(7), 8), (note(8), 8), (note(9), 9), ("torn".to_owned(), 9)] {
+            story.hear_note(&heard);
+            assert_eq!(story.passes.last().unwrap().number, newest, "{heard}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! What is written down of passes: enough that no number is used twice and that a prediction can be shown, and so little that a
-//! cutover which is held for months leaves its ledger room for what it must not lack.
+//! cutover which is held for months leaves its ledger room for what it must not lack. The newest, if it is not in the ledger, stands in a
+//! note beside it, for who asks how it goes.
 
 use std::time::Duration;
 
@@ -20,12 +21,14 @@ pub struct Passes {
     /// The newest number that was used.
     newest: u32,
     written_at: Option<Instant>,
+    /// The newest report is in a note alone.
+    in_note: bool,
 }
 
 impl Passes {
     /// After what the ledger tells.
     pub fn after(story: &Story) -> Passes {
-        Passes { newest: story.passes_begun, written_at: None }
+        Passes { newest: story.passes_begun, written_at: None, in_note: false }
     }
 }
 
@@ -55,8 +58,19 @@ impl Lead {
     pub(super) fn passed(&mut self, pass: PassReport) -> Result<(), Failure> {
         let held = matches!(self.it.progress().phase, Phase::Armed { .. });
         let just_now = self.passes.written_at.is_some_and(|at| at.elapsed() < HELD_REPORTS);
+        if std::mem::take(&mut self.passes.in_note) {
+            // Of those that are not written down, one is kept in memory, too.
+            self.story.passes.pop();
+        }
         if self.ledger.is_half_full() || (held && just_now) {
-            self.story.hear(&Line::new(Entry::Passed { pass }, self.now()));
+            let line = Line::new(Entry::Passed { pass }, self.now());
+            self.story.hear(&line);
+            self.passes.in_note = true;
+            let noted =
+                serde_json::to_string(&line).map_err(std::io::Error::from).and_then(|text| self.ledger.note(&text));
+            if let Err(e) = noted {
+                tracing::debug!("`cutover status` will not know of the newest pass: {e}");
+            }
             return Ok(());
         }
         self.passes.written_at = Some(Instant::now());

@@ -3,18 +3,18 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Tools, activate,
     fence::{self, is_fenced},
-    look::{MOUNTED, datasets, former, is_mounted, leg_in, may_be_set, snapshots_of, value},
+    look::{AtTag, MOUNTED, at_tag, datasets, former, is_mounted, leg_in, may_be_set, value},
     unit::Unit,
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
         journal::{Entry, Phase},
         zfs::{Depth, SnapshotRequest, ZfsErrorKind},
     },
+    session::engine::lock,
     types::{
         DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag,
         listing::{DatasetInfo, FENCE, JOB},
@@ -37,6 +38,8 @@ use crate::{
 
 /// How long a stop that was broken off may take when it is made up for: longer than most need, as what is started before it has ended ends with it.
 const STOP_AGAIN_WITHIN: Duration = Duration::from_secs(15);
+/// How long a fence goes by what was seen when it was noted what it changes: it looks again when it is set.
+const SEEN_FOR: Duration = Duration::from_secs(1);
 /// Lines of hooks that are kept for people.
 const MAX_NOTES: usize = 20;
 
@@ -46,6 +49,9 @@ fn word(side: Side) -> &'static str {
         Side::Target => "target",
     }
 }
+
+/// When the unit was looked at, and what was seen.
+pub(super) type JustSeen = (Instant, Vec<DatasetInfo>);
 
 /// What an action needs to know beside itself.
 pub(super) struct Doer {
@@ -60,6 +66,8 @@ pub(super) struct Doer {
     pub notes: Arc<Mutex<VecDeque<String>>>,
     /// What the fence that is set here, or being set, changed.
     pub former: Option<Former>,
+    /// Where one action leaves what it saw for the next.
+    pub seen: Arc<Mutex<Option<JustSeen>>>,
     /// This process broke off stopping the writers, or stopping them failed: another stop has little time.
     pub broke_off: bool,
     /// What was broken off was made up for: the writers were seen to be stopped since.
@@ -126,6 +134,7 @@ impl Doer {
 
     /// `owed` is what the side has to become like, if it has not come up yet as it should.
     async fn read_former(&self, owed: Option<&Former>) -> Result<Former, Failure> {
+        let since = Instant::now();
         let all = datasets(&*self.tools.zfs, &self.unit).await?;
         let armed = &self.setup.armed;
         // The target was told what each of those shall be like that were there when it was armed, and would not mount another.
@@ -138,7 +147,9 @@ impl Doer {
             .hint("begin again, so that the target is told of it"));
         }
         let wanted = owed.map(|owed| self.wanted(Some(owed))).unwrap_or_default();
-        Ok(former(&all, &wanted).into())
+        let former = former(&all, &wanted).into();
+        *lock(&self.seen) = Some((since, all));
+        Ok(former)
     }
 
     fn must_be_able_to_mount(&self, dataset: &DatasetName) -> Result<(), Failure> {
@@ -215,7 +226,7 @@ impl Doer {
             Ok(output) => (output.lines, Ok(())),
             Err(e) => (e.output.lines.clone(), Err(Failure::new(FailureClass::Zfs, e))),
         };
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = lock(&self.notes);
         for line in lines {
             if notes.len() >= MAX_NOTES {
                 notes.pop_front();
@@ -227,7 +238,8 @@ impl Doer {
 
     async fn fence(&self, leg: Leg) -> Result<(), Failure> {
         let former: &[Saved] = self.former.as_deref().unwrap_or_default();
-        fence::fence(&self.tools, &self.unit, leg, former, self.setup.kill_busy).await
+        let seen = lock(&self.seen).take().filter(|(since, _)| since.elapsed() < SEEN_FOR).map(|(_, all)| all);
+        fence::fence(&self.tools, &self.unit, leg, former, seen, self.setup.kill_busy).await
     }
 
     /// The final snapshots, one of each dataset; those that an earlier try made for the same question count.
@@ -248,13 +260,11 @@ impl Doer {
                 Err(e) => return Err(e.into()),
             }
         }
-        let all = datasets(zfs, &self.unit).await?;
+        let (AtTag { all, snapshots, guids }, ()) = at_tag(zfs, &self.unit, &tag, async |_, _| ()).await?;
         if !is_fenced(&all, leg) {
             let text = format!("{} is not fenced any more: somebody changed it by hand", self.unit);
             return Err(Failure::new(FailureClass::Zfs, text));
         }
-        let snapshots = snapshots_of(&all, &tag)?;
-        let guids = zfs.snapshot_guids(&snapshots).await?;
         let missing = |at: usize| format!("{} was not made", snapshots[at]);
         let guids: Result<Vec<Guid>, Failure> = guids
             .iter()

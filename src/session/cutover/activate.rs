@@ -160,15 +160,21 @@ pub(super) async fn activate(
     let here = as_it_counts(&wanted, &above);
     let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &here));
     unmarked.and(restored)?;
-    // What came to count all the same that was not foreseen.
-    let all = datasets(zfs, unit).await?;
+    // What came to count all the same that was not foreseen; meanwhile it is mounted, as there is nothing of it as a rule.
+    let (looked, mounted) = tokio::join!(datasets(zfs, unit), mount(zfs, &all, &wanted));
+    let all = looked?;
     let differs = |s: &&Saved| {
         let now = all.iter().find(|d| d.name == s.dataset).and_then(|d| value(d, &s.property));
         !s.value.is_empty() && !matches!(s.property.as_str(), MOUNTED | "mountpoint") && now != Some(&s.value)
     };
     let set: Vec<Saved> = wanted.iter().filter(differs).map(as_value).collect();
-    restore(zfs, &all, &set).await?;
-    mount(zfs, &all, &wanted).await?;
+    if set.is_empty() {
+        mounted?;
+    } else {
+        restore(zfs, &all, &set).await?;
+        // It may have kept something from being mounted.
+        mount(zfs, &datasets(zfs, unit).await?, &wanted).await?;
+    }
     await_devices(zfs, &all, &wanted).await
 }
 

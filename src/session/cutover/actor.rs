@@ -19,7 +19,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-use super::{Tools, actions::Doer, look::leg_in, unit::Unit};
+use super::{
+    Tools,
+    actions::{Doer, JustSeen},
+    look::leg_in,
+    unit::Unit,
+};
 use crate::{
     cutover::{
         call::Setup,
@@ -161,6 +166,8 @@ struct Actor {
     made_up: Arc<AtomicBool>,
     clock: Steady,
     notes: Arc<Mutex<VecDeque<String>>>,
+    /// What was seen when it was noted what a fence changes.
+    seen: Arc<Mutex<Option<JustSeen>>>,
 }
 
 /// Starts an actor; with `stays` it looks after the unit even if nobody ever asks.
@@ -239,6 +246,7 @@ impl Actor {
             made_up: Arc::default(),
             clock: Steady::from_now(),
             notes: Arc::default(),
+            seen: Arc::default(),
         };
         let fence = actor.in_zfs(FENCE).await?;
         if !fresh || fence.is_some() {
@@ -418,6 +426,7 @@ impl Actor {
             leg,
             side,
             notes: Arc::clone(&self.notes),
+            seen: Arc::clone(&self.seen),
             former: kept.former.clone(),
             broke_off: self.stop_failed,
             made_up: Arc::clone(&self.made_up),

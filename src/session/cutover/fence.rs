@@ -32,7 +32,8 @@ fn pairs(name: &str, value: &str) -> Vec<(String, String)> {
     vec![(name.to_owned(), value.to_owned())]
 }
 
-/// Fences the unit for `leg`. May be repeated. `former` names the datasets whose properties were noted.
+/// Fences the unit for `leg`. May be repeated. `former` names the datasets whose properties were noted, and `seen` is what was seen then,
+/// if that was just now.
 ///
 /// # Errors
 /// When something is in use, or ZFS fails. It may be fenced in part then.
@@ -41,9 +42,14 @@ pub(super) async fn fence(
     unit: &Unit,
     leg: Leg,
     former: &[Saved],
+    seen: Option<Vec<DatasetInfo>>,
     kill_busy: bool,
 ) -> Result<(), Failure> {
     let zfs = &*tools.zfs;
+    if let Some(seen) = seen.filter(|all| !is_fenced(all, leg)) {
+        set(tools, &seen, leg, kill_busy).await?;
+    }
+    // What is seen from here on counts: also what was mounted, or came into being, in between.
     let all = datasets(zfs, unit).await?;
     // One that a way home brought after the fence was set is read-only by itself, and fenced by what is above it. It gets its own.
     let came_home = |d: &DatasetInfo| {
@@ -55,36 +61,42 @@ pub(super) async fn fence(
         return Err(zfs_failed(format!("{} came into being while the fence was being set", new.name)));
     }
     if !is_fenced(&all, leg) {
-        unmount(tools, &all, kill_busy).await?;
-        must_have_left(&*tools.busy, &names_of(&all, DatasetKind::Filesystem)).await?;
-        for volume in names_of(&all, DatasetKind::Volume) {
-            let device = Path::new("/dev/zvol").join(volume.as_str());
-            let mut closed = zfs.close_volume(&volume).await;
-            if let Err(e) = &closed
-                && e.kind == ZfsErrorKind::Busy
-            {
-                in_use(&*tools.busy, &volume, &[device], kill_busy).await?;
-                closed = zfs.close_volume(&volume).await;
-            }
-            closed?;
-        }
-        let every: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
-        let mountable: Vec<DatasetName> =
-            all.iter().filter(|d| value(d, "canmount") == Some("on")).map(|d| d.name.clone()).collect();
-        // After the unmount: a filesystem that is mounted does not become read-only everywhere.
-        let (marks, noauto) =
-            ([pairs("readonly", "on"), pairs(FENCE, &leg.to_string())].concat(), pairs("canmount", "noauto"));
-        let mut work = vec![zfs.set_all(&every, &marks)];
-        if !mountable.is_empty() {
-            work.push(zfs.set_all(&mountable, &noauto));
-        }
-        together(work).await?;
+        set(tools, &all, leg, kill_busy).await?;
         let now = datasets(zfs, unit).await?;
         if let Some(open) = now.iter().find(|d| !is_closed(d, leg)) {
             return Err(zfs_failed(format!("{} is not fenced although everything was done for it", open.name)));
         }
     }
     Ok(())
+}
+
+/// Does all that a fence is to these datasets.
+async fn set(tools: &Tools, all: &[DatasetInfo], leg: Leg, kill_busy: bool) -> Result<(), Failure> {
+    let zfs = &*tools.zfs;
+    unmount(tools, all, kill_busy).await?;
+    must_have_left(&*tools.busy, &names_of(all, DatasetKind::Filesystem)).await?;
+    for volume in names_of(all, DatasetKind::Volume) {
+        let device = Path::new("/dev/zvol").join(volume.as_str());
+        let mut closed = zfs.close_volume(&volume).await;
+        if let Err(e) = &closed
+            && e.kind == ZfsErrorKind::Busy
+        {
+            in_use(&*tools.busy, &volume, &[device], kill_busy).await?;
+            closed = zfs.close_volume(&volume).await;
+        }
+        closed?;
+    }
+    let every: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
+    let mountable: Vec<DatasetName> =
+        all.iter().filter(|d| value(d, "canmount") == Some("on")).map(|d| d.name.clone()).collect();
+    // After the unmount: a filesystem that is mounted does not become read-only everywhere.
+    let (marks, noauto) =
+        ([pairs("readonly", "on"), pairs(FENCE, &leg.to_string())].concat(), pairs("canmount", "noauto"));
+    let mut work = vec![zfs.set_all(&every, &marks)];
+    if !mountable.is_empty() {
+        work.push(zfs.set_all(&mountable, &noauto));
+    }
+    together(work).await
 }
 
 /// Unmounts all of it, the deepest place first: one mount keeps another busy in which it lies, whatever the datasets are called.

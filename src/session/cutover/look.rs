@@ -1,5 +1,7 @@
 //! What a host tells about a unit without its machine: what stands there, what it is like, and tidying up after passes.
 
+use std::collections::HashMap;
+
 use super::unit::Unit;
 use crate::{
     cutover::{
@@ -9,7 +11,7 @@ use crate::{
     },
     port::zfs::{Depth, Zfs, ZfsErrorKind},
     types::{
-        DatasetName, Failure, FailureClass, SnapshotName, SnapshotTag,
+        DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag,
         listing::{DatasetInfo, DatasetKind, FENCE, JOB, Property, PropertySource},
     },
 };
@@ -66,26 +68,63 @@ pub(super) fn leg_in(info: &DatasetInfo, property: &str) -> Option<Leg> {
     info.local(property).and_then(|text| text.parse().ok())
 }
 
+/// The datasets of a unit, and the snapshots of a tag with their GUIDs.
+pub(super) struct AtTag {
+    pub all: Vec<DatasetInfo>,
+    /// One of each dataset, in the same order.
+    pub snapshots: Vec<SnapshotName>,
+    /// `None` where there is none.
+    pub guids: Vec<Option<Guid>>,
+}
+
+/// Looks at all datasets of a unit, and at their snapshots of this tag; `beside` is given these and asked while GUIDs are. Those of the
+/// roots are asked for while it is looked what is below them: often there is nothing.
+///
+/// # Errors
+/// When ZFS fails.
+pub(super) async fn at_tag<T>(
+    zfs: &dyn Zfs,
+    unit: &Unit,
+    tag: &SnapshotTag,
+    beside: impl AsyncFnOnce(&[DatasetInfo], &[SnapshotName]) -> T,
+) -> Result<(AtTag, T), Failure> {
+    let guids = async |snapshots: &[SnapshotName]| match snapshots {
+        [] => Ok(Vec::new()),
+        _ => zfs.snapshot_guids(snapshots).await.map_err(Failure::from),
+    };
+    let of_roots = snapshots_of(unit.roots(), tag)?;
+    let (all, mut known) = tokio::try_join!(datasets(zfs, unit), guids(&of_roots))?;
+    let names: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
+    let snapshots = snapshots_of(&names, tag)?;
+    let below: Vec<SnapshotName> = snapshots.iter().filter(|s| !of_roots.contains(s)).cloned().collect();
+    let (more, asked) = tokio::join!(guids(&below), beside(&all, &snapshots));
+    known.extend(more?);
+    let known: HashMap<&SnapshotName, Option<Guid>> = of_roots.iter().chain(&below).zip(known).collect();
+    let guids = snapshots.iter().map(|snapshot| known.get(snapshot).copied().flatten()).collect();
+    Ok((AtTag { all, snapshots, guids }, asked))
+}
+
 /// What stands there by the snapshots of this tag.
 ///
 /// # Errors
 /// When ZFS fails.
 pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
-    let all = datasets(zfs, unit).await?;
-    let snapshots = snapshots_of(&all, tag)?;
-    let written: Option<u64> = all.iter().map(|d| d.written).sum();
-    // At once: during a cutover nobody can write while this is looked at.
-    let asked = async { if written.is_none() { Some(zfs.written_since(&snapshots).await) } else { None } };
-    let (guids, asked) = tokio::join!(zfs.snapshot_guids(&snapshots), asked);
-    let guids = guids?;
-    let written = match (written, asked) {
-        (Some(written), _) => written,
-        (None, asked) if guids.iter().all(Option::is_some) => asked.transpose()?.unwrap_or(0),
+    // Beside the GUIDs: during a cutover nobody can write while this is looked at.
+    let written = async |all: &[DatasetInfo], snapshots: &[SnapshotName]| match all.iter().map(|d| d.written).sum() {
+        Some(written) => Ok(written),
+        None => zfs.written_since(snapshots).await,
+    };
+    let (AtTag { all, snapshots, guids }, written) = at_tag(zfs, unit, tag, written).await?;
+    let written = if guids.iter().all(Option::is_some) {
+        written?
+    } else {
         // What has no such snapshot is different anyway; of the others it is told.
-        _ => {
-            let there = snapshots.iter().zip(&guids).filter(|(_, guid)| guid.is_some());
-            let there: Vec<SnapshotName> = there.map(|(snapshot, _)| snapshot.clone()).collect();
-            if there.is_empty() { 0 } else { zfs.written_since(&there).await? }
+        let there = snapshots.iter().zip(&guids).filter(|(_, guid)| guid.is_some());
+        let there: Vec<SnapshotName> = there.map(|(snapshot, _)| snapshot.clone()).collect();
+        match written {
+            Ok(written) => written,
+            Err(_) if there.is_empty() => 0,
+            Err(_) => zfs.written_since(&there).await?,
         }
     };
     let fences: Vec<Option<Leg>> = all.iter().map(|d| leg_in(d, FENCE)).collect();
@@ -95,8 +134,8 @@ pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Resul
     Ok(Seen { fence, written, guids: all.iter().map(place).zip(guids).collect(), volumes })
 }
 
-pub(super) fn snapshots_of(all: &[DatasetInfo], tag: &SnapshotTag) -> Result<Vec<SnapshotName>, Failure> {
-    let names = all.iter().map(|d| d.name.snapshot(tag));
+fn snapshots_of(all: &[DatasetName], tag: &SnapshotTag) -> Result<Vec<SnapshotName>, Failure> {
+    let names = all.iter().map(|name| name.snapshot(tag));
     names.collect::<Result<_, _>>().map_err(|e| Failure::new(FailureClass::Usage, e))
 }
 

@@ -12,6 +12,7 @@ mod actions;
 mod activate;
 mod actor;
 mod fence;
+mod later;
 mod look;
 mod shed;
 mod unit;
@@ -27,8 +28,8 @@ use tokio::{
     time::timeout,
 };
 
-use self::actor::Message;
 pub use self::unit::Unit;
+use self::{actor::Message, later::Later};
 use crate::{
     cutover::{
         call::{Call, Setup, State, Told},
@@ -77,12 +78,19 @@ pub struct Hosts {
     actors: Mutex<HashMap<String, mpsc::Sender<Message>>>,
     /// What is answered at once starts processes of its own.
     looks: Semaphore,
+    /// What receives left to do.
+    pub(super) later: Later,
 }
 
 impl Hosts {
     /// Hosts without any unit loaded.
     pub fn new(tools: Tools) -> Arc<Hosts> {
-        Arc::new(Hosts { tools: Arc::new(tools), actors: Mutex::default(), looks: Semaphore::new(MAX_LOOKS) })
+        Arc::new(Hosts {
+            tools: Arc::new(tools),
+            actors: Mutex::default(),
+            looks: Semaphore::new(MAX_LOOKS),
+            later: Later::default(),
+        })
     }
 
     /// From now on these hooks are called; a call that is under way goes on.
@@ -108,6 +116,7 @@ impl Hosts {
             Call::Look { tag } => look::look(&*self.tools.zfs, &unit, &tag).await.map(Told::Seen),
             Call::Describe => look::describe(&*self.tools.zfs, &unit).await.map(|saved| Told::Described { saved }),
             Call::Tidy { legs, keep } => {
+                self.later.is_done(unit.roots()).await;
                 look::tidy(&*self.tools.zfs, &unit, &legs, &keep).await?;
                 Ok(Told::Done)
             }
