@@ -1,6 +1,6 @@
 //! `zmigrate cutover status`.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ use crate::{
     host,
     port::ledger::Ledgers,
     session::cutover::Hosts,
-    types::{DatasetName, Failure, FailureClass},
+    types::{DatasetName, Failure, FailureClass, paragraph},
 };
 
 #[derive(Serialize)]
@@ -87,11 +87,8 @@ pub fn run(global: &Global, id: Option<CutoverId>, watch: bool, output: &Output)
             let object = look(&*ledgers, hosts, id)?;
             let shown = text(&object, true);
             // A screen is drawn over; a file or a pipe gets one after the other.
-            let shown = match terminal_size::terminal_size().filter(|_| terminal) {
-                Some((width, _)) => format!("\x1b[H\x1b[2J{}", wrapped(shown.trim_end(), width.0.into())),
-                None => shown.trim_end().to_owned(),
-            };
-            output.must_say(&object, shown);
+            let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
+            output.must_say(&object, format!("{clear}{}", shown.trim_end()));
             let over = !object.cutovers.is_empty() && object.cutovers.iter().all(|c| c.over);
             if over {
                 return Ok(0);
@@ -180,8 +177,7 @@ fn text(object: &Object, whole: bool) -> String {
         return "no cutovers".to_owned();
     }
     for cutover in &object.cutovers {
-        // Writing into a String does not fail.
-        let _ = write_cutover(&mut text, cutover, whole);
+        write_cutover(&mut text, cutover, whole);
     }
     for unit in &object.units {
         let names: Vec<&str> = unit.datasets.iter().map(|d| d.as_str()).collect();
@@ -191,58 +187,43 @@ fn text(object: &Object, whole: bool) -> String {
             None => "no part",
         };
         let leg = unit.leg.map_or("-".to_owned(), |leg| leg.to_string());
-        let _ = writeln!(text, "here: {}: {side} of {leg}: {}", names.join(", "), unit.stage);
+        text += &format!("here: {}: {side} of {leg}: {}\n", names.join(", "), unit.stage);
         if let Some(needs) = &unit.needs {
-            let _ = writeln!(text, "  NEEDS      {needs}");
+            labelled(&mut text, "NEEDS", needs);
         }
     }
     text
 }
 
-/// What goes with a label begins in this column.
-const INDENT: usize = 13;
-
-/// The lines, each no wider than `width` columns where its words allow that; what does not fit goes on below, indented.
-fn wrapped(text: &str, width: usize) -> String {
-    let mut all = Vec::new();
-    for mut line in text.lines().map(str::to_owned) {
-        while line.chars().count() > width {
-            // At the last space that fits, behind the indentation.
-            let spaces =
-                line.char_indices().enumerate().take(width + 1).filter(|(at, (_, c))| *at > INDENT && *c == ' ');
-            let Some((_, (at, _))) = spaces.last() else { break };
-            let rest = format!("{:INDENT$}{}", "", line[at..].trim_start());
-            line.truncate(at);
-            all.push(std::mem::replace(&mut line, rest));
-        }
-        all.push(line);
-    }
-    all.join("\n")
+/// A label, and what goes with it.
+fn labelled(to: &mut String, label: &str, words: &str) {
+    paragraph(to, &format!("  {label:<10} "), 13, words);
 }
 
-fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) -> std::fmt::Result {
-    writeln!(to, "cutover {}: {}   {} → {}", cutover.id, cutover.phase, cutover.source, cutover.target)?;
+fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) {
+    *to += &format!("cutover {}: {}   {} → {}\n", cutover.id, cutover.phase, cutover.source, cutover.target);
     if let Some(why) = &cutover.why {
-        writeln!(to, "  because    {why}")?;
+        labelled(to, "because", why);
     }
     if !cutover.over {
         let leads = if cutover.led { "" } else { "; no process leads it: `zmigrate cutover resume`" };
-        writeln!(to, "  waits for  {}{leads}", cutover.waits_for)?;
+        labelled(to, "waits for", &format!("{}{leads}", cutover.waits_for));
     }
     if let Some(needs) = &cutover.needs {
-        writeln!(to, "  NEEDS      {needs}")?;
+        labelled(to, "NEEDS", needs);
     }
     let ms = |ms: Option<u64>| ms.map_or("-".to_owned(), |ms| seconds(Millis(ms)));
-    writeln!(to, "  downtime   {}, predicted {}", ms(cutover.downtime_ms), ms(cutover.predicted_downtime_ms))?;
+    let downtimes = format!("{}, predicted {}", ms(cutover.downtime_ms), ms(cutover.predicted_downtime_ms));
+    labelled(to, "downtime", &downtimes);
     if whole {
         let first = cutover.pass_reports.len().saturating_sub(10);
         for pass in &cutover.pass_reports[first..] {
-            writeln!(to, "  {}", passed(pass))?;
+            *to += &format!("  {}\n", passed(pass));
         }
         if !cutover.over {
-            writeln!(to, "  go         {}", cutover.go)?;
-            writeln!(to, "  abort      {}", cutover.abort)?;
-            writeln!(to, "  nothing    {}", cutover.nothing)?;
+            labelled(to, "go", &cutover.go);
+            labelled(to, "abort", &cutover.abort);
+            labelled(to, "nothing", &cutover.nothing);
         }
         if let Some(proof) = &cutover.proof {
             let means = match proof.means {
@@ -252,28 +233,7 @@ fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) -> std::fmt::R
             };
             let equal = if proof.equal && proof.source == proof.target { "equal" } else { "different" };
             let fence = proof.fence.map_or("none".to_owned(), |leg| leg.to_string());
-            writeln!(to, "  proof      {means}: {equal}; {} written since; fence {fence}", proof.written)?;
+            labelled(to, "proof", &format!("{means}: {equal}; {} written since; fence {fence}", proof.written));
         }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::wrapped;
-
-    #[test]
-    fn words_stay_whole_on_a_narrow_screen() {
-        let text = "cutover 1: armed\n  NEEDS      all is ready → `cutover go 1`\n  go         stops it";
-        let narrow = wrapped(text, 30);
-        assert_eq!(
-            narrow,
-            "cutover 1: armed\n  NEEDS      all is ready →\n             `cutover go 1`\n  go         stops it"
-        );
-        assert_eq!(wrapped(text, 45), text);
-        assert_eq!(wrapped("  NEEDS      →→→→ →→→→", 20), "  NEEDS      →→→→\n             →→→→");
-        // What has no place to break stays as it is, also on a screen of nothing.
-        assert_eq!(wrapped("a-word-that-is-longer-than-the-screen", 10), "a-word-that-is-longer-than-the-screen");
-        assert_eq!(wrapped("  NEEDS      aaaaaaaaaa b", 0), "  NEEDS      aaaaaaaaaa b");
     }
 }
