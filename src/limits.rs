@@ -40,12 +40,6 @@ pub const MAX_TRANSFERS: usize = 64;
 pub const MAX_STREAMS: u16 = 16;
 /// A stream over more than two connections begins with the smallest chunks, for so many bytes: a short one is spread over all of them.
 pub const SMALL_CHUNKS_UNTIL: u64 = 2 << 20;
-/// Bytes that may wait at first for the link to carry them, where the window allows for more: what is worked on at both ends then stays in the
-/// caches of a processor, and it is two thirds of a second of a 100 Mbit/s link.
-pub const FIRST_QUEUE: u64 = 8 << 20;
-/// Bytes that the system takes from us beyond what it has sent: enough for the time until a task is woken, half a millisecond at 1 GB/s. More
-/// would only wait there, where nobody can tell it from what is on its way.
-pub const UNSENT_IN_SOCKET: u32 = 1 << 20;
 /// Bytes after which a transfer is large enough for a second connection: what a fast link carries in some tens of milliseconds, so that
 /// the many small ones of a tree dial once each.
 pub const SECOND_STREAM_AFTER: u64 = 32 << 20;

@@ -3,12 +3,11 @@
 use std::{fmt, io, sync::Arc};
 
 use async_trait::async_trait;
-use socket2::SockRef;
 use tokio::{io::BufReader, net::TcpStream, time::timeout};
 
 use crate::{
     identity::{HandshakeError, HandshakeRefusal, IdentityStore, handshake},
-    limits::{HANDSHAKE_TIMEOUT, UNSENT_IN_SOCKET},
+    limits::HANDSHAKE_TIMEOUT,
     port::link::{Dialled, Link},
     types::{Endpoint, Failure, FailureClass, PeerName},
 };
@@ -20,13 +19,12 @@ const READ_BUFFER: usize = 256 << 10;
 /// What TLS runs over.
 pub type Socket = BufReader<TcpStream>;
 
-/// Prepares a connection: no delay for small frames, large reads, and little that waits in it.
+/// Prepares a connection: no delay for small frames, large reads.
 ///
 /// # Errors
 /// When the system refuses the option.
 pub fn prepare(stream: TcpStream) -> io::Result<Socket> {
     stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_IN_SOCKET)?;
     Ok(BufReader::with_capacity(READ_BUFFER, stream))
 }
 

@@ -427,12 +427,7 @@ impl Channel {
             return Next::Closed;
         }
         let State { outbox, live, .. } = &mut *state;
-        let Some(frame) = outbox.take_in_turn(id, live.keys().copied()) else {
-            if outbox.ran_dry() {
-                self.inner.room.notify_waiters();
-            }
-            return Next::Wait;
-        };
+        let Some(frame) = outbox.take_in_turn(id, live.keys().copied()) else { return Next::Wait };
         self.turn_changes(&state);
         let pause = match &state.rate {
             Some(rate) if frame.header.kind == FrameKind::Data => rate.pause_for(frame.wire_len()),

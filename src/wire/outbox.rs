@@ -6,16 +6,13 @@
 //!                ↑___________ lost(connection) ______|
 //! ```
 //!
-//! What is in here is limited to less than the window at first: more of it than the link needs to be kept busy only pushes what is worked on
-//! out of the processor's caches. A limit that was reached, and was too little all the same, doubles.
-//!
 //! Invariants: the cost of the frames in here or unconsumed at the receiver never exceeds the window (one frame may
 //! always be pushed when nothing is outstanding); a frame leaves only when it was acknowledged.
 
 use std::collections::VecDeque;
 
 use super::frame::{Ack, Frame};
-use crate::limits::{FIRST_QUEUE, SMALL_CHUNKS_UNTIL};
+use crate::limits::SMALL_CHUNKS_UNTIL;
 
 /// Names one connection of a channel.
 pub type ConnectionId = u64;
@@ -30,10 +27,6 @@ struct Slot {
 #[derive(Debug)]
 pub struct Outbox {
     window: u64,
-    /// What of it may wait here until the receiver has it.
-    limit: u64,
-    /// Something had to wait for that limit since it was set.
-    reached: bool,
     /// Sequence number of `slots[0]`.
     first: u64,
     slots: VecDeque<Slot>,
@@ -57,40 +50,13 @@ pub struct BadAck {
 impl Outbox {
     /// An empty outbox that lets at most `window` bytes of cost be outstanding.
     pub fn new(window: u64) -> Self {
-        let limit = window.min(FIRST_QUEUE);
-        Self {
-            window,
-            limit,
-            reached: false,
-            first: 0,
-            slots: VecDeque::new(),
-            pushed: 0,
-            consumed: 0,
-            queued: 0,
-            scan_from: 0,
-        }
+        Self { window, first: 0, slots: VecDeque::new(), pushed: 0, consumed: 0, queued: 0, scan_from: 0 }
     }
 
-    /// True if a frame of that [`Frame::cost`] may be pushed now; whoever asks in vain waits.
-    pub fn has_room(&mut self, cost: u64) -> bool {
+    /// True if a frame of that [`Frame::cost`] may be pushed now.
+    pub fn has_room(&self, cost: u64) -> bool {
         let outstanding = self.pushed - self.consumed;
-        if outstanding == 0 {
-            return true;
-        }
-        let in_limit = self.queued == 0 || self.queued + cost <= self.limit;
-        self.reached |= !in_limit;
-        in_limit && outstanding + cost <= self.window
-    }
-
-    /// To be called when a connection has nothing to carry. If something waited for the limit, the link could have carried more, or what
-    /// gives the frames came to a stop for longer than these lasted: the limit is doubled, and true is returned.
-    pub fn ran_dry(&mut self) -> bool {
-        let all_carried = self.slots.iter().skip(self.scan_from).all(|slot| slot.on.is_some());
-        let grows = all_carried && self.reached && self.limit < self.window;
-        if grows {
-            (self.limit, self.reached) = ((self.limit * 2).min(self.window), false);
-        }
-        grows
+        outstanding == 0 || outstanding + cost <= self.window
     }
 
     /// Numbers a frame and keeps it. The caller asks [`Self::has_room`] first.
@@ -179,50 +145,9 @@ impl Outbox {
         self.pushed - self.queued
     }
 
-    /// The share of what may wait here, 0 to 1, that has not reached the other side: near 1 the link is the bottleneck, whereas
+    /// The share of the window, 0 to 1, that has not reached the other side: near 1 the link is the bottleneck, whereas
     /// what waits at the receiver for `zfs receive` does not count.
     pub fn backlog(&self) -> f32 {
-        self.queued as f32 / self.limit as f32
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::wire::frame::{FRAME_COST, FrameKind};
-
-    const FRAME: u64 = 1 << 20;
-
-    fn fill(outbox: &mut Outbox) -> u64 {
-        let frame = || Frame::plain(FrameKind::Data, 0, Bytes::from(vec![0; (FRAME - FRAME_COST) as usize]));
-        let mut pushed = 0;
-        while outbox.has_room(FRAME) {
-            outbox.push(frame());
-            pushed += 1;
-        }
-        pushed
-    }
-
-    #[test]
-    fn a_queue_is_short_until_the_link_runs_dry() {
-        let mut outbox = Outbox::new(4 * FIRST_QUEUE);
-        let first = FIRST_QUEUE / FRAME;
-        assert!(!outbox.ran_dry(), "nothing waits");
-        assert_eq!(fill(&mut outbox), first);
-        assert!(outbox.take(1).is_some() && !outbox.ran_dry(), "the link has more to carry");
-        while outbox.take(1).is_some() {}
-        // All is on its way, as over a long link, and more has to wait.
-        assert!(outbox.ran_dry() && !outbox.ran_dry(), "once for each time that it is reached");
-        assert_eq!(fill(&mut outbox), first);
-        // A receiver that takes its time is no reason for more of it.
-        while outbox.take(1).is_some() {}
-        outbox.ack(Ack { next: 2 * first, consumed: 0 }).unwrap();
-        assert!(outbox.ran_dry());
-        assert_eq!(fill(&mut outbox), 2 * first, "the window is full");
-        while outbox.take(1).is_some() {}
-        outbox.ack(Ack { next: 4 * first, consumed: 0 }).unwrap();
-        assert!(!outbox.has_room(FRAME) && !outbox.ran_dry());
+        self.queued as f32 / self.window as f32
     }
 }

@@ -118,6 +118,11 @@ fn held_until_go() {
     let late = format!("{}/late", bench.east());
     create(&late);
     populate(&late, 3, 1000);
+    let newest = |status: &serde_json::Value| {
+        let passes = status["pass_reports"].as_array().unwrap();
+        passes.last().unwrap()["number"].as_u64().unwrap()
+    };
+    wait_for("status to tell of a pass while it holds", 60, || newest(&bench.status()) > newest(&status));
     let said = bench.cutover(&["go", &id]).must(0);
     assert_eq!(json(&said)["result"], "done");
     assert_eq!(json(&running.wait(60).must(0))["result"], "done");
