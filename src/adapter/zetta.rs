@@ -15,12 +15,12 @@ use libzetta::zfs::{BookmarkRequest, DestroyTiming, Error, ZfsEngine, ZfsLzc};
 use super::zfs::{ZfsCommand, port::root_takes_part};
 use crate::{
     port::zfs::{
-        Depth, ReceiveSpec, Receiving, SendSpec, Sending, SnapshotRequest, Zfs, ZfsError,
+        Depth, ReceiveSpec, Receiving, SendSpec, Sending, Since, SnapshotRequest, Zfs, ZfsError,
         ZfsErrorKind::{self, *},
         ZfsResult,
     },
     types::{
-        BookmarkName, DatasetName, Delegation, Guid, PoolStatus, SnapshotName, ZfsVersion,
+        BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
         listing::{Capabilities, DatasetInfo, Listing, Property},
     },
 };
@@ -203,12 +203,8 @@ impl Zfs for ZettaZfs {
         self.command.tree(root).await
     }
 
-    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
-        self.command.snapshot_guids(snapshots).await
-    }
-
-    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
-        self.command.written_since(snapshots).await
+    async fn since(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Since>>> {
+        self.command.since(snapshots).await
     }
 
     async fn unmount(&self, dataset: &DatasetName) -> ZfsResult<()> {

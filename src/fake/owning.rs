@@ -8,7 +8,7 @@ use super::{
     records::space_since,
 };
 use crate::{
-    port::zfs::{ZfsErrorKind::*, ZfsResult},
+    port::zfs::{Since, ZfsErrorKind::*, ZfsResult},
     types::{
         DatasetName, SnapshotName,
         listing::{DatasetInfo, DatasetKind, PropertySource},
@@ -38,16 +38,10 @@ pub fn tree(host: &Host, root: &DatasetName) -> Vec<DatasetInfo> {
     host.datasets.keys().filter(|n| n.is_at_or_below(root)).filter_map(|n| host.info(n)).collect()
 }
 
-pub fn written_since(host: &mut Host, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
-    let mut sum = 0;
-    for name in snapshots {
-        let before = host.need_snap("look at what was written", name)?.objects.clone();
-        let live = host.need("look at what was written", &name.dataset())?.live.clone();
-        if before != live {
-            sum += space_since(&before, &live).max(512);
-        }
-    }
-    Ok(sum)
+pub fn since(host: &Host, name: &SnapshotName) -> Option<Since> {
+    let (then, now) = (host.snap(name)?, &host.dataset(&name.dataset())?.live);
+    let written = if then.objects == *now { 0 } else { space_since(&then.objects, now).max(512) };
+    Some(Since { guid: then.guid, written })
 }
 
 /// Where it is mounted, or would be.

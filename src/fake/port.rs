@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     port::zfs::{
-        Depth, ReceiveSpec, Receiving, SendSpec, Sending, SnapshotRequest, Zfs,
+        Depth, ReceiveSpec, Receiving, SendSpec, Sending, Since, SnapshotRequest, Zfs,
         ZfsErrorKind::{self, *},
         ZfsResult,
     },
@@ -289,14 +289,10 @@ impl Zfs for FakeZfs {
         self.act(Op::Tree, &format!("look at {root} and below"), |host| Ok(owning::tree(host, root)))
     }
 
-    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
-        self.act(Op::SnapshotGuids, "look at snapshots", |host| {
-            Ok(snapshots.iter().map(|s| host.snap(s).map(|s| s.guid)).collect())
+    async fn since(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Since>>> {
+        self.act(Op::Since, "look at snapshots", |host| {
+            Ok(snapshots.iter().map(|name| owning::since(host, name)).collect())
         })
-    }
-
-    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
-        self.act(Op::WrittenSince, "look at what was written", |host| owning::written_since(host, snapshots))
     }
 
     async fn unmount(&self, dataset: &DatasetName) -> ZfsResult<()> {

@@ -121,6 +121,16 @@ pub struct Receiving {
     pub process: Box<dyn Process>,
 }
 
+/// A snapshot, and what became of its dataset since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// Its GUID.
+    pub guid: Guid,
+    /// Bytes that were written since the dataset's newest snapshot. Where the tool has no such property: by how much the space that the
+    /// dataset refers to differs, and what this snapshot alone still holds. What has no figure counts as written to.
+    pub written: u64,
+}
+
 /// One host's ZFS.
 #[async_trait]
 pub trait Zfs: Send + Sync {
@@ -175,12 +185,9 @@ pub trait Zfs: Send + Sync {
     /// The dataset and all below it, without snapshots and bookmarks. One command, or two where the tool is old; empty where there is none.
     async fn tree(&self, root: &DatasetName) -> ZfsResult<Vec<DatasetInfo>>;
 
-    /// The GUIDs of these snapshots, in their order; `None` for one that is not there. One command where the names fit.
-    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>>;
-
-    /// Bytes that were written to the datasets of these snapshots since, all together. Where the tool has no such property:
-    /// by how much the space that each dataset refers to differs, and what its snapshot alone still holds.
-    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64>;
+    /// Which snapshots these are, in their order, and what was written to their datasets since; `None` for one that is not there. One
+    /// command where the names fit.
+    async fn since(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Since>>>;
 
     /// Unmounts a filesystem and all that is mounted below it, without force: fails `Busy` while anything is in use.
     /// Succeeds if it is not mounted.

@@ -133,6 +133,8 @@ pub struct EngineSession {
     pub(super) shown: Mutex<Shown>,
     /// What goes to its end, whoever waits for it or not.
     acts: TaskTracker,
+    /// Set when what goes on by itself has to come to its end, too.
+    closing: CancellationToken,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -210,13 +212,14 @@ impl EngineSession {
             ending: CancellationToken::new(),
             shown: Mutex::default(),
             acts: TaskTracker::new(),
+            closing: CancellationToken::new(),
         }
     }
 
     /// A session of the same engine without locks or transfers, for work that goes on by itself.
     pub(super) fn worker(&self) -> EngineSession {
         let new = EngineSession::new(Arc::clone(&self.engine), self.holder.clone(), Arc::clone(&self.channels));
-        EngineSession { acts: self.acts.clone(), ..new }
+        EngineSession { acts: self.acts.clone(), closing: self.closing.clone(), ..new }
     }
 
     pub(super) fn zfs(&self) -> &dyn Zfs {
@@ -334,9 +337,20 @@ impl EngineSession {
         done.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e)))
     }
 
-    /// Does something that nobody waits for but [`EngineSession::shut_down`].
-    pub(super) fn by_itself(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.acts.spawn(work);
+    /// Does `work` when it is time for it, or the session closes. Nobody waits for it but [`EngineSession::shut_down`].
+    pub(super) fn by_itself(
+        &self,
+        time: impl Future<Output = ()> + Send + 'static,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let closing = self.closing.clone();
+        self.acts.spawn(async move {
+            tokio::select! {
+                () = time => {}
+                () = closing.cancelled() => {}
+            }
+            work.await;
+        });
     }
 
     /// From now on nothing new is begun; transfers are told to end.
@@ -348,6 +362,7 @@ impl EngineSession {
     /// Ends all transfers, waits for them and for what goes to its end, then lets the locks go. Whoever calls has waited for the requests in work.
     pub async fn shut_down(&self) {
         self.begin_end();
+        self.closing.cancel();
         self.acts.close();
         self.acts.wait().await;
         let transfers: Vec<_> = lock(&self.transfers).values().cloned().collect();

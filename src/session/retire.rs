@@ -22,7 +22,7 @@ use crate::{
     limits::MIN_GONE,
     port::{
         journal::Entry,
-        zfs::{Depth, ZfsErrorKind},
+        zfs::{Depth, Since, ZfsErrorKind},
     },
     types::{
         Failure, FailureClass, SnapshotName,
@@ -89,8 +89,14 @@ impl EngineSession {
         let (others, own) = self.held(info, &snapshots, &ours).await?;
         stays = stays.or(others);
         if stays.is_none() {
-            let written = self.zfs().written_since(snapshots.last().map_or(&[], std::slice::from_ref)).await?;
-            stays = (written > 0).then(|| format!("{written} bytes were written to it since its newest snapshot"));
+            let since = self.zfs().since(snapshots.last().map_or(&[], std::slice::from_ref)).await?;
+            stays = match since.first() {
+                Some(Some(Since { written: written @ 1.., .. })) => {
+                    Some(format!("{written} bytes were written to it since its newest snapshot"))
+                }
+                Some(None) => Some("its newest snapshot is gone".to_owned()),
+                _ => None,
+            };
         }
         if let Some(why) = stays {
             return Ok(Retired::Stays(why));

@@ -298,10 +298,13 @@ async fn after_receive(
     let left = let_older_go(zfs, dataset.clone(), step.clone(), capabilities.holds, recorded.map(|p| p.value));
     match &session.engine.cutovers {
         Some(hosts) if is_of_a_cutover(step.snapshot.tag().as_str()) => {
-            let (turn, dataset) = (hosts.later.turn(dataset).await, dataset.clone());
-            session.by_itself(async move {
+            let (turn, dataset) = (Arc::new(hosts.later.turn(dataset).await), dataset.clone());
+            let comes = Arc::clone(&turn);
+            session.by_itself(async move { comes.comes().await }, async move {
                 if let Err(failure) = left.await {
-                    tracing::warn!("{dataset} keeps older snapshots held until the next pass or `zmigrate state release --stale`: {failure}");
+                    tracing::warn!(
+                        "{dataset} keeps older snapshots held until the next pass or `zmigrate state release --stale`: {failure}"
+                    );
                 }
                 drop(turn);
             });
@@ -364,18 +367,31 @@ pub(super) async fn open_send(
             None => Ok(()),
         }
     };
-    tokio::try_join!(is_there(step.snapshot.as_str(), step.to_guid), base_is_there)?;
     if let Some(token) = &step.resume {
         check_token(token, &step)?;
     }
-    if capabilities.holds {
-        session.engine.zfs.hold(&hold_tag(&step.job), &to_hold).await.map_err(|e: ZfsError| match e.kind {
+    let are_there = async { tokio::try_join!(is_there(step.snapshot.as_str(), step.to_guid), base_is_there) };
+    let tag = hold_tag(&step.job);
+    let held = async {
+        if !capabilities.holds {
+            return Ok(());
+        }
+        session.zfs().hold(&tag, &to_hold).await.map_err(|e: ZfsError| match e.kind {
             ZfsErrorKind::NotFound => {
                 refused(format!("{} was destroyed since the run was planned; run it again", step.snapshot))
             }
             _ => e.into(),
-        })?;
+        })
+    };
+    // What is held stays what it is, so it is looked at when it is held, or meanwhile.
+    let (are_there, held) = tokio::join!(are_there, held);
+    if let Err(failure) = are_there {
+        if capabilities.holds && held.is_ok() {
+            session.zfs().release(&tag, &to_hold).await?;
+        }
+        return Err(failure);
     }
+    held?;
     let spec = match (&step.resume, &step.base) {
         (Some(token), _) => SendSpec::Resume { token: token.clone() },
         (None, Some((base, _))) => {

@@ -21,6 +21,7 @@ use super::engine::{EngineSession, refused};
 use crate::{
     content::{ContentError, Entries},
     limits::MAX_VIEWS,
+    port::zfs::Since,
     types::{Failure, FailureClass, content::ContentCounts, listing::DatasetKind},
     wire::{
         message::Reply,
@@ -51,9 +52,8 @@ impl EngineSession {
     pub async fn verify(&self, ask: &VerifyAsk, told: Option<Told>) -> Result<Reply, Failure> {
         let answer = match &ask.what {
             VerifyWhat::Changed => {
-                self.must_be(ask).await?;
-                let written = self.zfs().written_since(std::slice::from_ref(&ask.snapshot));
-                VerifyAnswer::Changed(self.while_it_lasts(written).await?)
+                let written = self.must_be(ask).await?.written;
+                VerifyAnswer::Changed(written)
             }
             VerifyWhat::Digest(kind) => {
                 let digest = |entries: Entries<'_>| entries.digest().map(VerifyAnswer::Digest);
@@ -72,10 +72,10 @@ impl EngineSession {
         let _ = timeout(within, self.engine.looks.acquire_many(MAX_VIEWS as u32)).await;
     }
 
-    async fn must_be(&self, ask: &VerifyAsk) -> Result<(), Failure> {
-        let found = self.zfs().snapshot_guids(std::slice::from_ref(&ask.snapshot)).await?;
+    async fn must_be(&self, ask: &VerifyAsk) -> Result<Since, Failure> {
+        let found = self.while_it_lasts(self.zfs().since(std::slice::from_ref(&ask.snapshot))).await?;
         match found.first().copied().flatten() {
-            Some(guid) if guid == ask.guid => Ok(()),
+            Some(since) if since.guid == ask.guid => Ok(since),
             Some(_) => Err(refused(format!("{} is another snapshot by now; run it again", ask.snapshot))),
             None => Err(refused(format!("{} is gone by now; run it again", ask.snapshot))),
         }
@@ -103,7 +103,7 @@ impl EngineSession {
         // A task of its own, so that the view is shut also when nobody waits for the answer any more.
         let task = tokio::spawn(async move {
             let looked = match is_it {
-                Ok(()) => spawn_blocking(move || {
+                Ok(_) => spawn_blocking(move || {
                     let progress = move |counts| {
                         told.iter().for_each(|told| told(counts));
                         if stopped.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

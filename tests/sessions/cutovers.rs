@@ -448,7 +448,7 @@ const CUTOVER_OPS: &[Op] = &[
     Op::SetAll,
     Op::InheritAll,
     Op::Tree,
-    Op::SnapshotGuids,
+    Op::Since,
     Op::Unmount,
     Op::Mount,
     Op::Sync,

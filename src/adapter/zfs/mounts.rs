@@ -25,7 +25,7 @@ use super::{
     run::{Output, Tool, error},
 };
 use crate::{
-    port::zfs::{ZfsErrorKind::*, ZfsResult},
+    port::zfs::{Since, ZfsErrorKind::*, ZfsResult},
     types::{DatasetName, Guid, SnapshotName, listing::DatasetInfo, mounts},
 };
 
@@ -139,44 +139,29 @@ impl ZfsCommand {
         Ok(all)
     }
 
-    pub(super) async fn guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
-        let found = self.look_at(&["guid"], snapshots.iter().map(SnapshotName::to_string).collect()).await?;
-        let guid = |values: Values| Some((values.name, values.properties.first()?.value.parse::<Guid>().ok()?));
-        let found: HashMap<String, Guid> = found.into_iter().filter_map(guid).collect();
-        Ok(snapshots.iter().map(|name| found.get(name.as_str()).copied()).collect())
-    }
-
-    pub(super) async fn written_after(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
-        let operation = format!("look at what was written since {}", subject_of(snapshots));
-        let unparsable = |e| error(&operation, Unparsable, e);
+    pub(super) async fn seen_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Since>>> {
         let has_written = self.tools().await?.knows("written");
-        let mut sum = 0u64;
-        for list in argument_lists(&snapshots.iter().map(SnapshotName::to_string).collect::<Vec<_>>()) {
-            let datasets = list.iter().filter_map(|s| Some(s.split_once('@')?.0));
-            let (names, wanted): (Vec<&str>, &[&str]) = match has_written {
-                true => (datasets.collect(), &["written"]),
-                false => (datasets.chain(list.iter().map(String::as_str)).collect(), &["referenced", "used"]),
+        let asked: &[&str] = if has_written { &["guid", "written"] } else { &["guid", "referenced", "used"] };
+        let both = snapshots.iter().flat_map(|name| [name.dataset().to_string(), name.to_string()]);
+        let found = self.look_at(asked, both.collect()).await?;
+        let found: HashMap<&str, &Values> = found.iter().map(|values| (values.name.as_str(), values)).collect();
+        let number = |name: &str, property: &str| {
+            let value = &found.get(name)?.properties.iter().find(|p| p.name == property)?.value;
+            value.parse::<u64>().ok()
+        };
+        let since = |snapshot: &SnapshotName| {
+            let (name, dataset) = (snapshot.as_str(), snapshot.dataset());
+            let written = match has_written {
+                true => number(dataset.as_str(), "written"),
+                false => number(dataset.as_str(), "referenced")
+                    .zip(number(name, "referenced"))
+                    .zip(number(name, "used"))
+                    .map(|((now, then), used)| now.abs_diff(then) + used),
             };
-            let out = self.get_known(&operation, &["get", "-Hp"], wanted, &names).await?.ok(&operation)?;
-            let values = parse::values(&out.stdout).map_err(unparsable)?;
-            let number = |name: &str, property: &str| -> u64 {
-                let of = values.iter().find(|v| v.name == name);
-                let found = of.and_then(|v| v.properties.iter().find(|p| p.name == property));
-                // What has no figure counts as written to: that is the answer which does no harm.
-                found.and_then(|p| p.value.parse().ok()).unwrap_or(1)
-            };
-            for snapshot in list {
-                let Some((dataset, _)) = snapshot.split_once('@') else { continue };
-                sum += match has_written {
-                    true => number(dataset, "written"),
-                    false => {
-                        let grown = number(dataset, "referenced").abs_diff(number(snapshot, "referenced"));
-                        grown + number(snapshot, "used")
-                    }
-                };
-            }
-        }
-        Ok(sum)
+            // What has no figure counts as written to: that is the answer which does no harm.
+            Some(Since { guid: Guid(number(name, "guid")?), written: written.unwrap_or(1) })
+        };
+        Ok(snapshots.iter().map(since).collect())
     }
 
     pub(super) async fn unmount_tree(&self, dataset: &DatasetName) -> ZfsResult<()> {
@@ -304,13 +289,6 @@ async fn appears(path: &Path, within: Duration) -> bool {
         sleep(LOOK_EVERY).await;
     }
     true
-}
-
-fn subject_of(snapshots: &[SnapshotName]) -> String {
-    match snapshots {
-        [one] => one.to_string(),
-        _ => format!("{} snapshots", snapshots.len()),
-    }
 }
 
 fn subject(datasets: &[DatasetName]) -> String {

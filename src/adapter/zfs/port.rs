@@ -12,12 +12,12 @@ use super::{
 };
 use crate::{
     port::zfs::{
-        Depth, ReceiveSpec, Receiving, SendSpec, Sending, SnapshotRequest, Zfs, ZfsError,
+        Depth, ReceiveSpec, Receiving, SendSpec, Sending, Since, SnapshotRequest, Zfs, ZfsError,
         ZfsErrorKind::{self, *},
         ZfsResult,
     },
     types::{
-        BookmarkName, DatasetName, Delegation, Guid, PoolStatus, SnapshotName, ZfsVersion,
+        BookmarkName, DatasetName, Delegation, PoolStatus, SnapshotName, ZfsVersion,
         listing::{Capabilities, DatasetInfo, Listing, Property},
     },
 };
@@ -260,12 +260,8 @@ impl Zfs for ZfsCommand {
         self.list_below(root).await
     }
 
-    async fn snapshot_guids(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Guid>>> {
-        self.guids(snapshots).await
-    }
-
-    async fn written_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<u64> {
-        self.written_after(snapshots).await
+    async fn since(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Since>>> {
+        self.seen_since(snapshots).await
     }
 
     async fn unmount(&self, dataset: &DatasetName) -> ZfsResult<()> {

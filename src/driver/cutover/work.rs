@@ -173,11 +173,8 @@ impl Worker {
         let took = began.elapsed();
         let changes = self.keep_bases(terms, moved.steps).await;
         let previous = self.measured().snapshot_at.replace(began);
-        let looked = Instant::now();
         let source = self.talk.look(terms, Side::Source, &tag).await?;
-        self.talk.look(terms, Side::Target, &tag).await?;
         let round_trip = self.round_trip().await;
-        let looks = looked.elapsed().saturating_sub(round_trip);
         self.talk.tidy(terms, &[self.begun.id], &tag).await;
         let mut is_prepared = false;
         if let Some(open) = self.open.lock().await.as_mut() {
@@ -196,7 +193,6 @@ impl Worker {
                 took,
                 transfers: moved.transfers,
                 preparing: moved.preparing,
-                looks,
                 changes,
                 round_trip,
                 is_prepared,

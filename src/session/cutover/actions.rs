@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Tools, activate,
     fence::{self, is_fenced},
-    look::{AtTag, MOUNTED, at_tag, datasets, former, is_mounted, leg_in, may_be_set, value},
+    look::{MOUNTED, at_tag, datasets, former, is_mounted, leg_in, may_be_set, value},
     unit::Unit,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     port::{
         hook::{HookCall, HookName, HookVerb},
         journal::{Entry, Phase},
-        zfs::{Depth, SnapshotRequest, ZfsErrorKind},
+        zfs::{Depth, Since, SnapshotRequest, ZfsErrorKind},
     },
     session::engine::lock,
     types::{
@@ -260,18 +260,16 @@ impl Doer {
                 Err(e) => return Err(e.into()),
             }
         }
-        let (AtTag { all, snapshots, guids }, ()) = at_tag(zfs, &self.unit, &tag, async |_, _| ()).await?;
+        let (all, since): (Vec<_>, Vec<_>) = at_tag(zfs, &self.unit, &tag).await?.into_iter().unzip();
         if !is_fenced(&all, leg) {
             let text = format!("{} is not fenced any more: somebody changed it by hand", self.unit);
             return Err(Failure::new(FailureClass::Zfs, text));
         }
-        let missing = |at: usize| format!("{} was not made", snapshots[at]);
-        let guids: Result<Vec<Guid>, Failure> = guids
-            .iter()
-            .enumerate()
-            .map(|(at, guid)| guid.ok_or_else(|| Failure::new(FailureClass::Zfs, missing(at))))
-            .collect();
-        guids
+        let guid = |(info, since): (&DatasetInfo, Option<Since>)| match since {
+            Some(since) => Ok(since.guid),
+            None => Err(Failure::new(FailureClass::Zfs, format!("{}@{tag} was not made", info.name))),
+        };
+        all.iter().zip(since).map(guid).collect()
     }
 
     async fn activate(&self, former: Option<&Former>, anew: bool) -> Result<(), Failure> {

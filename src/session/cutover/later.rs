@@ -1,67 +1,110 @@
-//! What a receive of a cutover leaves to do when its snapshot is safe already: it goes on beside what follows, so that no outage waits
-//! for it. What touches that dataset next does.
+//! What a receive of a cutover leaves to do when its snapshot is safe already: no outage waits for it, and nothing takes its time from one.
+//! It is done after a while, or as soon as somebody wants to touch its dataset again.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard},
+    time::timeout,
+};
 
 use crate::{session::engine::lock, types::DatasetName};
 
-/// See the module. Held while something of that dataset is left.
+/// Longer than most outages go on when the last bytes have come.
+const AFTER: Duration = Duration::from_secs(2);
+
+/// What is left of one dataset.
 #[derive(Default)]
-pub(in crate::session) struct Later(Mutex<BTreeMap<DatasetName, Arc<AsyncMutex<()>>>>);
+struct Left {
+    /// Held while something is.
+    turn: Arc<AsyncMutex<()>>,
+    hurry: Notify,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(in crate::session) struct Later(Mutex<BTreeMap<DatasetName, Arc<Left>>>);
+
+/// The right to leave something of a dataset; it counts as done when this is dropped.
+pub(in crate::session) struct Turn {
+    left: Arc<Left>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Turn {
+    /// Until it is time for what is left.
+    pub async fn comes(&self) {
+        // What was said before anybody waited is remembered.
+        let _ = timeout(AFTER, self.left.hurry.notified()).await;
+    }
+}
 
 impl Later {
-    /// The turn of that dataset, when what was left of it is done; who has it may leave something.
-    pub async fn turn(&self, dataset: &DatasetName) -> OwnedMutexGuard<()> {
-        let turn = Arc::clone(lock(&self.0).entry(dataset.clone()).or_default());
-        turn.lock_owned().await
+    /// The turn of that dataset, when what was left of it is done.
+    pub async fn turn(&self, dataset: &DatasetName) -> Turn {
+        let left = Arc::clone(lock(&self.0).entry(dataset.clone()).or_default());
+        Turn { _turn: done(&left).await, left }
     }
 
-    /// Waits until nothing is left of what is at or below these.
+    /// Has done at once what is left of all that is at or below these, and waits for it.
     pub async fn is_done(&self, roots: &[DatasetName]) {
         let is_below = |dataset: &DatasetName| roots.iter().any(|root| dataset.is_at_or_below(root));
-        let turns: Vec<_> =
-            lock(&self.0).iter().filter(|(d, _)| is_below(d)).map(|(_, turn)| Arc::clone(turn)).collect();
-        for turn in turns {
-            drop(turn.lock_owned().await);
+        let all: Vec<_> = lock(&self.0).iter().filter(|(d, _)| is_below(d)).map(|(_, left)| Arc::clone(left)).collect();
+        all.iter().for_each(|left| left.hurry.notify_one());
+        for left in all {
+            drop(done(&left).await);
         }
-        // Who waits has a share of his turn.
-        lock(&self.0).retain(|dataset, turn| !is_below(dataset) || Arc::strong_count(turn) > 1);
+        // Who waits, or does it, has a share of it.
+        lock(&self.0).retain(|dataset, left| !is_below(dataset) || Arc::strong_count(left) > 1);
     }
+}
+
+async fn done(left: &Left) -> OwnedMutexGuard<()> {
+    if let Ok(turn) = Arc::clone(&left.turn).try_lock_owned() {
+        return turn;
+    }
+    left.hurry.notify_one();
+    Arc::clone(&left.turn).lock_owned().await
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
-    #[tokio::test]
-    async fn what_is_left_of_a_dataset_is_waited_for_and_holds_nobody_else_up() {
+    fn named(name: &str) -> DatasetName {
+        name.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_waits_until_somebody_touches_it_and_holds_nobody_else_up() {
         let later = Arc::new(Later::default());
-        let [above, one, other] = ["p", "p/a", "q/a"].map(|name| name.parse::<DatasetName>().unwrap());
-        let turn = later.turn(&one).await;
-        drop(later.turn(&other).await);
-        later.is_done(std::slice::from_ref(&other)).await;
-        let waiting = [
-            tokio::spawn({
-                let later = Arc::clone(&later);
-                async move { later.is_done(&[above]).await }
-            }),
-            tokio::spawn({
-                let later = Arc::clone(&later);
-                async move { drop(later.turn(&one).await) }
-            }),
-        ];
+        let turn = later.turn(&named("p/a")).await;
+        let since = Instant::now();
+        drop(later.turn(&named("q/a")).await);
+        later.is_done(&[named("q")]).await;
+        let waiting = [named("p"), named("p/a")].map(|root| {
+            let later = Arc::clone(&later);
+            tokio::spawn(async move { later.is_done(&[root]).await })
+        });
         tokio::task::yield_now().await;
         assert!(waiting.iter().all(|task| !task.is_finished()));
+        turn.comes().await;
+        assert_eq!(since.elapsed(), Duration::ZERO, "somebody waits");
         drop(turn);
         for task in waiting {
             task.await.unwrap();
         }
-        later.is_done(&["p".parse().unwrap()]).await;
+        later.is_done(&[named("p")]).await;
         assert!(lock(&later.0).is_empty(), "what is over is not kept");
+        // An earlier hurry may be left over, and a turn that nobody waits for comes by itself.
+        let turn = later.turn(&named("p/a")).await;
+        turn.comes().await;
+        assert_eq!(since.elapsed(), AFTER);
     }
 }

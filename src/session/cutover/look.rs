@@ -9,9 +9,9 @@ use crate::{
         leg::{CutoverId, Leg},
         record::Saved,
     },
-    port::zfs::{Depth, Zfs, ZfsErrorKind},
+    port::zfs::{Depth, Since, Zfs, ZfsErrorKind},
     types::{
-        DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag,
+        DatasetName, Failure, FailureClass, SnapshotName, SnapshotTag,
         listing::{DatasetInfo, DatasetKind, FENCE, JOB, Property, PropertySource},
     },
 };
@@ -68,40 +68,26 @@ pub(super) fn leg_in(info: &DatasetInfo, property: &str) -> Option<Leg> {
     info.local(property).and_then(|text| text.parse().ok())
 }
 
-/// The datasets of a unit, and the snapshots of a tag with their GUIDs.
-pub(super) struct AtTag {
-    pub all: Vec<DatasetInfo>,
-    /// One of each dataset, in the same order.
-    pub snapshots: Vec<SnapshotName>,
-    /// `None` where there is none.
-    pub guids: Vec<Option<Guid>>,
-}
-
-/// Looks at all datasets of a unit, and at their snapshots of this tag; `beside` is given these and asked while GUIDs are. Those of the
-/// roots are asked for while it is looked what is below them: often there is nothing.
+/// All datasets of a unit, and what is to be told of the snapshot of this tag of each. Those of the roots are asked about while it is looked
+/// what is below them: often there is nothing.
 ///
 /// # Errors
 /// When ZFS fails.
-pub(super) async fn at_tag<T>(
+pub(super) async fn at_tag(
     zfs: &dyn Zfs,
     unit: &Unit,
     tag: &SnapshotTag,
-    beside: impl AsyncFnOnce(&[DatasetInfo], &[SnapshotName]) -> T,
-) -> Result<(AtTag, T), Failure> {
-    let guids = async |snapshots: &[SnapshotName]| match snapshots {
-        [] => Ok(Vec::new()),
-        _ => zfs.snapshot_guids(snapshots).await.map_err(Failure::from),
+) -> Result<Vec<(DatasetInfo, Option<Since>)>, Failure> {
+    let since = async |datasets: &[DatasetName]| {
+        let snapshots: Result<Vec<SnapshotName>, _> = datasets.iter().map(|name| name.snapshot(tag)).collect();
+        let snapshots = snapshots.map_err(|e| Failure::new(FailureClass::Usage, e))?;
+        let told = if snapshots.is_empty() { Vec::new() } else { zfs.since(&snapshots).await? };
+        Ok::<_, Failure>(datasets.iter().cloned().zip(told).collect::<HashMap<_, _>>())
     };
-    let of_roots = snapshots_of(unit.roots(), tag)?;
-    let (all, mut known) = tokio::try_join!(datasets(zfs, unit), guids(&of_roots))?;
-    let names: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
-    let snapshots = snapshots_of(&names, tag)?;
-    let below: Vec<SnapshotName> = snapshots.iter().filter(|s| !of_roots.contains(s)).cloned().collect();
-    let (more, asked) = tokio::join!(guids(&below), beside(&all, &snapshots));
-    known.extend(more?);
-    let known: HashMap<&SnapshotName, Option<Guid>> = of_roots.iter().chain(&below).zip(known).collect();
-    let guids = snapshots.iter().map(|snapshot| known.get(snapshot).copied().flatten()).collect();
-    Ok((AtTag { all, snapshots, guids }, asked))
+    let (all, mut told) = tokio::try_join!(datasets(zfs, unit), since(unit.roots()))?;
+    let below: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).filter(|name| !told.contains_key(name)).collect();
+    told.extend(since(&below).await?);
+    Ok(all.into_iter().map(|d| (told.get(&d.name).copied().flatten(), d)).map(|(since, d)| (d, since)).collect())
 }
 
 /// What stands there by the snapshots of this tag.
@@ -109,34 +95,16 @@ pub(super) async fn at_tag<T>(
 /// # Errors
 /// When ZFS fails.
 pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
-    // Beside the GUIDs: during a cutover nobody can write while this is looked at.
-    let written = async |all: &[DatasetInfo], snapshots: &[SnapshotName]| match all.iter().map(|d| d.written).sum() {
-        Some(written) => Ok(written),
-        None => zfs.written_since(snapshots).await,
-    };
-    let (AtTag { all, snapshots, guids }, written) = at_tag(zfs, unit, tag, written).await?;
-    let written = if guids.iter().all(Option::is_some) {
-        written?
-    } else {
-        // What has no such snapshot is different anyway; of the others it is told.
-        let there = snapshots.iter().zip(&guids).filter(|(_, guid)| guid.is_some());
-        let there: Vec<SnapshotName> = there.map(|(snapshot, _)| snapshot.clone()).collect();
-        match written {
-            Ok(written) => written,
-            Err(_) if there.is_empty() => 0,
-            Err(_) => zfs.written_since(&there).await?,
-        }
-    };
+    let (all, since): (Vec<DatasetInfo>, Vec<Option<Since>>) = at_tag(zfs, unit, tag).await?.into_iter().unzip();
+    let written: Option<u64> = all.iter().map(|d| d.written).sum();
+    // What has no such snapshot is different anyway; of the others it is told.
+    let written = written.unwrap_or_else(|| since.iter().flatten().map(|s| s.written).sum());
+    let guids = since.iter().map(|since| since.map(|s| s.guid));
     let fences: Vec<Option<Leg>> = all.iter().map(|d| leg_in(d, FENCE)).collect();
     let fence = fences.first().copied().flatten().filter(|first| fences.iter().all(|f| *f == Some(*first)));
     let place = |d: &DatasetInfo| unit.place(&d.name).unwrap_or_default();
     let volumes = all.iter().filter(|d| d.kind == DatasetKind::Volume).map(place).collect();
     Ok(Seen { fence, written, guids: all.iter().map(place).zip(guids).collect(), volumes })
-}
-
-fn snapshots_of(all: &[DatasetName], tag: &SnapshotTag) -> Result<Vec<SnapshotName>, Failure> {
-    let names = all.iter().map(|name| name.snapshot(tag));
-    names.collect::<Result<_, _>>().map_err(|e| Failure::new(FailureClass::Usage, e))
 }
 
 /// What a fence would change, as it is now; or as it is wanted, where it has not become so yet.
