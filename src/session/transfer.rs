@@ -164,6 +164,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
+            hold(session, &step, &capabilities).await?;
             let found = read_back(session, dataset.as_str(), &step, &capabilities).await?;
             return after_receive(session, &dataset, &step, &capabilities, found).await.map(Opened::IsThere);
         }
@@ -214,8 +215,9 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
         async move {
             let mut transferred = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await?;
             // Whether or not the initiator still lives: what has been received must be protected.
-            // Asked for the same, so that one command can tell it of both, and of others.
-            let (made, found) = tokio::join!(
+            // Asked for the same, so that one command can tell it of both, and of others. What is held stays what it is meanwhile.
+            let (held, made, found) = tokio::join!(
+                hold(&worker, &step, &capabilities),
                 read_back(&worker, step.snapshot.as_str(), &step, &capabilities),
                 read_back(&worker, dataset.as_str(), &step, &capabilities)
             );
@@ -227,12 +229,16 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
             match guid {
                 Some(guid) if guid == step.to_guid => {}
                 other => {
+                    if capabilities.holds && held.is_ok() {
+                        worker.zfs().release(&hold_tag(&step.job), std::slice::from_ref(&step.snapshot)).await?;
+                    }
                     let found = other.map_or("nothing".to_owned(), |guid| format!("GUID {guid}"));
                     let text =
                         format!("zfs receive ended well, but {} is {found}, not GUID {}", step.snapshot, step.to_guid);
                     return Err(Failure::new(FailureClass::Zfs, text));
                 }
             }
+            held?;
             transferred.warnings.extend(after_receive(&worker, &dataset, &step, &capabilities, found?).await?);
             Ok(transferred)
         }
@@ -258,8 +264,16 @@ async fn read_back(
     session.zfs().get(name, &names).await
 }
 
-/// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants; holds the newest common snapshot. What is left then,
-/// a cutover's outage does not wait for.
+/// Keeps the newest common snapshot, where this ZFS can.
+async fn hold(session: &EngineSession, step: &ReceiveStep, capabilities: &Capabilities) -> Result<(), Failure> {
+    if capabilities.holds {
+        session.zfs().hold(&hold_tag(&step.job), std::slice::from_ref(&step.snapshot)).await?;
+    }
+    Ok(())
+}
+
+/// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants, when the newest common snapshot is held. What is left
+/// then, a cutover's outage does not wait for.
 async fn after_receive(
     session: &EngineSession,
     dataset: &DatasetName,
@@ -291,9 +305,6 @@ async fn after_receive(
         warnings.push(format!("{dataset} was not protected as it should be; set again: {}", mended.join(" ")));
     }
     let recorded = found.into_iter().find(|p| p.name == HELD && p.source == PropertySource::Local);
-    if capabilities.holds {
-        session.zfs().hold(&hold_tag(&step.job), std::slice::from_ref(&step.snapshot)).await?;
-    }
     let zfs = Arc::clone(&session.engine.zfs);
     let left = let_older_go(zfs, dataset.clone(), step.clone(), capabilities.holds, recorded.map(|p| p.value));
     match &session.engine.cutovers {

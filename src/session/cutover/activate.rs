@@ -22,6 +22,9 @@ use crate::{
 /// What has to be free in the target's pool before the source is stopped: some transaction groups' worth.
 const MIN_ROOM: u64 = 32 << 20;
 
+/// Properties that open nothing to writers, whatever they are set to.
+const KEEPS_SHUT: &[&str] = &["setuid", "exec", "devices", "snapdev"];
+
 fn refused(text: String) -> Failure {
     Failure::new(FailureClass::Refused, text)
 }
@@ -155,10 +158,13 @@ pub(super) async fn activate(
         }
     }
     let names: Vec<DatasetName> = all.iter().map(|d| d.name.clone()).collect();
-    // Before anything becomes writable, so that nothing is received into it any more.
-    zfs.set_all(&names, &[(SERVING.to_owned(), leg.to_string())]).await?;
     let here = as_it_counts(&wanted, &above);
-    let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &here));
+    let (first, then): (Vec<_>, Vec<_>) = here.into_iter().partition(|s| KEEPS_SHUT.contains(&s.property.as_str()));
+    // Before anything becomes writable, so that nothing is received into it any more.
+    let mark = [(SERVING.to_owned(), leg.to_string())];
+    let (marked, restored) = tokio::join!(zfs.set_all(&names, &mark), restore(zfs, &all, &first));
+    marked.map_err(Failure::from).and(restored)?;
+    let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &then));
     unmarked.and(restored)?;
     // What came to count all the same that was not foreseen; meanwhile it is mounted, as there is nothing of it as a rule.
     let (looked, mounted) = tokio::join!(datasets(zfs, unit), mount(zfs, &all, &wanted));
