@@ -123,8 +123,7 @@ pub fn note(text: impl std::fmt::Display) {
 
 /// Sends tracing to stderr. `RUST_LOG` overrules the flags.
 pub fn log_to_stderr(verbose: u8, quiet: bool, json: bool) {
-    // What an action of a cutover failed of, whoever leads it is told, and tells.
-    let daemon_or_verbose = if json || verbose > 0 { "info" } else { "warn,zmigrate::session::cutover::actor=error" };
+    let daemon_or_verbose = if json || verbose > 0 { "info" } else { "warn" };
     let default = match (quiet, verbose) {
         (true, _) => "error",
         (_, 0) if is_daemon() => "info",

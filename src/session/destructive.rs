@@ -58,6 +58,7 @@ impl EngineSession {
     ) -> Result<Reply, Failure> {
         let dataset = to.dataset();
         self.must_hold(&dataset)?;
+        self.nothing_is_left_of(&dataset).await;
         let listing = self.zfs().list(&dataset, Depth::Root).await?;
         let changed = |what: &str| {
             refused(format!("{dataset} changed since the run was planned ({what}); nothing was rolled back"))

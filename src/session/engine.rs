@@ -14,7 +14,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    cutover::Hosts,
+    cutover::{Hosts, later::Turn},
     listings::{Places, Shown},
     prepared::Prepared,
     probe,
@@ -337,20 +337,26 @@ impl EngineSession {
         done.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e)))
     }
 
-    /// Does `work` when it is time for it, or the session closes. Nobody waits for it but [`EngineSession::shut_down`].
-    pub(super) fn by_itself(
-        &self,
-        time: impl Future<Output = ()> + Send + 'static,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) {
+    /// Does `work` when its turn comes, or the session closes. Nobody waits for it but [`EngineSession::shut_down`], and who touches
+    /// that dataset next.
+    pub(super) fn by_itself(&self, turn: Turn, work: impl Future<Output = ()> + Send + 'static) {
         let closing = self.closing.clone();
         self.acts.spawn(async move {
             tokio::select! {
-                () = time => {}
+                biased;
                 () = closing.cancelled() => {}
+                () = turn.comes() => {}
             }
             work.await;
+            drop(turn);
         });
+    }
+
+    /// Has done what a receive into this dataset left to do.
+    pub(super) async fn nothing_is_left_of(&self, dataset: &DatasetName) {
+        if let Some(hosts) = &self.engine.cutovers {
+            drop(hosts.later.turn(dataset).await);
+        }
     }
 
     /// From now on nothing new is begun; transfers are told to end.

@@ -148,10 +148,7 @@ pub(super) enum Opened {
 /// Starts a receive, unless the target has the snapshot already.
 pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: ReceiveStep) -> Result<Opened, Failure> {
     let dataset = step.snapshot.dataset();
-    if let Some(hosts) = &session.engine.cutovers {
-        // What an earlier step left to do comes first.
-        hosts.later.is_done(std::slice::from_ref(&dataset)).await;
-    }
+    session.nothing_is_left_of(&dataset).await;
     let capabilities = session.capabilities(&dataset).await?;
     let from = async {
         match &step.from {
@@ -229,9 +226,6 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
             match guid {
                 Some(guid) if guid == step.to_guid => {}
                 other => {
-                    if capabilities.holds && held.is_ok() {
-                        worker.zfs().release(&hold_tag(&step.job), std::slice::from_ref(&step.snapshot)).await?;
-                    }
                     let found = other.map_or("nothing".to_owned(), |guid| format!("GUID {guid}"));
                     let text =
                         format!("zfs receive ended well, but {} is {found}, not GUID {}", step.snapshot, step.to_guid);
@@ -309,15 +303,13 @@ async fn after_receive(
     let left = let_older_go(zfs, dataset.clone(), step.clone(), capabilities.holds, recorded.map(|p| p.value));
     match &session.engine.cutovers {
         Some(hosts) if is_of_a_cutover(step.snapshot.tag().as_str()) => {
-            let (turn, dataset) = (Arc::new(hosts.later.turn(dataset).await), dataset.clone());
-            let comes = Arc::clone(&turn);
-            session.by_itself(async move { comes.comes().await }, async move {
+            let (turn, dataset) = (hosts.later.turn(dataset).await, dataset.clone());
+            session.by_itself(turn, async move {
                 if let Err(failure) = left.await {
                     tracing::warn!(
-                        "{dataset} keeps older snapshots held until the next pass or `zmigrate state release --stale`: {failure}"
+                        "{dataset} keeps an older snapshot held, until the next pass or the cutover's end: {failure}"
                     );
                 }
-                drop(turn);
             });
         }
         _ => left.await?,
@@ -394,14 +386,10 @@ pub(super) async fn open_send(
             _ => e.into(),
         })
     };
-    // What is held stays what it is, so it is looked at when it is held, or meanwhile.
+    // What is held stays what it is, so it is looked at meanwhile. Of a step that is refused the hold is left: it may be one that was there, and
+    // keep a base; the next step of the dataset lets go of what is no base.
     let (are_there, held) = tokio::join!(are_there, held);
-    if let Err(failure) = are_there {
-        if capabilities.holds && held.is_ok() {
-            session.zfs().release(&tag, &to_hold).await?;
-        }
-        return Err(failure);
-    }
+    are_there?;
     held?;
     let spec = match (&step.resume, &step.base) {
         (Some(token), _) => SendSpec::Resume { token: token.clone() },

@@ -179,6 +179,8 @@ pub struct Story {
     pub passes_begun: u32,
     /// Passes of this leg that ended well.
     pub passes: Vec<PassReport>,
+    /// How many more there were, and their bytes, as far as this process led it.
+    pub others: (usize, u64),
     /// The number of the question that made the newest final snapshot.
     pub final_number: u32,
     /// The outage that was predicted when it began.
@@ -204,6 +206,7 @@ impl Story {
             begun,
             passes_begun: 0,
             passes: Vec::new(),
+            others: (0, 0),
             final_number: 0,
             predicted: None,
             quiesced_at: None,
@@ -236,6 +239,7 @@ impl Story {
                         }
                         self.served_at = None;
                         self.passes.clear();
+                        self.others = (0, 0);
                     }
                     Record::Moved { phase: Phase::Final, .. } => self.final_number = self.count,
                     Record::Moved { phase: Phase::Quiesce, .. } => {

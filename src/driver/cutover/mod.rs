@@ -225,6 +225,15 @@ impl Lead {
     /// # Errors
     /// When the ledger cannot be written.
     pub async fn run(&mut self, commands: &mut mpsc::Receiver<Said>) -> Result<End, Failure> {
+        let end = self.lead(commands).await;
+        if end.is_err() {
+            // Before the locks on its targets go.
+            self.worker.leave().await;
+        }
+        end
+    }
+
+    async fn lead(&mut self, commands: &mut mpsc::Receiver<Said>) -> Result<End, Failure> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;

@@ -59,8 +59,11 @@ impl Lead {
         let held = matches!(self.it.progress().phase, Phase::Armed { .. });
         let just_now = self.passes.written_at.is_some_and(|at| at.elapsed() < HELD_REPORTS);
         if std::mem::take(&mut self.passes.in_note) {
-            // Of those that are not written down, one is kept in memory, too.
-            self.story.passes.pop();
+            // Of those that are not written down, one is kept in memory, too, and the others are counted.
+            if let Some(pass) = self.story.passes.pop() {
+                self.story.others.0 += 1;
+                self.story.others.1 += pass.bytes;
+            }
         }
         if self.ledger.is_half_full() || (held && just_now) {
             let line = Line::new(Entry::Passed { pass }, self.now());

@@ -166,20 +166,24 @@ pub(super) async fn activate(
     marked.map_err(Failure::from).and(restored)?;
     let (unmarked, restored) = tokio::join!(take_away(zfs, &all, FENCE), restore(zfs, &all, &then));
     unmarked.and(restored)?;
-    // What came to count all the same that was not foreseen; meanwhile it is mounted, as there is nothing of it as a rule.
-    let (looked, mounted) = tokio::join!(datasets(zfs, unit), mount(zfs, &all, &wanted));
+    // What came to count all the same that was not foreseen; meanwhile it is mounted, as there is nothing of it as a rule. Not where it gets
+    // other places, as these say in which order.
+    let has_new_place = then.iter().any(|s| s.property == "mountpoint");
+    let early = async { if has_new_place { Ok(()) } else { mount(zfs, &all, &wanted).await } };
+    let (looked, mounted) = tokio::join!(datasets(zfs, unit), early);
     let all = looked?;
     let differs = |s: &&Saved| {
         let now = all.iter().find(|d| d.name == s.dataset).and_then(|d| value(d, &s.property));
         !s.value.is_empty() && !matches!(s.property.as_str(), MOUNTED | "mountpoint") && now != Some(&s.value)
     };
     let set: Vec<Saved> = wanted.iter().filter(differs).map(as_value).collect();
-    if set.is_empty() {
+    if set.is_empty() && !has_new_place {
         mounted?;
     } else {
         restore(zfs, &all, &set).await?;
-        // It may have kept something from being mounted.
-        mount(zfs, &datasets(zfs, unit).await?, &wanted).await?;
+        // What was set may have kept something from being mounted.
+        let all = if set.is_empty() { all.clone() } else { datasets(zfs, unit).await? };
+        mount(zfs, &all, &wanted).await?;
     }
     await_devices(zfs, &all, &wanted).await
 }

@@ -19,12 +19,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-use super::{
-    Tools,
-    actions::{Doer, JustSeen},
-    look::leg_in,
-    unit::Unit,
-};
+use super::{Tools, actions, look::leg_in, unit::Unit};
 use crate::{
     cutover::{
         call::Setup,
@@ -167,7 +162,7 @@ struct Actor {
     clock: Steady,
     notes: Arc<Mutex<VecDeque<String>>>,
     /// What was seen when it was noted what a fence changes.
-    seen: Arc<Mutex<Option<JustSeen>>>,
+    seen: Arc<Mutex<Option<actions::JustSeen>>>,
 }
 
 /// Starts an actor; with `stays` it looks after the unit even if nobody ever asks.
@@ -419,7 +414,7 @@ impl Actor {
             (Action::Activate { .. }, Some(owed)) => (owed.leg, Side::Target),
             _ => (leg, side),
         };
-        let mut doer = Doer {
+        let mut doer = actions::Doer {
             tools: Arc::clone(&self.tools),
             unit: self.unit.clone(),
             setup: self.setup.clone(),

@@ -46,11 +46,17 @@ pub(super) async fn fence(
     kill_busy: bool,
 ) -> Result<(), Failure> {
     let zfs = &*tools.zfs;
-    if let Some(seen) = seen.filter(|all| !is_fenced(all, leg)) {
-        set(tools, &seen, leg, kill_busy).await?;
+    let mut failed = None;
+    let seen = seen.filter(|all| !is_fenced(all, leg));
+    if let Some(seen) = &seen {
+        failed = set(tools, seen, leg, kill_busy).await.err();
     }
     // What is seen from here on counts: also what was mounted, or came into being, in between.
     let all = datasets(zfs, unit).await?;
+    let mounts = |all: &[DatasetInfo]| all.iter().map(|d| (d.name.clone(), is_mounted(d))).collect::<Vec<_>>();
+    if let Some(failure) = failed.filter(|_| seen.is_some_and(|seen| mounts(&seen) == mounts(&all))) {
+        return Err(failure);
+    }
     // One that a way home brought after the fence was set is read-only by itself, and fenced by what is above it. It gets its own.
     let came_home = |d: &DatasetInfo| {
         let readonly = d.property("readonly").is_some_and(|p| p.value == "on" && p.source == PropertySource::Local);

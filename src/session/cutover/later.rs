@@ -47,28 +47,30 @@ impl Later {
     /// The turn of that dataset, when what was left of it is done.
     pub async fn turn(&self, dataset: &DatasetName) -> Turn {
         let left = Arc::clone(lock(&self.0).entry(dataset.clone()).or_default());
-        Turn { _turn: done(&left).await, left }
+        left.hurry_up();
+        Turn { _turn: Arc::clone(&left.turn).lock_owned().await, left }
     }
 
     /// Has done at once what is left of all that is at or below these, and waits for it.
     pub async fn is_done(&self, roots: &[DatasetName]) {
         let is_below = |dataset: &DatasetName| roots.iter().any(|root| dataset.is_at_or_below(root));
         let all: Vec<_> = lock(&self.0).iter().filter(|(d, _)| is_below(d)).map(|(_, left)| Arc::clone(left)).collect();
-        all.iter().for_each(|left| left.hurry.notify_one());
+        all.iter().for_each(|left| left.hurry_up());
         for left in all {
-            drop(done(&left).await);
+            drop(Arc::clone(&left.turn).lock_owned().await);
         }
         // Who waits, or does it, has a share of it.
         lock(&self.0).retain(|dataset, left| !is_below(dataset) || Arc::strong_count(left) > 1);
     }
 }
 
-async fn done(left: &Left) -> OwnedMutexGuard<()> {
-    if let Ok(turn) = Arc::clone(&left.turn).try_lock_owned() {
-        return turn;
+impl Left {
+    /// Does not let anything be left any longer.
+    fn hurry_up(&self) {
+        if self.turn.try_lock().is_err() {
+            self.hurry.notify_one();
+        }
     }
-    left.hurry.notify_one();
-    Arc::clone(&left.turn).lock_owned().await
 }
 
 #[cfg(test)]
@@ -102,7 +104,7 @@ mod tests {
         }
         later.is_done(&[named("p")]).await;
         assert!(lock(&later.0).is_empty(), "what is over is not kept");
-        // An earlier hurry may be left over, and a turn that nobody waits for comes by itself.
+        // A turn that nobody waits for comes by itself.
         let turn = later.turn(&named("p/a")).await;
         turn.comes().await;
         assert_eq!(since.elapsed(), AFTER);

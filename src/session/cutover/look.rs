@@ -9,10 +9,10 @@ use crate::{
         leg::{CutoverId, Leg},
         record::Saved,
     },
-    port::zfs::{Depth, Since, Zfs, ZfsErrorKind},
+    port::zfs::{Depth, Since, Zfs, ZfsError, ZfsErrorKind},
     types::{
         DatasetName, Failure, FailureClass, SnapshotName, SnapshotTag,
-        listing::{DatasetInfo, DatasetKind, FENCE, JOB, Property, PropertySource},
+        listing::{DatasetInfo, DatasetKind, FENCE, HELD, JOB, Property, PropertySource},
     },
 };
 
@@ -150,24 +150,40 @@ fn of(info: &DatasetInfo, more: &[&str]) -> Vec<Saved> {
     all
 }
 
-/// Destroys the snapshots that these legs made, but for one. What is held stays.
+/// Destroys the snapshots that these legs made, but for one. What is held stays; of a target that has that one, not by the job that it is
+/// received for: a receive whose process died may have left that to do.
 ///
 /// # Errors
 /// When ZFS fails.
 pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &SnapshotTag) -> Result<(), Failure> {
     for root in unit.roots() {
         for info in zfs.list(root, Depth::Tree).await?.datasets {
+            let job = info.local(JOB).filter(|_| info.snapshots.iter().any(|s| s.tag == *keep));
+            let tag = job.map(|job| format!("zmigrate:{job}"));
+            let mut gone = Vec::new();
             for snapshot in &info.snapshots {
                 if !is_made_by(snapshot.tag.as_str(), legs) || snapshot.tag == *keep {
                     continue;
                 }
                 let name = info.snapshot_name(snapshot).map_err(|e| Failure::new(FailureClass::Usage, e))?;
-                match zfs.destroy_snapshot(&name).await {
-                    Ok(()) => {}
+                let is_used = |e: &ZfsError| matches!(e.kind, ZfsErrorKind::Busy | ZfsErrorKind::Exists);
+                let mut destroyed = zfs.destroy_snapshot(&name).await;
+                if let (Err(e), Some(tag)) = (&destroyed, &tag)
+                    && is_used(e)
+                {
+                    zfs.release(tag, std::slice::from_ref(&name)).await?;
+                    destroyed = zfs.destroy_snapshot(&name).await;
+                }
+                match destroyed {
+                    Ok(()) => gone.push(snapshot.tag.as_str()),
                     // Somebody uses it: a hold, a clone, a send. It is small, and its name says what it is.
-                    Err(e) if matches!(e.kind, ZfsErrorKind::Busy | ZfsErrorKind::Exists) => {}
+                    Err(e) if is_used(&e) => {}
                     Err(e) => return Err(e.into()),
                 }
+            }
+            // The other half of what was left to do.
+            if tag.is_some() && info.local(HELD).is_some_and(|held| gone.contains(&held)) {
+                zfs.set(&info.name, &[(HELD.to_owned(), keep.to_string())]).await?;
             }
         }
     }

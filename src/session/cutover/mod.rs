@@ -12,7 +12,7 @@ mod actions;
 mod activate;
 mod actor;
 mod fence;
-mod later;
+pub(super) mod later;
 mod look;
 mod shed;
 mod unit;
