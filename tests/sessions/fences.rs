@@ -9,10 +9,11 @@ use std::sync::{
 use zmigrate::{
     cutover::{coordinator::Phase, effect::Command, leg::CutoverId},
     driver::cutover::End,
+    fake::{Fault, Op},
     port::{
         busy::{Hold, Holder, Holders},
         hook::HookVerb,
-        zfs::{SnapshotRequest, Zfs},
+        zfs::{SnapshotRequest, Zfs, ZfsErrorKind},
     },
 };
 
@@ -98,6 +99,32 @@ fn writers_are_started_when_the_devices_of_volumes_are_there() {
         assert!(sides.source().has_device(&names[0]));
         assert_eq!(starts.load(Ordering::SeqCst), 2);
     });
+}
+
+/// What a receive leaves to do when its snapshot is safe may fail, or die with its process: it is done in the end all the same.
+#[test]
+fn what_a_receive_left_undone_is_done_in_the_end() {
+    for op in [Op::Release, Op::Set] {
+        for nth in 1..=8 {
+            run(async {
+                let sides = Sides::new(true, false, 2);
+                (1..nth).for_each(|_| sides.target().fail_at(op, Fault::FlipBit(u64::MAX)));
+                sides.target().fail_at(op, Fault::Refuse(ZfsErrorKind::Io));
+                let daemon = sides.daemon();
+                assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::Done), "{op:?} {nth}");
+                let all = sides.target().snapshots_below(&ds(DST));
+                let tags: Vec<String> = all.into_iter().map(|(name, _)| name.tag().to_string()).collect();
+                assert!(tags.iter().all(|tag| !tag.contains("_pass_")), "{op:?} {nth}: {tags:?}");
+                for name in ["", "/b", "/b/c"] {
+                    let local = sides.target().local_properties(&ds(&format!("{DST}{name}")));
+                    let held =
+                        local.iter().find(|(property, _)| property == "zmigrate:held").map(|(_, tag)| tag.as_str());
+                    let is_there = |tag: &str| tags.iter().any(|there| tag.strip_suffix(" (Local)") == Some(there));
+                    assert!(held.is_some_and(is_there), "{op:?} {nth}: {name} {held:?} of {tags:?}");
+                }
+            });
+        }
+    }
 }
 
 async fn snapshot(sides: &Sides, tag: &str) {
