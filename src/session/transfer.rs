@@ -1,6 +1,6 @@
 //! One transfer at one side: what is checked before it starts, the pipe while it runs, and what must be so after it.
 
-use std::sync::Arc;
+use std::{slice::from_ref, sync::Arc};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use crate::{
         token::ResumeToken,
     },
     types::{
-        DatasetName, Failure, FailureClass, Guid, SnapshotName,
+        DatasetName, Failure, FailureClass, Guid, JobId, SnapshotName,
         listing::{Capabilities, DatasetKind, HELD, JOB, MANIFEST_PROPERTIES, Property, PropertySource},
     },
     wire::message::{ReceiveStep, SendStep, Transferred},
@@ -161,7 +161,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
-            hold(session, &step, &capabilities).await?;
+            hold(session, &step.job, from_ref(&step.snapshot), &capabilities).await?;
             let found = read_back(session, dataset.as_str(), &step, &capabilities).await?;
             return after_receive(session, &dataset, &step, &capabilities, found).await.map(Opened::IsThere);
         }
@@ -214,7 +214,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
             // Whether or not the initiator still lives: what has been received must be protected.
             // Asked for the same, so that one command can tell it of both, and of others. What is held stays what it is meanwhile.
             let (held, made, found) = tokio::join!(
-                hold(&worker, &step, &capabilities),
+                hold(&worker, &step.job, from_ref(&step.snapshot), &capabilities),
                 read_back(&worker, step.snapshot.as_str(), &step, &capabilities),
                 read_back(&worker, dataset.as_str(), &step, &capabilities)
             );
@@ -258,12 +258,17 @@ async fn read_back(
     session.zfs().get(name, &names).await
 }
 
-/// Keeps the newest common snapshot, where this ZFS can.
-async fn hold(session: &EngineSession, step: &ReceiveStep, capabilities: &Capabilities) -> Result<(), Failure> {
-    if capabilities.holds {
-        session.zfs().hold(&hold_tag(&step.job), std::slice::from_ref(&step.snapshot)).await?;
+/// Keeps snapshots for a job, where this ZFS can.
+async fn hold(
+    session: &EngineSession,
+    job: &JobId,
+    snapshots: &[SnapshotName],
+    capabilities: &Capabilities,
+) -> ZfsResult<()> {
+    match capabilities.holds {
+        true => session.zfs().hold(&hold_tag(job), snapshots).await,
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants, when the newest common snapshot is held. What is left
@@ -374,23 +379,16 @@ pub(super) async fn open_send(
         check_token(token, &step)?;
     }
     let are_there = async { tokio::try_join!(is_there(step.snapshot.as_str(), step.to_guid), base_is_there) };
-    let tag = hold_tag(&step.job);
-    let held = async {
-        if !capabilities.holds {
-            return Ok(());
-        }
-        session.zfs().hold(&tag, &to_hold).await.map_err(|e: ZfsError| match e.kind {
-            ZfsErrorKind::NotFound => {
-                refused(format!("{} was destroyed since the run was planned; run it again", step.snapshot))
-            }
-            _ => e.into(),
-        })
-    };
     // What is held stays what it is, so it is looked at meanwhile. Of a step that is refused the hold is left: it may be one that was there, and
     // keep a base; the next step of the dataset lets go of what is no base.
-    let (are_there, held) = tokio::join!(are_there, held);
+    let (are_there, held) = tokio::join!(are_there, hold(session, &step.job, &to_hold, &capabilities));
     are_there?;
-    held?;
+    held.map_err(|e: ZfsError| match e.kind {
+        ZfsErrorKind::NotFound => {
+            refused(format!("{} was destroyed since the run was planned; run it again", step.snapshot))
+        }
+        _ => e.into(),
+    })?;
     let spec = match (&step.resume, &step.base) {
         (Some(token), _) => SendSpec::Resume { token: token.clone() },
         (None, Some((base, _))) => {

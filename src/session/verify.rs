@@ -51,10 +51,7 @@ impl EngineSession {
     /// When the snapshot is another one or gone, cannot be looked into, or the session ends.
     pub async fn verify(&self, ask: &VerifyAsk, told: Option<Told>) -> Result<Reply, Failure> {
         let answer = match &ask.what {
-            VerifyWhat::Changed => {
-                let written = self.must_be(ask).await?.written;
-                VerifyAnswer::Changed(written)
-            }
+            VerifyWhat::Changed => VerifyAnswer::Changed(self.must_be(ask).await?.written),
             VerifyWhat::Digest(kind) => {
                 let digest = |entries: Entries<'_>| entries.digest().map(VerifyAnswer::Digest);
                 self.content(ask, *kind, None, told, digest).await?

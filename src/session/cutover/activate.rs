@@ -169,7 +169,7 @@ pub(super) async fn activate(
     // What came to count all the same that was not foreseen; meanwhile it is mounted, as there is nothing of it as a rule. Not where it gets
     // other places, as these say in which order.
     let has_new_place = then.iter().any(|s| s.property == "mountpoint");
-    let early = async { if has_new_place { Ok(()) } else { mount(zfs, &all, &wanted).await } };
+    let early = async { if has_new_place { None } else { Some(mount(zfs, &all, &wanted).await) } };
     let (looked, mounted) = tokio::join!(datasets(zfs, unit), early);
     let all = looked?;
     let differs = |s: &&Saved| {
@@ -177,13 +177,16 @@ pub(super) async fn activate(
         !s.value.is_empty() && !matches!(s.property.as_str(), MOUNTED | "mountpoint") && now != Some(&s.value)
     };
     let set: Vec<Saved> = wanted.iter().filter(differs).map(as_value).collect();
-    if set.is_empty() && !has_new_place {
-        mounted?;
+    let (all, mounted) = if set.is_empty() {
+        (all, mounted)
     } else {
         restore(zfs, &all, &set).await?;
         // What was set may have kept something from being mounted.
-        let all = if set.is_empty() { all.clone() } else { datasets(zfs, unit).await? };
-        mount(zfs, &all, &wanted).await?;
+        (datasets(zfs, unit).await?, None)
+    };
+    match mounted {
+        Some(mounted) => mounted?,
+        None => mount(zfs, &all, &wanted).await?,
     }
     await_devices(zfs, &all, &wanted).await
 }
