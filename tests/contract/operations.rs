@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         case!(properties_are_set_read_and_inherited),
         case!(a_filesystem_is_created_unmounted),
         case!(rollback_goes_back),
+        case!(rollback_waits_for_an_unmount),
         case!(rollback_spares_what_is_newer),
         case!(aborting_nothing_is_fine),
         case!(the_host_tells_of_itself),
@@ -258,6 +259,18 @@ async fn rollback_goes_back(w: &World) {
     let again = w.snapshot(&a, "again").await;
     assert_eq!(w.host.read(&again), before);
     assert_fails(w.zfs.rollback(&snap(&a, "none")).await, &[NotFound]);
+}
+
+/// An unmount may go on when its command has ended; what is rolled back then fails for a moment.
+async fn rollback_waits_for_an_unmount(w: &World) {
+    let a = w.create("a");
+    let s = w.snapshot(&a, "s").await;
+    for round in 0..5 {
+        w.fill(&a, 1, 64, round);
+        w.zfs.unmount(&a).await.unwrap();
+        w.zfs.rollback(&s).await.unwrap_or_else(|e| panic!("round {round}: {e}"));
+        w.zfs.mount(&a).await.unwrap();
+    }
 }
 
 async fn rollback_spares_what_is_newer(w: &World) {

@@ -1,6 +1,9 @@
 //! The operations of the port, each as one command where that can be.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use tokio::time::sleep;
 
 use super::{
     ZfsCommand, args, argument_lists,
@@ -21,6 +24,9 @@ use crate::{
         listing::{Capabilities, DatasetInfo, Listing, Property},
     },
 };
+
+/// How often, and how far apart, a rollback is tried where the dataset may be on its way out of a mount.
+const UNMOUNTING: (u32, Duration) = (20, Duration::from_millis(100));
 
 /// Turns "there is none", where that is what was wanted, into success.
 fn or_absent(result: ZfsResult<()>) -> ZfsResult<()> {
@@ -316,7 +322,17 @@ impl Zfs for ZfsCommand {
     }
 
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
-        self.plain(&format!("roll back to {to}"), &["rollback", to.as_str()]).await
+        let operation = format!("roll back to {to}");
+        let (tries, apart) = UNMOUNTING;
+        for _ in 1..tries {
+            match self.plain(&operation, &["rollback", to.as_str()]).await {
+                // An unmount may still be going on when its command has ended; until it is done, the filesystem can be
+                // neither suspended nor rolled back as one without a mount (`zfsvfs_teardown` says EIO).
+                Err(e) if e.detail.contains("I/O error") => sleep(apart).await,
+                other => return other,
+            }
+        }
+        self.plain(&operation, &["rollback", to.as_str()]).await
     }
 
     async fn abort_receive(&self, dataset: &DatasetName) -> ZfsResult<()> {
