@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     limits::MAX_LEDGER_BYTES,
-    port::ledger::{Ledger, LedgerError, Ledgers, Opened},
+    port::ledger::{Ledger, LedgerError, Ledgers, Opened, Stamp},
 };
 
 /// A note is a line of some hundred bytes.
@@ -144,6 +144,11 @@ impl Ledgers for FileLedgers {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(failed(&path, e)),
         }
+    }
+
+    fn stamp(&self, name: &str) -> Option<Stamp> {
+        let of = fs::metadata(self.path(name)).ok()?;
+        Some(Stamp(of.len(), of.modified().ok()))
     }
 
     fn noted(&self, name: &str) -> Option<String> {

@@ -176,7 +176,7 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
 
 /// The cutovers of this host that go no further without a person.
 fn cutovers(config: &Config) -> Result<Vec<Other>, Failure> {
-    let waiting = standing(&*host::ledgers(config))?.waiting.into_iter();
+    let waiting = standing(&*host::ledgers(config), Timestamp::now())?.waiting.into_iter();
     Ok(waiting.map(|one| Other { level: Level::Critical, why: one_line(&one) }).collect())
 }
 

@@ -66,7 +66,13 @@ Ctrl-C before the source is stopped ends the command and changes nothing; `resum
         watch: bool,
     },
     /// End a cutover that is not decided: the source serves
-    Abort(CutoverId),
+    Abort {
+        #[command(flatten)]
+        id: CutoverId,
+        /// End the part that this host takes in it; for when the host where it was started is lost
+        #[arg(long)]
+        here: bool,
+    },
     /// Go on with a cutover that stands still, or with all of them
     Resume {
         /// This one

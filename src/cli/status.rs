@@ -44,7 +44,7 @@ pub fn run(global: &Global, args: &StatusArgs, output: &Output) -> Result<u8, Fa
     }
     let jobs = overview(&config, None, Timestamp::now())?;
     let mut text = table(&jobs, Timestamp::now());
-    for waiting in standing(&*host::ledgers(&config))?.waiting {
+    for waiting in standing(&*host::ledgers(&config), Timestamp::now())?.waiting {
         paragraph(&mut text, "! ", 2, &waiting.to_string());
     }
     output.result(&jobs_object(&jobs), text);

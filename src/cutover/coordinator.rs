@@ -26,6 +26,8 @@ pub struct Coordinator {
     kept: Progress,
     /// What the passes since the last start measured.
     meter: Meter,
+    /// The newest pass since the last start went well: what an outage will take is known, and that it can be taken.
+    fresh: bool,
     /// The work under way. A driver cancels what runs and is not this.
     working: Option<Work>,
 }
@@ -109,7 +111,8 @@ impl Progress {
                 }
                 if let Some(question) = self.question.take() {
                     self.failures = 0;
-                    self.forced |= question == Question::Stalled && matches!(phase, Phase::Arm { .. });
+                    let goes = matches!(phase, Phase::Arm { .. } | Phase::Armed { go: true });
+                    self.forced |= question == Question::Stalled && goes;
                 }
                 self.phase = phase.clone();
             }
@@ -140,7 +143,7 @@ impl Coordinator {
 
     /// The cutover as its journal tells, where that was summed up before.
     pub fn from_progress(kept: Progress) -> Coordinator {
-        Coordinator { kept, meter: Meter::default(), working: None }
+        Coordinator { kept, meter: Meter::default(), fresh: false, working: None }
     }
 
     /// What its journal tells once the effects so far are carried out.
@@ -197,6 +200,11 @@ impl Turn<'_> {
         self.it.working.is_some()
     }
 
+    /// Whether the newest pass of this process went well.
+    pub fn is_fresh(&self) -> bool {
+        self.it.fresh
+    }
+
     /// Tells the operator that his command does not apply.
     pub fn decline(&mut self, why: impl Into<String>) {
         self.effects.push(Effect::Decline(why.into()));
@@ -217,7 +225,7 @@ impl Turn<'_> {
 
     fn begin_back(&mut self, terms: Terms, phase: Phase) {
         self.record(Record::Begun { terms: Arc::new(terms), phase });
-        (self.it.meter, self.it.working) = (Meter::default(), None);
+        (self.it.meter, self.it.fresh, self.it.working) = (Meter::default(), false, None);
         self.pursue();
     }
 
@@ -261,6 +269,8 @@ impl Turn<'_> {
         match self.kept().phase.clone() {
             Phase::Seed | Phase::CatchUp | Phase::Armed { go: false } => self.work(Work::Pass),
             Phase::Armed { go: true } if self.is_working() => {}
+            // Nobody may have led it for days, or passes may have failed: the source is not stopped for what is known to be long, or to fail.
+            Phase::Armed { go: true } if !self.it.fresh => self.work(Work::Pass),
             // Once more, for it may have held for days: what came into being meanwhile has to come up as well, and what would fail
             // by now fails before the source is stopped.
             Phase::Armed { go: true } => self.enter(Phase::Arm { side: Side::Source }, None),
@@ -290,7 +300,7 @@ impl Turn<'_> {
     }
 
     fn recover(&mut self) {
-        (self.it.meter, self.it.working) = (Meter::default(), None);
+        (self.it.meter, self.it.fresh, self.it.working) = (Meter::default(), false, None);
         self.pursue();
     }
 
@@ -437,6 +447,7 @@ impl Turn<'_> {
         match (self.kept().phase.clone(), work, result) {
             (phase @ (Phase::Seed | Phase::CatchUp | Phase::Armed { .. }), Work::Pass, Result::Passed(pass)) => {
                 self.it.meter.add(pass);
+                self.it.fresh = true;
                 self.passed(&phase);
             }
             (Phase::Sync { guids }, Work::Sync, Result::Synced) if self.rules.verifies() => {
@@ -458,9 +469,11 @@ impl Turn<'_> {
                 }
             }
             // While it holds, nobody waits for this pass; the next one tries again.
-            (Phase::Armed { go: true }, Work::Pass, Result::Failed(_)) => self.pursue(),
-            (Phase::Armed { go: false }, Work::Pass, Result::Failed(_)) => {}
-            (phase, _, Result::Failed(why)) => self.again(phase, why),
+            (Phase::Armed { go: false }, Work::Pass, Result::Failed(_)) => self.it.fresh = false,
+            (phase, work, Result::Failed(why)) => {
+                self.it.fresh &= work != Work::Pass;
+                self.again(phase, why);
+            }
             _ => {}
         }
     }

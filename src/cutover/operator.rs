@@ -20,7 +20,11 @@ pub(super) fn said(turn: &mut Turn<'_>, command: Command) {
 
 fn go(turn: &mut Turn<'_>) {
     match (&turn.kept().phase, &turn.kept().question) {
-        (Phase::CatchUp, Some(Question::Stalled)) => turn.enter(Phase::Arm { side: Side::Source }, None),
+        (Phase::CatchUp, Some(Question::Stalled)) if turn.is_fresh() => {
+            turn.enter(Phase::Arm { side: Side::Source }, None);
+        }
+        // It may have stood for days: first another pass.
+        (Phase::CatchUp, Some(Question::Stalled)) => turn.enter(Phase::Armed { go: true }, None),
         // A pass that is under way is waited for: it shortens the outage, and holds the target.
         (Phase::Armed { go: false }, _) => turn.enter(Phase::Armed { go: true }, None),
         _ => turn.decline("it does not wait for go"),

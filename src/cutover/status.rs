@@ -42,11 +42,11 @@ impl fmt::Display for Status {
     }
 }
 
-/// What to tell about `coordinator`, whose cutover people know as `id`, that of its first leg, and whose outage is predicted
-/// to be that long.
-pub fn status(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis>) -> Status {
+/// What to tell about `coordinator`, whose cutover people know as `id`, that of its first leg, whose outage is predicted to be that
+/// long, and why its newest pass failed, if it did.
+pub fn status(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis>, missed: Option<&str>) -> Status {
     let kept = coordinator.progress();
-    let needs = needs(coordinator, id, predicted);
+    let needs = needs(coordinator, id, predicted, missed);
     Status {
         id,
         phase: kept.phase.name(),
@@ -59,12 +59,19 @@ pub fn status(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis
 }
 
 /// The one question that only a person can answer.
-fn needs(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis>) -> Option<String> {
+fn needs(coordinator: &Coordinator, id: CutoverId, predicted: Option<Millis>, missed: Option<&str>) -> Option<String> {
     let kept = coordinator.progress();
     let text = match (&kept.phase, &kept.question) {
         (Phase::Armed { go: false }, None) => {
             let outage = predicted.map_or("not measured yet".to_owned(), |p| p.to_string());
-            format!("all is ready; predicted downtime {outage}: `cutover go {id}` or `cutover abort {id}`?")
+            match missed {
+                None => {
+                    format!("all is ready; predicted downtime {outage}: `cutover go {id}` or `cutover abort {id}`?")
+                }
+                Some(why) => format!(
+                    "all was ready, but the newest pass failed ({why}); the next tries again. Repair that; `cutover go {id}`, which begins with a pass, or `cutover abort {id}`?"
+                ),
+            }
         }
         (_, Some(Question::Stalled)) => {
             format!(

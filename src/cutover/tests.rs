@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    coordinator::Coordinator,
-    effect::{Action, Command, Effect, Event, HostEffect, HostEvent, Outcome, Result as Done},
+    coordinator::{Coordinator, Phase, Question},
+    effect::{Action, Command, Effect, Event, HostEffect, HostEvent, Outcome, Result as Done, Work},
     host::Host,
     leg::{CutoverId, Epoch, Leg, Millis, Node, Side},
     message::{Answer, Ask, Decision, Refusal, Reply, Request, Ruling},
@@ -232,7 +232,8 @@ impl Led {
         let read: Vec<Record> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(read, self.journal);
         self.it = it;
-        self.shown += &format!("{}\n", status(&self.it, CutoverId(0x4f2a), self.it.prediction().map(|p| p.downtime())));
+        self.shown +=
+            &format!("{}\n", status(&self.it, CutoverId(0x4f2a), self.it.prediction().map(|p| p.downtime()), None));
         effects
     }
 
@@ -274,6 +275,34 @@ fn a_held_cutover_as_a_person_sees_it() {
     led.answer(Reply::Active);
     led.answer(Reply::Released);
     insta::assert_snapshot!(led.shown);
+}
+
+/// The source is not stopped on the word of a pass that failed, or of a time when another process led it.
+#[test]
+fn no_source_is_stopped_before_a_pass_of_this_process_went_well() {
+    let asks = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Ask(..)));
+    let passes = |effects: &[Effect]| effects.iter().any(|e| *e == Effect::Work(Work::Pass));
+    for by_another in [true, false] {
+        let mut led = Led::new(Terms { tries: 2, ..terms() });
+        led.pass(9000);
+        led.pass(500);
+        led.answer(Reply::Armed);
+        led.answer(Reply::Armed);
+        if by_another {
+            led.it = Coordinator::read_back(&led.journal).unwrap();
+        } else {
+            led.work(Done::Failed("the target has a snapshot of its own".into()));
+        }
+        let effects = led.event(Event::Said(Command::Go));
+        assert!(passes(&effects) && !asks(&effects), "{by_another}: {effects:?}");
+        led.work(Done::Failed("the target has a snapshot of its own".into()));
+        assert_eq!(led.it.working(), Some(Work::Pass), "it is tried again");
+        led.work(Done::Failed("the target has a snapshot of its own".into()));
+        assert!(matches!(led.it.progress().question, Some(Question::Failed { .. })), "{:?}", led.it.progress());
+        led.event(Event::Said(Command::Resume));
+        led.pass(300);
+        assert_eq!(led.it.progress().phase, Phase::Arm { side: Side::Source });
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{sync::mpsc, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Daemon;
 use crate::{
@@ -33,12 +33,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a pass goes back for `--reverse`: what the way home has to carry is what is written in this time.
 const HOMEWARD_EVERY: Duration = Duration::from_secs(60);
 
-/// Looks after cutovers until the daemon ends.
+/// Looks after cutovers until the daemon ends, and returns when none is led from here any more: what has its source down goes on to
+/// its end.
 pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config, stop: CancellationToken) {
     let ledgers = host::ledgers(&config);
     let mut first = true;
     let mut homeward: HashMap<CutoverId, Instant> = HashMap::new();
     let mut told = String::new();
+    let led = TaskTracker::new();
     while !stop.is_cancelled() {
         let looked = match &engine.cutovers {
             Some(hosts) => hosts.look_after(first),
@@ -61,7 +63,8 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
                 let due = homeward.get(&id).is_none_or(|at| at.elapsed() >= HOMEWARD_EVERY);
                 if kept.phase == Phase::Done && story.begun.reverse && due {
                     homeward.insert(id, Instant::now());
-                    if let Err(failure) = lead_from_here(&daemon, &engine, &config, &name, &story.begun, &stop, true)
+                    if let Err(failure) =
+                        lead_from_here(&daemon, &engine, &config, &name, &story.begun, &stop, &led, true)
                         && failure.class != FailureClass::Locked
                     {
                         tracing::error!("cutover {id}: {failure}");
@@ -69,7 +72,7 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
                 }
                 let goes_on = !kept.phase.is_end() && kept.question.is_none();
                 if goes_on && ((first && !story.stopped) || kept.may_be_down()) {
-                    let leading = lead_from_here(&daemon, &engine, &config, &name, &story.begun, &stop, false);
+                    let leading = lead_from_here(&daemon, &engine, &config, &name, &story.begun, &stop, &led, false);
                     match leading {
                         Ok(()) => {}
                         Err(failure) if failure.class == FailureClass::Locked => {}
@@ -90,6 +93,11 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
             () = stop.cancelled() => {}
         }
     }
+    led.close();
+    if !led.is_empty() {
+        tracing::info!("waiting for {} cutovers that are led from here; a second signal ends them", led.len());
+    }
+    led.wait().await;
 }
 
 /// Leads a cutover that nobody leads, to its end; `home` is one that is done, for one pass back.
@@ -101,6 +109,7 @@ fn lead_from_here(
     name: &str,
     begun: &Begun,
     stop: &CancellationToken,
+    led: &TaskTracker,
     home: bool,
 ) -> Result<(), Failure> {
     let id = begun.id;
@@ -135,7 +144,7 @@ fn lead_from_here(
             }
         }
     });
-    tokio::spawn(async move {
+    led.spawn(async move {
         let ended = match home {
             true => lead.pass_home(&mut commands).await,
             false => match lead.recover() {

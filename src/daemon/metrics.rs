@@ -118,7 +118,10 @@ async fn answer(daemon: &Arc<Daemon>, mut stream: TcpStream) -> std::io::Result<
         let expires = daemon.store.own().not_after;
         // It reads files.
         let read = tokio::task::spawn_blocking(move || {
-            Ok::<_, Failure>((overview(&config, None, Timestamp::now())?, standing(&*host::ledgers(&config))?))
+            Ok::<_, Failure>((
+                overview(&config, None, Timestamp::now())?,
+                standing(&*host::ledgers(&config), Timestamp::now())?,
+            ))
         });
         match read.await {
             Ok(Ok((jobs, cutovers))) => ("200 OK", render(&jobs, &cutovers, sessions, expires)),

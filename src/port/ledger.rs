@@ -39,6 +39,10 @@ pub enum LedgerError {
     Io(String),
 }
 
+/// By which it is told whether a ledger is as it was: its length, and when it was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub u64, pub Option<std::time::SystemTime>);
+
 /// All ledgers of this host.
 pub trait Ledgers: Send + Sync {
     /// Opens the ledger of that name, and makes it if there is none.
@@ -52,6 +56,9 @@ pub trait Ledgers: Send + Sync {
     /// # Errors
     /// When it cannot be read.
     fn read(&self, name: &str) -> Result<Vec<String>, LedgerError>;
+
+    /// What changes with each line of the ledger of that name; `None` if there is none. Looks only.
+    fn stamp(&self, name: &str) -> Option<Stamp>;
 
     /// The line that was left beside the ledger of that name, if it can be read.
     fn noted(&self, name: &str) -> Option<String>;

@@ -126,8 +126,9 @@ pub struct Receiving {
 pub struct Since {
     /// Its GUID.
     pub guid: Guid,
-    /// Bytes that were written since the dataset's newest snapshot. Where the tool has no such property: by how much the space that the
-    /// dataset refers to differs, and what this snapshot alone still holds. What has no figure counts as written to.
+    /// Bytes that were written to the dataset since this snapshot, whatever others were taken meanwhile (`written@SNAPSHOT` in
+    /// zfsprops(7)). Where the tool has no such property: by how much the space that the dataset refers to differs, and what this
+    /// snapshot alone still holds. What has no figure counts as written to.
     pub written: u64,
 }
 

@@ -3,7 +3,11 @@
 //! The rules are those of `zfs_namecheck.c`: components of letters, digits and `-_.: `, at most 255 bytes
 //! in all, at most 50 levels. A full name begins with a pool's, so with a letter: none can be taken for an option.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +55,11 @@ impl DatasetName {
     /// The name as `zfs` takes it.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Where a volume's block device is, if somebody makes nodes: a blank is a `+` there (`zvol_id` in OpenZFS' `udev/zvol_id.c`).
+    pub fn device_node(&self) -> PathBuf {
+        Path::new("/dev/zvol").join(self.0.replace(' ', "+"))
     }
 
     /// The first component: the pool's name.
@@ -241,6 +250,11 @@ mod tests {
 
     fn ds(s: &str) -> DatasetName {
         s.parse().unwrap()
+    }
+
+    #[test]
+    fn a_blank_is_a_plus_in_the_name_of_a_node() {
+        assert_eq!(ds("tank/my vol/a b").device_node(), Path::new("/dev/zvol/tank/my+vol/a+b"));
     }
 
     #[test]

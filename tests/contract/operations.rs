@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         case!(holds_keep_a_snapshot, holds),
         case!(properties_are_set_read_and_inherited),
         case!(a_filesystem_is_created_unmounted),
+        case!(what_was_written_since_a_snapshot_is_told_whatever_came_after_it),
         case!(rollback_goes_back),
         case!(rollback_waits_for_an_unmount),
         case!(rollback_spares_what_is_newer),
@@ -235,6 +236,21 @@ async fn a_filesystem_is_created_unmounted(w: &World) {
         assert_fails(w.zfs.create_filesystem(&w.ds(name), &[]).await, &[Exists]);
     }
     assert_fails(w.zfs.create_filesystem(&w.ds("none/x"), &[]).await, &[NotFound]);
+}
+
+async fn what_was_written_since_a_snapshot_is_told_whatever_came_after_it(w: &World) {
+    let (a, b) = (w.create("a"), w.create("b"));
+    w.fill(&a, 1, 64, 1);
+    let (s, other) = (w.snapshot(&a, "s").await, w.snapshot(&b, "s").await);
+    let told = w.zfs.since(&[s.clone(), snap(&a, "none"), other.clone()]).await.unwrap();
+    let guids: Vec<bool> = told.iter().map(Option::is_some).collect();
+    assert_eq!(guids, [true, false, true]);
+    assert_eq!(told.iter().flatten().map(|since| since.written).sum::<u64>(), 0);
+    w.fill(&a, 2, 64, 2);
+    let later = w.snapshot(&a, "later").await;
+    let told = w.zfs.since(&[s, later, other]).await.unwrap();
+    let written: Vec<bool> = told.iter().map(|since| since.unwrap().written > 0).collect();
+    assert_eq!(written, [true, false, false]);
 }
 
 async fn rollback_goes_back(w: &World) {

@@ -32,7 +32,7 @@ use zmigrate::{
     port::{
         busy::{Busy, Holder, Holders},
         hook::{HookCall, HookError, HookErrorKind, HookName, HookOutput, HookVerb, Hooks},
-        ledger::{Ledger, LedgerError, Ledgers, Opened},
+        ledger::{Ledger, LedgerError, Ledgers, Opened, Stamp},
         zfs::{Depth, Zfs, ZfsErrorKind as K},
     },
     session::{
@@ -97,6 +97,10 @@ impl Ledgers for MemoryLedgers {
 
     fn read(&self, name: &str) -> Result<Vec<String>, LedgerError> {
         Ok(self.0.lock().unwrap().get(name).map(|e| e.0.clone()).unwrap_or_default())
+    }
+
+    fn stamp(&self, name: &str) -> Option<Stamp> {
+        self.0.lock().unwrap().get(name).map(|e| Stamp(e.0.len() as u64, None))
     }
 
     fn noted(&self, _name: &str) -> Option<String> {

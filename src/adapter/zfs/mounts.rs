@@ -47,6 +47,9 @@ const FEWEST_EACH: usize = 4;
 const UDEV: &str = "/run/udev";
 /// Where the nodes of volumes are.
 const NODES: &str = "/dev/zvol";
+/// What `volmode=default` means on this host, and the number for "no devices": see zfs(4).
+const VOLMODE_BY_DEFAULT: &str = "/sys/module/zfs/parameters/zvol_volmode";
+const NO_DEVICES: &str = "3";
 
 fn strs(datasets: &[DatasetName]) -> Vec<&str> {
     datasets.iter().map(DatasetName::as_str).collect()
@@ -141,9 +144,14 @@ impl ZfsCommand {
 
     pub(super) async fn seen_since(&self, snapshots: &[SnapshotName]) -> ZfsResult<Vec<Option<Since>>> {
         let has_written = self.tools().await?.knows("written");
-        let asked: &[&str] = if has_written { &["guid", "written"] } else { &["guid", "referenced", "used"] };
-        let both = snapshots.iter().flat_map(|name| [name.dataset().to_string(), name.to_string()]);
-        let found = self.look_at(asked, both.collect()).await?;
+        let mut found = Vec::new();
+        // One question for those of one name, as a cutover's are.
+        for of_a_tag in snapshots.chunk_by(|a, b| a.tag() == b.tag()) {
+            let written = of_a_tag.first().map(|name| format!("written@{}", name.tag())).unwrap_or_default();
+            let asked: &[&str] = if has_written { &["guid", &written] } else { &["guid", "referenced", "used"] };
+            let both = of_a_tag.iter().flat_map(|name| [name.dataset().to_string(), name.to_string()]);
+            found.extend(self.look_at(asked, both.collect()).await?);
+        }
         let found: HashMap<&str, &Values> = found.iter().map(|values| (values.name.as_str(), values)).collect();
         let number = |name: &str, property: &str| {
             let value = &found.get(name)?.properties.iter().find(|p| p.name == property)?.value;
@@ -152,7 +160,7 @@ impl ZfsCommand {
         let since = |snapshot: &SnapshotName| {
             let (name, dataset) = (snapshot.as_str(), snapshot.dataset());
             let written = match has_written {
-                true => number(dataset.as_str(), "written"),
+                true => number(dataset.as_str(), &format!("written@{}", snapshot.tag())),
                 false => number(dataset.as_str(), "referenced")
                     .zip(number(name, "referenced"))
                     .zip(number(name, "used"))
@@ -234,7 +242,13 @@ impl ZfsCommand {
         if !self.tools().await?.capabilities.volmode {
             return Ok(());
         }
-        let node = Path::new(NODES).join(dataset.as_str());
+        let node = dataset.device_node();
+        // What has no node cannot be asked whether something has it open.
+        if !node.exists() && self.has_node(dataset).await? && !appears(&node, NODE_COMES_WITHIN).await {
+            let text =
+                format!("{} is not there, so nobody can tell whether something has the volume open", node.display());
+            return Err(error(&operation, Other, text));
+        }
         if let Err(e) = exclusively(&node) {
             let kind = if e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) { Busy } else { Io };
             return Err(error(&operation, kind, format!("{}: {e}", node.display())));
@@ -254,13 +268,26 @@ impl ZfsCommand {
         if !self.tools().await?.capabilities.volmode {
             return Ok(());
         }
-        // With the last node its directory goes as well; so only where nobody makes nodes, none is waited for.
-        let has_nodes = Path::new(NODES).exists() || Path::new(UDEV).exists();
-        let node = Path::new(NODES).join(dataset.as_str());
-        if has_nodes && !appears(&node, NODE_COMES_WITHIN).await {
+        let node = dataset.device_node();
+        if !node.exists() && self.has_node(dataset).await? && !appears(&node, NODE_COMES_WITHIN).await {
             tracing::warn!("{} does not come; what needs it will say so", node.display());
         }
         Ok(())
+    }
+
+    /// Whether a volume has, or is about to have, a node: it has a device, and somebody on this host makes nodes.
+    async fn has_node(&self, dataset: &DatasetName) -> ZfsResult<bool> {
+        // With the last node its directory goes as well.
+        if !Path::new(NODES).exists() && !Path::new(UDEV).exists() {
+            return Ok(false);
+        }
+        let told = self.look_at(&["volmode", "keystatus"], vec![dataset.to_string()]).await?;
+        let all = || told.iter().flat_map(|values| &values.properties);
+        let value = |name: &str| all().find(|p| p.name == name).map(|p| p.value.as_str());
+        let by_default = || std::fs::read_to_string(VOLMODE_BY_DEFAULT).is_ok_and(|mode| mode.trim() == NO_DEVICES);
+        let none = value("volmode").is_some_and(|mode| mode == "none" || mode == "default" && by_default());
+        // Without its key a volume has no device.
+        Ok(!none && value("keystatus") != Some("unavailable"))
     }
 
     pub(super) async fn sync_pool(&self, pool: &str) -> ZfsResult<()> {

@@ -193,7 +193,7 @@ impl HostViews {
             }
             (DatasetKind::Volume, clone) => {
                 self.clone(operation, snapshot, record, &["volmode=dev".to_owned()]).await?;
-                let node = Path::new("/dev/zvol").join(clone.as_ref().map_or("", DatasetName::as_str));
+                let node = clone.as_ref().map(DatasetName::device_node).unwrap_or_default();
                 let until = Instant::now() + PATIENCE;
                 loop {
                     if fs::metadata(&node).is_ok_and(|meta| meta.file_type().is_block_device()) {

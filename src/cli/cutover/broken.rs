@@ -1,4 +1,4 @@
-//! `zmigrate cutover break`.
+//! A person's word on this host alone: `zmigrate cutover break` and `abort --here`.
 
 use std::time::Duration;
 
@@ -10,10 +10,15 @@ use crate::{
         args::Global,
         output::{Output, note, runtime},
     },
-    cutover::{effect::Command, host::Host, leg::CutoverId},
-    driver::cutover::{BrokenHere, break_here},
+    cutover::{
+        effect::Command,
+        host::Part,
+        leg::{CutoverId, Side},
+        source::Stage,
+    },
+    driver::cutover::{BrokenHere, abort_here, break_here},
     host,
-    session::cutover::Hosts,
+    session::cutover::{Hosts, Unit},
     types::{Failure, FailureClass},
 };
 
@@ -36,7 +41,8 @@ pub fn break_fence(global: &Global, id: CutoverId, here: bool, output: &Output) 
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let Some(broken) = break_here(&engine, &ids).await? else { return Ok(None) };
-        serves_again(engine.cutovers.as_deref(), &ids).await.map(|()| Some(broken))
+        let (broken, unit) = broken;
+        serves_again(engine.cutovers.as_deref(), &unit, id).await.map(|()| Some(broken))
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     let Some(done) = done? else {
@@ -61,17 +67,44 @@ pub fn break_fence(global: &Global, id: CutoverId, here: bool, output: &Output) 
     Ok(0)
 }
 
-/// Waits for the unit's machine, which goes on by itself, and would end with this process.
-async fn serves_again(hosts: Option<&Hosts>, ids: &[CutoverId]) -> Result<(), Failure> {
+/// Ends this host's part in a cutover whose leader is lost.
+pub fn abort(global: &Global, id: CutoverId, output: &Output) -> Result<u8, Failure> {
+    let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
+    if let Some((_, story, it)) = find(&*host::ledgers(&config), id)?
+        && !it.progress().phase.is_end()
+    {
+        return Err(Failure::new(FailureClass::Refused, format!("cutover {id} is led from this host"))
+            .hint(format!("`zmigrate cutover abort {}`, which ends it on both", story.begun.id)));
+    }
+    host::state_is_ours(&config)?;
+    let engine = host::engine(&config);
+    let runtime = runtime()?;
+    let done = runtime.block_on(abort_here(&engine, id));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    let Some(side) = done? else {
+        return Err(Failure::new(FailureClass::Usage, format!("no unit of this host takes part in cutover {id}"))
+            .hint("`zmigrate cutover status` lists what was started here, and what this host takes part in"));
+    };
+    let text = match side {
+        Side::Source => "the source on this host serves, and takes no part in it any more",
+        Side::Target => "the target on this host will not be promoted by it, and takes no part in it any more",
+    };
+    let object = serde_json::json!({ "id": id, "result": "rolled_back", "exit_code": 0 });
+    output.result(&object, format!("cutover {id}: {text}"));
+    Ok(0)
+}
+
+/// Waits until the unit's machine has written down that its source serves: it goes on by itself, and would end with this process. It may
+/// first have to end what it is at.
+async fn serves_again(hosts: Option<&Hosts>, unit: &Unit, id: CutoverId) -> Result<(), Failure> {
     for _ in 0..BREAK_LOOKS {
         let units = hosts.map(Hosts::units).transpose()?.unwrap_or_default();
-        let of_this = |host: &Host| host.kept().part.leg().is_some_and(|leg| ids.contains(&leg.id));
-        if !units.iter().any(|(_, host)| of_this(host) && host.kept().part.summary().2) {
+        let part = units.iter().find(|(other, _)| other == unit).map(|(_, host)| &host.kept().part);
+        if matches!(part, Some(Part::Source(_, Stage::Closed))) {
             return Ok(());
         }
         sleep(BREAK_LOOK_EVERY).await;
     }
-    let id = ids.first().map(ToString::to_string).unwrap_or_default();
     let text = format!("cutover {id} is broken, but the source does not serve again yet");
     Err(Failure::new(FailureClass::Zfs, text).hint(format!(
         "the log says what fails; repair it and run `zmigrated`, or this again; `cutover status {id}` tells"

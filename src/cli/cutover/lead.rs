@@ -155,7 +155,7 @@ pub fn find(
 
 pub fn unknown(id: CutoverId) -> Failure {
     Failure::new(FailureClass::Usage, format!("no cutover {id} was started on this host"))
-        .hint("`zmigrate cutover status` lists them; use the host where it was started")
+        .hint("`zmigrate cutover status` lists them; use the host where it was started. If that is lost, `abort ID --here` ends what this host does in it")
 }
 
 /// Says a command to whoever leads the cutover; if nobody does, leads it from there.

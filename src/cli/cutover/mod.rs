@@ -16,7 +16,8 @@ pub fn run(global: &Global, command: CutoverCommand, output: &Output) -> Result<
     match command {
         CutoverCommand::Start(args) => start::run(global, &args, output),
         CutoverCommand::Go(args) => lead::say(global, args.id, Command::Go, output),
-        CutoverCommand::Abort(args) => lead::say(global, args.id, Command::Abort, output),
+        CutoverCommand::Abort { id, here: true } => broken::abort(global, id.id, output),
+        CutoverCommand::Abort { id, here: false } => lead::say(global, id.id, Command::Abort, output),
         CutoverCommand::Back(args) => lead::say(global, args.id, Command::Back { id: new_id()? }, output),
         CutoverCommand::Complete(args) => lead::say(global, args.id, Command::Complete, output),
         CutoverCommand::Break { id, here, .. } => broken::break_fence(global, id.id, here, output),

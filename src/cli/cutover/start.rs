@@ -169,7 +169,11 @@ fn check(context: &RunContext, terms: &Terms, found: &Survey, recursive: bool) -
     let open = |side: Side, state: &State| {
         let leg = state.leg.filter(|_| state.open)?;
         let text = format!("{} takes part in cutover {} already ({})", place(side), leg.id, state.stage);
-        Some(refused(text).hint(state.needs.clone().unwrap_or_else(|| "let that one end first".into())))
+        let lost = format!(
+            "let that one end first; if the host where it was started is lost for ever, `zmigrate cutover abort {} --here` there",
+            leg.id
+        );
+        Some(refused(text).hint(state.needs.clone().unwrap_or(lost)))
     };
     if let Some(failure) = open(Side::Source, &found.source).or_else(|| open(Side::Target, &found.target)) {
         return Err(failure);

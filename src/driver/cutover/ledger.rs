@@ -129,6 +129,11 @@ pub enum Entry {
         /// Measured so.
         pass: PassReport,
     },
+    /// A pass has failed while it is held. In the note beside the ledger alone.
+    Missed {
+        /// Because of this.
+        why: String,
+    },
     /// The source is about to be quiesced.
     Predicted {
         /// For as long as this.
@@ -163,6 +168,7 @@ impl Entry {
             Entry::Record { of: Record::Asked { .. } } => "asked".into(),
             Entry::Passing { .. } => "passing".into(),
             Entry::Passed { .. } => "passed".into(),
+            Entry::Missed { .. } => "missed".into(),
             Entry::Predicted { .. } => "predicted".into(),
             Entry::Said { .. } => "said".into(),
             Entry::Stopped => "stopped".into(),
@@ -195,6 +201,10 @@ pub struct Story {
     pub stopped: bool,
     /// Why the target was left again, if it was.
     pub left_because: Option<String>,
+    /// Why the newest pass failed, if it did.
+    pub missed: Option<String>,
+    /// When the newest pass that went well was written down.
+    passed_at: Millis,
     /// Of records.
     count: u32,
 }
@@ -214,6 +224,8 @@ impl Story {
             legs: Vec::new(),
             stopped: false,
             left_because: None,
+            missed: None,
+            passed_at: Millis(0),
             count: 0,
         }
     }
@@ -225,7 +237,11 @@ impl Story {
             Entry::Said { .. } => self.stopped = false,
             Entry::Stopped => self.stopped = true,
             Entry::Passing { number } => self.passes_begun = self.passes_begun.max(*number),
-            Entry::Passed { pass } => self.passes.push(pass.clone()),
+            Entry::Passed { pass } => {
+                self.passes.push(pass.clone());
+                (self.missed, self.passed_at) = (None, line.at_ms);
+            }
+            Entry::Missed { why } => self.missed = Some(why.clone()),
             Entry::Predicted { downtime } => self.predicted = Some(*downtime),
             Entry::Record { of } => {
                 // As the coordinator numbers its questions.
@@ -265,11 +281,14 @@ impl Story {
 
     /// Takes the newest pass into account, where it is not in the ledger but noted beside it.
     fn hear_note(&mut self, note: &str) {
-        let pass = serde_json::from_str::<Line>(note).ok().map(|line| line.entry);
-        if let (Some(Entry::Passed { pass }), Some(last)) = (pass, self.passes.last())
-            && pass.number > last.number
-        {
-            self.passes.push(pass);
+        let Ok(line) = serde_json::from_str::<Line>(note) else { return };
+        let counts = match (&line.entry, self.passes.last()) {
+            (Entry::Passed { pass }, Some(last)) => pass.number > last.number,
+            (Entry::Missed { .. }, Some(_)) => line.at_ms > self.passed_at,
+            _ => false,
+        };
+        if counts {
+            self.hear(&line);
         }
     }
 
@@ -285,7 +304,7 @@ impl Story {
 
     /// What a person is told.
     pub fn status(&self, it: &Coordinator) -> Status {
-        status(it, self.begun.id, self.prediction())
+        status(it, self.begun.id, self.prediction(), self.missed.as_deref())
     }
 
     /// From the moment when the source was asked to quiesce to the one when a side served again, as far as is known here;

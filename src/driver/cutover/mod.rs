@@ -36,7 +36,7 @@ pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, re
 pub use self::{
     notice::Notice,
     standing::{Standing, Waiting, standing},
-    survey::{BrokenHere, Survey, break_here, survey},
+    survey::{BrokenHere, Survey, abort_here, break_here, survey},
 };
 use self::{passes::Passes, talk::Talk, work::Worker};
 use super::RunContext;
@@ -204,7 +204,11 @@ impl Lead {
     /// # Errors
     /// When the ledger cannot be written.
     pub fn say(&mut self, command: Command) -> Result<Result<(), String>, Failure> {
-        self.append(Entry::Said { command })?;
+        // What is declined was not said: it must not end that a person stopped this.
+        let (_, effects) = self.it.clone().step(Event::Said(command), self.now());
+        if !effects.iter().any(|effect| matches!(effect, Effect::Decline(_))) {
+            self.append(Entry::Said { command })?;
+        }
         let declined = self.step(Event::Said(command))?;
         if command == Command::Go {
             self.worker.hurry();
@@ -299,6 +303,9 @@ impl Lead {
     fn step(&mut self, event: Event) -> Result<Option<String>, Failure> {
         if let Event::Worked(_, crate::cutover::effect::Result::Failed(why)) = &event {
             let _ = self.notices.send(Notice::Trouble(why.clone()));
+            if matches!(self.it.progress().phase, Phase::Armed { .. }) {
+                self.missed(why);
+            }
         }
         if let Event::Worked(_, crate::cutover::effect::Result::Passed(_)) = &event
             && let Some(pass) = self.worker.take_report()

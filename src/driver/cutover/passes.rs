@@ -69,14 +69,24 @@ impl Lead {
             let line = Line::new(Entry::Passed { pass }, self.now());
             self.story.hear(&line);
             self.passes.in_note = true;
-            let noted =
-                serde_json::to_string(&line).map_err(std::io::Error::from).and_then(|text| self.ledger.note(&text));
-            if let Err(e) = noted {
-                tracing::debug!("`cutover status` will not know of the newest pass: {e}");
-            }
+            self.note(&line);
             return Ok(());
         }
         self.passes.written_at = Some(Instant::now());
         self.append(Entry::Passed { pass })
+    }
+
+    /// Takes into account that a pass failed while it is held: nobody waits for it, and who asks how it goes is to know.
+    pub(super) fn missed(&mut self, why: &str) {
+        let line = Line::new(Entry::Missed { why: why.to_owned() }, self.now());
+        self.story.hear(&line);
+        self.note(&line);
+    }
+
+    fn note(&mut self, line: &Line) {
+        let noted = serde_json::to_string(line).map_err(std::io::Error::from).and_then(|text| self.ledger.note(&text));
+        if let Err(e) = noted {
+            tracing::debug!("`cutover status` will not know of the newest pass: {e}");
+        }
     }
 }

@@ -2,10 +2,19 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::leads;
-use crate::{cutover::status::status, port::ledger::Ledgers, types::Failure};
+use crate::{
+    cutover::{host::Part, source::Stage, status::host_needs},
+    port::ledger::Ledgers,
+    session::cutover::{ReadBack, units},
+    types::Failure,
+};
+
+/// A host that is fenced for longer than this is no part of an outage that goes its way.
+const FENCED_FOR_MS: u64 = 60_000;
 
 /// A cutover that goes no further by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +31,7 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// The cutovers that were led from this host and are not over.
+/// The cutovers that were led from this host and are not over, and the parts in others' that nobody ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Those that wait for a person.
@@ -31,22 +40,54 @@ pub struct Standing {
     pub down: usize,
 }
 
+/// What stands now.
+///
 /// # Errors
 /// When the directory of ledgers cannot be read.
-pub fn standing(ledgers: &dyn Ledgers) -> Result<Standing, Failure> {
+pub fn standing(ledgers: &dyn Ledgers, now: Timestamp) -> Result<Standing, Failure> {
     let mut found = Standing::default();
+    let mut led = Vec::new();
     for (name, told) in leads(ledgers)? {
         let wants = match told {
             Ok((story, it)) => {
                 found.down += usize::from(it.progress().may_be_down());
+                led.extend_from_slice(&story.legs);
                 let id = story.begun.id;
                 let stopped = (story.stopped && !it.progress().phase.is_end())
                     .then(|| format!("it was stopped; `zmigrate cutover resume {id}` goes on, `abort {id}` ends it"));
-                status(&it, id, None).needs.or(stopped).map(|needs| (id.to_string(), needs))
+                story.status(&it).needs.or(stopped).map(|needs| (id.to_string(), needs))
             }
             Err(failure) => Some((name, failure.to_string())),
         };
         found.waiting.extend(wants.map(|(cutover, needs)| Waiting { cutover, needs }));
     }
+    // Whoever leads those tells of them above; of the others it may be another host, which is lost.
+    for told in units(ledgers)? {
+        match told {
+            Ok(told) => {
+                let part = &told.host.kept().part;
+                let (Some(needs), Some(leg)) = (waits_here(&told, now), part.leg()) else { continue };
+                if led.contains(&leg.id) && !matches!(part, Part::UnknownFence(_)) {
+                    continue;
+                }
+                found.down += 1;
+                found.waiting.push(Waiting { cutover: leg.id.to_string(), needs });
+            }
+            Err(failure) => {
+                found
+                    .waiting
+                    .push(Waiting { cutover: "of a unit of this host".to_owned(), needs: failure.to_string() });
+            }
+        }
+    }
     Ok(found)
+}
+
+/// What a person is asked by a unit of this host that serves nobody, and has stood so for a while.
+fn waits_here(told: &ReadBack, now: Timestamp) -> Option<String> {
+    let now_ms = u64::try_from(now.as_millisecond()).unwrap_or_default();
+    let is_fenced = matches!(told.host.kept().part, Part::Source(_, Stage::Fencing | Stage::Fenced));
+    // Of a clock that was set back it is not known for how long.
+    let is_new = told.at_ms <= now_ms && now_ms - told.at_ms < FENCED_FOR_MS;
+    host_needs(&told.host).filter(|_| !(is_fenced && is_new))
 }

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use super::talk::Talk;
 use crate::{
     cutover::{
-        call::{Call, State},
+        call::{Call, State, Told},
         host::Part,
         leg::{CutoverId, Leg, Side},
+        message::{Ask, Decision, Reply, Request},
         source::Stage,
+        status::host_needs,
         target::Register,
         terms::Terms,
     },
     driver::RunContext,
-    session::engine::Engine,
+    session::{
+        cutover::{Hosts, Unit},
+        engine::Engine,
+    },
     types::{DatasetName, Failure, FailureClass},
 };
 
@@ -53,11 +58,12 @@ pub enum BrokenHere {
     MarkGone,
 }
 
-/// A host's own word on a unit of it, for a person who is there without the cutover's leader; `None` where no unit takes part.
+/// A host's own word on a unit of it, for a person who is there without the cutover's leader, and that unit, which has been told but need not
+/// serve yet; `None` where no unit takes part.
 ///
 /// # Errors
 /// When there is nothing to break here.
-pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<BrokenHere>, Failure> {
+pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(BrokenHere, Unit)>, Failure> {
     let hosts = engine.cutovers.as_ref();
     let hosts = hosts.ok_or_else(|| Failure::new(FailureClass::Internal, "no cutovers here"))?;
     for (unit, host) in hosts.units()? {
@@ -96,7 +102,66 @@ pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<Bro
             }
         };
         hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
-        return Ok(Some(broken));
+        return Ok(Some((broken, unit)));
     }
     Ok(None)
+}
+
+/// How often a host is asked that is still at something.
+const ASKED: u32 = 6;
+
+/// Ends this host's part in a leg that is not decided, without the cutover's leader: a source that is not fenced serves, and a target never
+/// will by that leg. Always safe: whoever leads after all is told so, and rolls back. `None` where no unit takes part.
+///
+/// # Errors
+/// When this part cannot be ended so, and what helps instead; or when it fails.
+pub async fn abort_here(engine: &Engine, id: CutoverId) -> Result<Option<Side>, Failure> {
+    let hosts = engine.cutovers.as_ref();
+    let hosts = hosts.ok_or_else(|| Failure::new(FailureClass::Internal, "no cutovers here"))?;
+    for (unit, host) in hosts.units()? {
+        let part = &host.kept().part;
+        let Some(leg) = part.leg().filter(|leg| leg.id == id) else { continue };
+        let (side, asks): (Side, &[Ask]) = match part {
+            Part::Source(_, Stage::Armed | Stage::Quiescing { .. } | Stage::Withdrawing | Stage::Starting) => {
+                (Side::Source, &[Ask::Withdraw])
+            }
+            Part::Target(_, Register::Undecided { .. } | Register::Aborted) => {
+                (Side::Target, &[Ask::Abort, Ask::Settle])
+            }
+            _ => {
+                let (_, stage, _) = part.summary();
+                let text = format!("{unit} on this host is {stage} in cutover {id}: that cannot be aborted from here");
+                return Err(Failure::new(FailureClass::Refused, text).hint(host_needs(&host).unwrap_or_else(|| {
+                    "`zmigrate cutover status` on the host where it was started says what can be done".to_owned()
+                })));
+            }
+        };
+        for (number, ask) in (1..).zip(asks) {
+            let request = Request { leg, number, ask: ask.clone() };
+            answered(hosts, &unit, request).await?;
+        }
+        return Ok(Some(side));
+    }
+    Ok(None)
+}
+
+/// Puts a question to a host here until it is answered well.
+async fn answered(hosts: &Hosts, unit: &Unit, request: Request) -> Result<(), Failure> {
+    for _ in 0..ASKED {
+        let call = Call::Ask { request: request.clone(), setup: None };
+        let Told::Answer { answer: Some(answer), .. } =
+            hosts.handle(unit.roots(), call, "an operator on this host").await?
+        else {
+            continue;
+        };
+        let why = match answer.reply {
+            Reply::Serving | Reply::Settled => return Ok(()),
+            Reply::Ruled { ruling } if ruling.decision == Decision::Aborted => return Ok(()),
+            Reply::Failed { why } => why,
+            other => format!("it answers {other:?}"),
+        };
+        return Err(Failure::new(FailureClass::Zfs, format!("{unit}: {why}")).hint("repair that, and say it again"));
+    }
+    Err(Failure::new(FailureClass::Locked, format!("{unit} is still at something else"))
+        .hint("say it again in a minute"))
 }

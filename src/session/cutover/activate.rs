@@ -141,8 +141,8 @@ pub(super) async fn activate(
 ) -> Result<(), Failure> {
     let (all, above) = tokio::try_join!(datasets(zfs, unit), above(zfs, unit))?;
     let own = |s: &&Saved| {
-        // What this ZFS does not know cannot be set: an older one has no `volmode`.
-        let is_known = all.iter().find(|d| d.name == s.dataset).is_none_or(|d| d.property(&s.property).is_some());
+        // What this ZFS does not know cannot be set: an older one has no `volmode`. Nor can what is not there any more.
+        let is_known = all.iter().any(|d| d.name == s.dataset && d.property(&s.property).is_some());
         if !is_known {
             return false;
         }

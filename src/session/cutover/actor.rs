@@ -12,14 +12,18 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-use super::{Tools, actions, look::leg_in, unit::Unit};
+use super::{
+    Tools, actions,
+    lines::{Entry, Line, ReadBack, read},
+    look::leg_in,
+    unit::Unit,
+};
 use crate::{
     cutover::{
         call::Setup,
@@ -35,7 +39,7 @@ use crate::{
     port::ledger::{Ledger, LedgerError, Opened},
     session::{client::unix_ms, crash::crash_point, steady::Steady},
     types::{
-        DatasetName, Failure, FailureClass,
+        Failure, FailureClass,
         listing::{FENCE, SERVING},
     },
 };
@@ -52,82 +56,6 @@ pub(super) type Answered = Result<(Option<Answer>, Vec<String>), Failure>;
 pub(super) enum Message {
     Ask { request: Request, setup: Option<Box<Setup>>, tell: oneshot::Sender<Answered> },
     Break { leg: Leg, tell: oneshot::Sender<Result<(), Failure>> },
-}
-
-/// A line of a host's ledger.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    /// When, and by which process: for people.
-    at: String,
-    pid: u32,
-    #[serde(flatten)]
-    entry: Entry,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "entry", rename_all = "snake_case")]
-enum Entry {
-    /// The first line, and again where the unit has changed hands elsewhere meanwhile.
-    Unit { datasets: Vec<DatasetName>, epoch: Epoch },
-    /// How to take part in the leg that comes next.
-    Setup { setup: Setup },
-    /// A record of the machine.
-    Record { of: HostRecord },
-}
-
-/// What a ledger tells.
-pub(super) struct ReadBack {
-    pub unit: Unit,
-    pub setup: Setup,
-    pub host: Host,
-    /// When the newest line was written, by the wall clock of then.
-    at_ms: u64,
-}
-
-impl ReadBack {
-    /// The host, at the wall clock's `now_ms`. Where that was set back meanwhile, the time until which a source waits for its fence
-    /// may never come; it counts as past.
-    fn host_at(self, now_ms: u64) -> Host {
-        let mut kept = self.host.kept().clone();
-        if let Part::Source(_, Stage::Quiescing { until }) = &mut kept.part
-            && now_ms < self.at_ms
-        {
-            *until = Millis(0);
-        }
-        Host::from_kept(kept)
-    }
-}
-
-/// Reads a ledger's lines; `None` if there are none.
-///
-/// # Errors
-/// A line that does not read, with its number.
-pub(super) fn read(lines: &[String], place: &str) -> Result<Option<ReadBack>, Failure> {
-    let mut unit = None;
-    let mut setup = Setup::default();
-    let mut kept = crate::cutover::host::Kept::default();
-    let mut at_ms = 0;
-    for (i, line) in lines.iter().enumerate() {
-        let bad = |why: String| {
-            let text = format!("{place}: line {} cannot be read: {why}; nothing was changed", i + 1);
-            Failure::new(FailureClass::Usage, text)
-                .hint("restore the file from a backup; it tells which side of the unit may be written to")
-        };
-        let line: Line = serde_json::from_str(line).map_err(|e| bad(e.to_string()))?;
-        at_ms = line.at.parse::<jiff::Timestamp>().map_or(0, |at| at.as_millisecond().try_into().unwrap_or(0));
-        match line.entry {
-            Entry::Unit { datasets, epoch } => {
-                unit = Some(Unit::new(&datasets).map_err(|e| bad(e.to_string()))?);
-                kept.epoch = kept.epoch.max(epoch);
-            }
-            Entry::Setup { setup: new } => setup = new,
-            Entry::Record { of } => kept.apply(&of),
-        }
-        if unit.is_none() {
-            return Err(bad("it does not begin with the unit".to_owned()));
-        }
-    }
-    Ok(unit.map(|unit| ReadBack { unit, setup, host: Host::from_kept(kept), at_ms }))
 }
 
 /// Whether a machine has something to do although nobody asks.
@@ -173,6 +101,11 @@ pub(super) fn start(tools: Arc<Tools>, unit: Unit, stays: bool) -> mpsc::Sender<
             Ok(Some(mut actor)) => {
                 let ended = actor.run(&mut messages).await;
                 if let Err(failure) = &ended {
+                    // The next actor knows nothing of it: the writers that one starts would be stopped by what is left of this one.
+                    if let Some(action) = actor.action.take() {
+                        action.abort();
+                        let _ = action.await;
+                    }
                     // Whoever waits is told why, and does not ask for ever.
                     actor.waiting.drain(..).for_each(|(_, _, tell)| drop(tell.send(Err(failure.clone()))));
                 }
@@ -470,27 +403,4 @@ impl Actor {
 fn name_of(record: &HostRecord) -> String {
     let value = serde_json::to_value(record).unwrap_or_default();
     value["record"].as_str().unwrap_or("record").to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_that_may_never_come_counts_as_past() {
-        let lines = [
-            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"unit","datasets":["p/d"],"epoch":0}"#,
-            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"record","of":{"record":"admitted","leg":{"id":"00000001","epoch":1},"side":"source","datasets":["p/d"],"verify":"guid"}}"#,
-            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"record","of":{"record":"quiescing","until":1767268805000}}"#,
-        ];
-        let until = |now_ms| {
-            let told = read(&lines.map(str::to_owned), "x").unwrap().unwrap();
-            match told.host_at(now_ms).kept().part {
-                Part::Source(_, Stage::Quiescing { until }) => until.0,
-                _ => panic!("another stage"),
-            }
-        };
-        assert_eq!(until(1_767_268_800_000), 1_767_268_805_000);
-        assert_eq!(until(1_767_268_799_999), 0, "the clock was set back meanwhile");
-    }
 }

@@ -82,7 +82,7 @@ async fn set(tools: &Tools, all: &[DatasetInfo], leg: Leg, kill_busy: bool) -> R
     unmount(tools, all, kill_busy).await?;
     must_have_left(&*tools.busy, &names_of(all, DatasetKind::Filesystem)).await?;
     for volume in names_of(all, DatasetKind::Volume) {
-        let device = Path::new("/dev/zvol").join(volume.as_str());
+        let device = volume.device_node();
         let mut closed = zfs.close_volume(&volume).await;
         if let Err(e) = &closed
             && e.kind == ZfsErrorKind::Busy
@@ -107,7 +107,7 @@ async fn set(tools: &Tools, all: &[DatasetInfo], leg: Leg, kill_busy: bool) -> R
 
 /// Unmounts all of it, the deepest place first: one mount keeps another busy in which it lies, whatever the datasets are called.
 async fn unmount(tools: &Tools, all: &[DatasetInfo], kill_busy: bool) -> Result<(), Failure> {
-    let mounts = mounts::parse(&std::fs::read("/proc/self/mountinfo").unwrap_or_default());
+    let mounts = mounts_now();
     let mut due: Vec<&DatasetInfo> = all.iter().filter(|d| is_mounted(d) && !goes_along(d, all)).collect();
     due.sort_by_cached_key(|d| Reverse(depth(d, &mounts)));
     for info in due {
@@ -117,12 +117,17 @@ async fn unmount(tools: &Tools, all: &[DatasetInfo], kill_busy: bool) -> Result<
         {
             let below: Vec<&DatasetName> =
                 all.iter().map(|d| &d.name).filter(|name| name.is_at_or_below(&info.name)).collect();
-            in_use(&*tools.busy, &info.name, &places_of(&below, &mounts), kill_busy).await?;
+            // By now: what was unmounted since left a directory of another filesystem, and its users are none of ours.
+            in_use(&*tools.busy, &info.name, &places_of(&below, &mounts_now()), kill_busy).await?;
             unmounted = tools.zfs.unmount(&info.name).await;
         }
         unmounted?;
     }
     Ok(())
+}
+
+fn mounts_now() -> Vec<Mount> {
+    mounts::parse(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
 }
 
 /// Whether it is unmounted with a dataset above it: its place is that one's, and its own name below that.
@@ -201,11 +206,13 @@ fn is_as_noted(all: &[DatasetInfo], saved: &Saved) -> bool {
 }
 
 /// Sets properties as they are noted; one command for each value, whatever the number of datasets. What is so already is not
-/// touched: ZFS may unmount and mount a filesystem for it, which something may be using.
+/// touched: ZFS may unmount and mount a filesystem for it, which something may be using. What is noted of a dataset that is gone by now is
+/// of no account.
 pub(super) async fn restore(zfs: &dyn Zfs, all: &[DatasetInfo], noted: &[Saved]) -> Result<(), Failure> {
     let mut set: BTreeMap<(&str, &str), Vec<DatasetName>> = BTreeMap::new();
     let mut inherit: BTreeMap<(&str, bool), Vec<DatasetName>> = BTreeMap::new();
-    for saved in noted.iter().filter(|s| s.property != MOUNTED && !is_as_noted(all, s)) {
+    let is_there = |s: &&Saved| all.iter().any(|d| d.name == s.dataset);
+    for saved in noted.iter().filter(is_there).filter(|s| s.property != MOUNTED && !is_as_noted(all, s)) {
         match &saved.local {
             Some(value) => set.entry((&saved.property, value)).or_default().push(saved.dataset.clone()),
             None => {

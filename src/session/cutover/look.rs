@@ -96,9 +96,9 @@ pub(super) async fn at_tag(
 /// When ZFS fails.
 pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
     let (all, since): (Vec<DatasetInfo>, Vec<Option<Since>>) = at_tag(zfs, unit, tag).await?.into_iter().unzip();
-    let written: Option<u64> = all.iter().map(|d| d.written).sum();
-    // What has no such snapshot is different anyway; of the others it is told.
-    let written = written.unwrap_or_else(|| since.iter().flatten().map(|s| s.written).sum());
+    // Since that very snapshot: one that something else took meanwhile would hide what was written before it. What has no such snapshot is
+    // different anyway.
+    let written = since.iter().flatten().map(|s| s.written).sum();
     let guids = since.iter().map(|since| since.map(|s| s.guid));
     let fences: Vec<Option<Leg>> = all.iter().map(|d| leg_in(d, FENCE)).collect();
     let fence = fences.first().copied().flatten().filter(|first| fences.iter().all(|f| *f == Some(*first)));

@@ -13,6 +13,7 @@ mod activate;
 mod actor;
 mod fence;
 pub(super) mod later;
+mod lines;
 mod look;
 mod shed;
 mod unit;
@@ -28,8 +29,11 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::unit::Unit;
 use self::{actor::Message, later::Later};
+pub use self::{
+    lines::{ReadBack, units},
+    unit::Unit,
+};
 use crate::{
     cutover::{
         call::{Call, Setup, State, Told},
@@ -39,7 +43,13 @@ use crate::{
         source::Stage,
     },
     limits::ANSWER_WITHIN,
-    port::{busy::Busy, hook::Hooks, journal::Journal, ledger::Ledgers, zfs::Zfs},
+    port::{
+        busy::Busy,
+        hook::Hooks,
+        journal::Journal,
+        ledger::{Ledgers, Stamp},
+        zfs::Zfs,
+    },
     types::{DatasetName, Failure, FailureClass},
 };
 
@@ -80,6 +90,8 @@ pub struct Hosts {
     looks: Semaphore,
     /// What receives left to do.
     pub(super) later: Later,
+    /// What ledgers told when they were read last: each receive on a way home asks all of them.
+    told: Mutex<HashMap<String, (Stamp, Unit, Host)>>,
 }
 
 impl Hosts {
@@ -90,6 +102,7 @@ impl Hosts {
             actors: Mutex::default(),
             looks: Semaphore::new(MAX_LOOKS),
             later: Later::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -207,12 +220,23 @@ impl Hosts {
 
     /// The same, each for itself: one that cannot be read need not keep the others from being looked after.
     fn each_unit(&self) -> Result<Vec<UnitRead>, Failure> {
-        let names = self.tools.ledgers.names("host-").map_err(|e| Failure::new(FailureClass::Usage, e))?;
-        let read = |name: String| {
-            let lines = self.tools.ledgers.read(&name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
-            Ok(actor::read(&lines, &self.tools.ledgers.place(&name))?.map(|told| (told.unit, told.host)))
+        let ledgers = &*self.tools.ledgers;
+        let names = ledgers.names("host-").map_err(|e| Failure::new(FailureClass::Usage, e))?;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|name, _| names.contains(name));
+        let mut read = |name: String| {
+            // Before it is read: what is written meanwhile changes it once more.
+            let stamp = ledgers.stamp(&name);
+            if let Some((_, unit, host)) = told.get(&name).filter(|(of, ..)| Some(*of) == stamp) {
+                return Ok(Some((unit.clone(), host.clone())));
+            }
+            let new = lines::read_of(ledgers, &name)?.map(|told| (told.unit, told.host));
+            if let (Some(stamp), Some((unit, host))) = (stamp, &new) {
+                told.insert(name, (stamp, unit.clone(), host.clone()));
+            }
+            Ok(new)
         };
-        Ok(names.into_iter().filter_map(|name| read(name).transpose()).collect())
+        Ok(names.iter().filter_map(|name| read(name.clone()).transpose()).collect())
     }
 
     /// Other units with a leg under way, or fenced for good, that share datasets with this one.

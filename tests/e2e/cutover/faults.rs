@@ -1,13 +1,13 @@
 //! What goes wrong in a cutover: the source serves again, or one question is asked.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use super::bench::{Bench, is_writable, json};
 use crate::{
     Case, cases,
     process::wait_for,
     site::Site,
-    zfs::{create, get, populate},
+    zfs::{create, get, populate, zfs},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         an_undeclared_hook_stops_it_before_anything,
         a_busy_mount_is_reported_and_the_source_serves,
         a_busy_mount_is_freed_when_asked,
+        who_uses_nothing_of_it_is_not_ended,
         a_mount_that_stays_in_another_namespace_is_no_fence,
         a_target_that_does_not_come_up_is_held,
         a_target_that_does_not_come_up_is_left_again,
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         an_outage_that_lasts_too_long_is_rolled_back,
         an_unreadable_ledger_stops_everything,
         a_target_that_is_lost_for_ever_is_left_by_a_persons_word,
+        a_released_source_serves_when_break_says_so,
         a_signal_after_the_decision_waits_for_the_target,
     ]
 }
@@ -97,6 +99,25 @@ fn a_busy_mount_is_freed_when_asked() {
     let mut holder = std::process::Command::new("sleep").arg("300").current_dir(&at).spawn().unwrap();
     json(&bench.start(&["--kill-busy"]).wait(120).must(0));
     assert!(!holder.wait().unwrap().success());
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+/// A place that was unmounted already is a directory of another filesystem, whose users are none of ours.
+fn who_uses_nothing_of_it_is_not_ended() {
+    let bench = Bench::new();
+    // Deeper than the place of what it is below, so it is unmounted first.
+    let deep = bench.site.dir.join("a/place/of/its/own/deep/down");
+    zfs(&["create", "-o", &format!("mountpoint={}", deep.display()), &format!("{}/wal", bench.east())]);
+    bench.write();
+    let sleeps = |at: &Path| std::process::Command::new("sleep").arg("300").current_dir(at).spawn().unwrap();
+    let mut holder = sleeps(Path::new(&get(&bench.east(), "mountpoint").0));
+    let mut bystander = sleeps(&bench.site.dir);
+    json(&bench.start(&["-r", "--kill-busy"]).wait(120).must(0));
+    assert!(!holder.wait().unwrap().success());
+    assert!(bystander.try_wait().unwrap().is_none(), "it has nothing to do with it");
+    let _ = bystander.kill();
+    let _ = bystander.wait();
     bench.stop_writing();
     assert!(bench.assert_one_side_has_it_all());
 }
@@ -283,4 +304,15 @@ fn an_unreadable_ledger_stops_everything() {
     assert_eq!(fs::read_to_string(&host).unwrap(), east);
     std::thread::sleep(Duration::from_millis(10));
     assert!(!is_writable(&bench.east()) && is_writable(&bench.west()));
+}
+
+fn a_released_source_serves_when_break_says_so() {
+    let bench = Bench::new();
+    bench.write();
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    bench.stop_writing();
+    zfs(&["destroy", "-r", &bench.west()]);
+    let told = json(&bench.cutover(&["break", &id, "--i-have-destroyed-the-target"]).must(0));
+    assert!(is_writable(&bench.east()), "it said so: {told}");
+    wait_for("the writer", 20, || bench.writer_runs());
 }

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         pairs_move_as_one,
         mount_points_in_each_other,
         the_daemon_goes_on_where_the_command_died,
+        a_daemon_that_is_stopped_ends_the_outage_first,
         what_replicates_home,
         a_clock_an_hour_off,
     ]
@@ -208,6 +209,21 @@ fn the_daemon_goes_on_where_the_command_died() {
         bench.stop_writing();
         assert!(bench.assert_one_side_has_it_all());
     }
+}
+
+fn a_daemon_that_is_stopped_ends_the_outage_first() {
+    let bench = Bench::new();
+    bench.write();
+    let here = bench.site.start_daemon_here(&[]);
+    assert_eq!(bench.start_with(&[], &[("ZMIGRATE_CRASH_AT", "lead:after:fence")]).wait(120).code, None);
+    wait_for("the daemon to lead it", 60, || here.stderr().contains("nobody leads it any more"));
+    here.signal(Signal::TERM);
+    let done = here.wait(60).must(0);
+    assert!(done.stderr.contains("waiting for 1 cutovers that are led from here"), "{}", done.stderr);
+    assert_eq!(bench.status()["phase"], "done");
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
 }
 
 fn what_replicates_home() {

@@ -1,6 +1,10 @@
 //! Cutovers that do not simply go through: what neither comes up nor gets home, a person's word, stops and holds, and passes home.
 
-use zmigrate::driver::cutover::{BrokenHere, Said, break_here, leads, read};
+use jiff::{SignedDuration, Timestamp};
+use zmigrate::{
+    cutover::leg::Side,
+    driver::cutover::{BrokenHere, Said, abort_here, break_here, leads, read, standing},
+};
 
 use super::*;
 
@@ -38,7 +42,7 @@ fn a_side_that_was_to_come_home_serves_by_a_persons_word() {
         sides.near.zfs.unwatch();
         let engine = sides.engine(true);
         let broken = break_here(&engine, &[CutoverId(0x4f2a)]).await.unwrap();
-        assert_eq!(broken, Some(BrokenHere::Serves));
+        assert_eq!(broken.unwrap().0, BrokenHere::Serves);
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         for below in BELOW {
             assert!(is_writable(sides.source(), &ds(&format!("{SRC}{below}"))), "{below}");
@@ -136,5 +140,142 @@ fn a_ledger_that_cannot_be_read_hides_no_other_one() {
         let all = leads(&ledgers).unwrap();
         let read: Vec<(&str, bool)> = all.iter().map(|(name, told)| (name.as_str(), told.is_ok())).collect();
         assert_eq!(read, [("lead-1", false), ("lead-2", false), ("lead-3", true)]);
+    });
+}
+
+/// The next way home would set what was noted of it, too.
+#[test]
+fn what_was_destroyed_meanwhile_keeps_nothing_from_coming_home() {
+    run(async {
+        let sides = Sides::new(true, false, 1);
+        let daemon = sides.daemon();
+        assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::Done));
+        for (zfs, root) in [(sides.target(), DST), (sides.source(), SRC)] {
+            let gone = ds(&format!("{root}/b/c"));
+            zfs.destroy(&gone);
+        }
+        let back = Some(Command::Back { id: CutoverId(7) });
+        assert_eq!(sides.lead(&daemon, back).await, (End::Over, Phase::Done));
+        for below in ["", "/b"] {
+            assert!(is_writable(sides.source(), &ds(&format!("{SRC}{below}"))), "{below}");
+        }
+    });
+}
+
+/// Nobody knows what an outage would take, nor whether the target takes anything at all, where nobody led it for days.
+#[test]
+fn go_begins_with_a_pass_where_nobody_led_it() {
+    run(async {
+        let mut sides = Sides::new(true, false, 1);
+        sides.hold = true;
+        let daemon = sides.daemon();
+        let (_said, mut commands) = mpsc::channel::<Said>(1);
+        let mut lead = sides.leader(&daemon);
+        lead.recover().unwrap();
+        let stop = lead.stop_token();
+        let held = async {
+            while !sides.said.lock().unwrap().iter().any(|n| n.starts_with("Ready")) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            stop.cancel();
+        };
+        assert_eq!(tokio::join!(lead.run(&mut commands), held).0.unwrap(), End::Stopped);
+        drop(lead);
+        let before = sides.lines_of("passed");
+        assert_eq!(sides.lead(&daemon, Some(Command::Go)).await, (End::Over, Phase::Done));
+        assert!(sides.lines_of("passed") > before, "the source was stopped without a pass");
+        assert!(sides.judge().await);
+    });
+}
+
+#[test]
+fn what_is_declined_goes_on_with_nothing() {
+    run(async {
+        let sides = Sides::new(true, false, 1);
+        let daemon = sides.daemon();
+        let (_said, mut commands) = mpsc::channel::<Said>(1);
+        let mut lead = sides.leader(&daemon);
+        lead.by_command();
+        lead.stop_token().cancel();
+        lead.recover().unwrap();
+        assert_eq!(lead.run(&mut commands).await.unwrap(), End::Stopped);
+        drop(lead);
+        for command in [Command::Go, Command::Complete, Command::Back { id: CutoverId(7) }] {
+            let mut lead = sides.leader(&daemon);
+            assert!(lead.say(command).unwrap().is_err(), "{command:?} is not declined");
+        }
+        let lines = sides.ledgers[0].read(&name_of(CutoverId(0x4f2a))).unwrap();
+        assert!(read(&lines, "x").unwrap().0.stopped, "the next zmigrated would go on with it");
+    });
+}
+
+/// The leader is lost for ever; what is left ends its part by a person's word, and can take part in other cutovers again.
+#[test]
+fn a_part_whose_leader_is_lost_is_ended_where_it_is() {
+    for from_near in [true, false] {
+        run(async {
+            let mut sides = Sides::new(from_near, false, 1);
+            sides.hold = true;
+            let daemon = sides.daemon();
+            let (_said, mut commands) = mpsc::channel::<Said>(1);
+            let mut lead = sides.leader(&daemon);
+            lead.recover().unwrap();
+            let stop = lead.stop_token();
+            let held = async {
+                while !sides.said.lock().unwrap().iter().any(|n| n.starts_with("Ready")) {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                stop.cancel();
+            };
+            assert_eq!(tokio::join!(lead.run(&mut commands), held).0.unwrap(), End::Stopped);
+            drop(lead);
+            let id = CutoverId(0x4f2a);
+            let far = sides.engine(false);
+            let stage = || {
+                let (_, host) = far.cutovers.as_ref().unwrap().units().unwrap().remove(0);
+                let (_, stage, open) = host.kept().part.summary();
+                (stage, open)
+            };
+            assert!(stage().1);
+            assert_eq!(abort_here(&far, CutoverId(1)).await.unwrap(), None);
+            let side = if from_near { Side::Target } else { Side::Source };
+            assert_eq!(abort_here(&far, id).await.unwrap(), Some(side));
+            assert_eq!(stage(), (if from_near { "settled" } else { "serves" }, false));
+            // Whoever leads after all learns of it, and nothing moves.
+            sides.lead(&daemon, Some(Command::Go)).await;
+            assert!(!sides.judge().await, "it moved");
+            for below in BELOW {
+                assert!(is_writable(sides.source(), &ds(&format!("{SRC}{below}"))), "{below}");
+            }
+        });
+    }
+}
+
+/// Monitoring of the host that is down, where the one that led it is lost.
+#[test]
+fn a_fenced_source_whose_leader_is_lost_is_told_of() {
+    run(async {
+        let sides = Sides::new(false, false, 1);
+        let daemon = sides.daemon();
+        sides.target().fail_at(Op::Receive, Fault::Refuse(K::Io));
+        let (_said, mut commands) = mpsc::channel::<Said>(1);
+        let mut lead = sides.leader(&daemon);
+        lead.recover().unwrap();
+        let fenced = async {
+            while !sides.source().reads_only(&ds(SRC)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = lead.run(&mut commands) => panic!("it ended"),
+            () = fenced => {}
+        }
+        drop(lead);
+        let now = Timestamp::now();
+        let told = |later| standing(&sides.ledgers[1], now + SignedDuration::from_secs(later)).unwrap();
+        assert_eq!((told(1).down, told(1).waiting.len()), (0, 0), "an outage is no news at once");
+        let later = told(120);
+        assert_eq!((later.down, later.waiting.len()), (1, 1));
+        assert!(later.waiting[0].needs.contains("cutover break"), "{}", later.waiting[0].needs);
     });
 }

@@ -1,0 +1,136 @@
+//! A host's ledger: its lines, and what they tell.
+//!
+//! Invariant: a line that does not read stops everything, with its number; nothing is made of what is left.
+
+use serde::{Deserialize, Serialize};
+
+use super::unit::Unit;
+use crate::{
+    cutover::{
+        call::Setup,
+        host::{Host, Kept, Part},
+        leg::{Epoch, Millis},
+        record::HostRecord,
+        source::Stage,
+    },
+    port::ledger::Ledgers,
+    types::{DatasetName, Failure, FailureClass},
+};
+
+/// A line of a host's ledger.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Line {
+    /// When, and by which process: for people.
+    pub at: String,
+    pub pid: u32,
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub(super) enum Entry {
+    /// The first line, and again where the unit has changed hands elsewhere meanwhile.
+    Unit { datasets: Vec<DatasetName>, epoch: Epoch },
+    /// How to take part in the leg that comes next.
+    Setup { setup: Setup },
+    /// A record of the machine.
+    Record { of: HostRecord },
+}
+
+/// What a ledger tells.
+#[derive(Debug)]
+pub struct ReadBack {
+    /// Whose it is.
+    pub unit: Unit,
+    /// How it takes part in its newest leg.
+    pub setup: Setup,
+    /// The machine.
+    pub host: Host,
+    /// When the newest line was written, by the wall clock of then, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+impl ReadBack {
+    /// The host, at the wall clock's `now_ms`. Where that was set back meanwhile, the time until which a source waits for its fence
+    /// may never come; it counts as past.
+    pub fn host_at(self, now_ms: u64) -> Host {
+        let mut kept = self.host.kept().clone();
+        if let Part::Source(_, Stage::Quiescing { until }) = &mut kept.part
+            && now_ms < self.at_ms
+        {
+            *until = Millis(0);
+        }
+        Host::from_kept(kept)
+    }
+}
+
+/// Reads a ledger's lines; `None` if there are none.
+///
+/// # Errors
+/// A line that does not read, with its number.
+pub(super) fn read(lines: &[String], place: &str) -> Result<Option<ReadBack>, Failure> {
+    let mut unit = None;
+    let mut setup = Setup::default();
+    let mut kept = Kept::default();
+    let mut at_ms = 0;
+    for (i, line) in lines.iter().enumerate() {
+        let bad = |why: String| {
+            let text = format!("{place}: line {} cannot be read: {why}; nothing was changed", i + 1);
+            Failure::new(FailureClass::Usage, text)
+                .hint("restore the file from a backup; it tells which side of the unit may be written to")
+        };
+        let line: Line = serde_json::from_str(line).map_err(|e| bad(e.to_string()))?;
+        at_ms = line.at.parse::<jiff::Timestamp>().map_or(0, |at| at.as_millisecond().try_into().unwrap_or(0));
+        match line.entry {
+            Entry::Unit { datasets, epoch } => {
+                unit = Some(Unit::new(&datasets).map_err(|e| bad(e.to_string()))?);
+                kept.epoch = kept.epoch.max(epoch);
+            }
+            Entry::Setup { setup: new } => setup = new,
+            Entry::Record { of } => kept.apply(&of),
+        }
+        if unit.is_none() {
+            return Err(bad("it does not begin with the unit".to_owned()));
+        }
+    }
+    Ok(unit.map(|unit| ReadBack { unit, setup, host: Host::from_kept(kept), at_ms }))
+}
+
+/// What the ledgers of all units of this host tell, each for itself: one that cannot be read says nothing of the others.
+///
+/// # Errors
+/// When the directory of ledgers cannot be read.
+pub fn units(ledgers: &dyn Ledgers) -> Result<Vec<Result<ReadBack, Failure>>, Failure> {
+    let names = ledgers.names("host-").map_err(|e| Failure::new(FailureClass::Usage, e))?;
+    Ok(names.into_iter().filter_map(|name| read_of(ledgers, &name).transpose()).collect())
+}
+
+/// What the ledger of that name tells; `None` if there are no lines in it.
+pub(super) fn read_of(ledgers: &dyn Ledgers, name: &str) -> Result<Option<ReadBack>, Failure> {
+    let lines = ledgers.read(name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
+    read(&lines, &ledgers.place(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_may_never_come_counts_as_past() {
+        let lines = [
+            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"unit","datasets":["p/d"],"epoch":0}"#,
+            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"record","of":{"record":"admitted","leg":{"id":"00000001","epoch":1},"side":"source","datasets":["p/d"],"verify":"guid"}}"#,
+            r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"record","of":{"record":"quiescing","until":1767268805000}}"#,
+        ];
+        let until = |now_ms| {
+            let told = read(&lines.map(str::to_owned), "x").unwrap().unwrap();
+            match told.host_at(now_ms).kept().part {
+                Part::Source(_, Stage::Quiescing { until }) => until.0,
+                _ => panic!("another stage"),
+            }
+        };
+        assert_eq!(until(1_767_268_800_000), 1_767_268_805_000);
+        assert_eq!(until(1_767_268_799_999), 0, "the clock was set back meanwhile");
+    }
+}
