@@ -1,10 +1,12 @@
 //! Telling a target which of its datasets are gone at the source, where the job has a time for that.
 //!
 //! Invariants: only what the source's own listing lacks counts as gone, while its root has a snapshot in common with the target:
-//! a root that was made anew tells nothing. What the job leaves out does not, nor what lives on under another name, which its
-//! GUIDs tell. The target keeps the time and judges again (`session/retire.rs`), so a decision of this side is only ever a wish.
+//! a root that was made anew tells nothing. Nor does one that was brought back from its copy, whose children may still be on their
+//! way: it is another dataset than the target was made from. What the job leaves out does not count as gone, nor what lives on
+//! under another name, which its GUIDs tell; that is remembered, because pruning takes the last GUID that tells it. The target
+//! keeps the time and judges again (`session/retire.rs`), so a decision of this side is only ever a wish.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -18,7 +20,7 @@ use crate::{
     jobs::{gone::GoneMark, span::Span},
     session::client::Client,
     types::{
-        DatasetName, Failure, Guid,
+        DatasetName, Failure, Guid, JobId, PeerName,
         listing::{DatasetInfo, GONE, JOB, Listing},
     },
     wire::{
@@ -44,12 +46,60 @@ struct Wish<'a> {
     what: What<'a>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What<'a> {
     Gone,
     Back,
-    /// Its snapshots are those of this dataset of the source now.
-    Renamed(&'a DatasetName),
+    /// Its snapshots are those of this dataset now, or were when somebody looked before.
+    Renamed(Option<&'a DatasetName>),
+}
+
+/// The datasets of the target whose source is not there any more.
+fn without_source<'a>(options: &UpkeepOptions, source: &Listing, target: &'a Listing) -> Vec<&'a DatasetInfo> {
+    let job = target.get(&options.target).and_then(|root| root.local(JOB));
+    let there: HashSet<&DatasetName> = source.datasets.iter().map(|info| &info.name).collect();
+    let gone = |below: &str| options.source.join(below).is_ok_and(|name| !there.contains(&name));
+    let is_without = |info: &&DatasetInfo| {
+        let below = info.name.relative_to(&options.target).filter(|below| !below.is_empty());
+        job.is_some() && info.local(JOB) == job && below.is_some_and(gone)
+    };
+    target.datasets.iter().filter(is_without).collect()
+}
+
+/// Those of them that were renamed at the source, by their own GUID, and what they are called now as far as that shows still:
+/// another dataset of the source or of the target has a snapshot of theirs. What was found so once stays so.
+fn renamed<'a>(
+    options: &UpkeepOptions,
+    source: &'a Listing,
+    target: &'a Listing,
+) -> HashMap<Guid, Option<&'a DatasetName>> {
+    let without = without_source(options, source, target);
+    let lost: HashSet<Guid> = without.iter().map(|info| info.guid).collect();
+    let of = |d: &'a DatasetInfo| {
+        let guids = d.snapshots.iter().map(|s| s.guid).chain(d.bookmarks.iter().map(|b| b.guid));
+        guids.map(move |guid| (guid, &d.name))
+    };
+    // Of the target as well: the source may have pruned what the old copy has, and the new one keep it. Who is gone as well tells nothing.
+    let copies = target.datasets.iter().filter(|info| !lost.contains(&info.guid));
+    let lives_on: HashMap<Guid, &DatasetName> = copies.chain(&source.datasets).flat_map(of).collect();
+    let now = |info: &DatasetInfo| info.snapshots.iter().find_map(|s| lives_on.get(&s.guid).copied());
+    let known = without.into_iter().map(|info| (info.guid, now(info)));
+    known.filter(|(guid, now)| now.is_some() || options.renamed.contains(guid)).collect()
+}
+
+/// Why nothing of this target counts as gone; `None` where it may. What a root of the source lacks was deleted only if that is the very
+/// dataset that the target was made from: one that was received back has the snapshots of its copy, and not yet its children.
+fn tells_nothing(identity: &PeerName, options: &UpkeepOptions, source: Guid, job: &str) -> Option<String> {
+    let made = JobId::for_target(identity, source, &options.target).ok();
+    if made.is_some_and(|made| made.as_str() == job) {
+        return None;
+    }
+    let (source, target) = (&options.source, &options.target);
+    Some(format!(
+        "{target} was not made from the {source} that is there now, or was called otherwise then: {source} may be on its way back \
+         from its copy, so nothing of {target} counts as gone. Once all is back, `zmigrate state release --job {job} --yes` on both \
+         hosts lets the next run begin anew"
+    ))
 }
 
 /// What the two listings say: what is gone first, deepest first, so that a parent is free when its turn comes.
@@ -57,25 +107,20 @@ fn wishes<'a>(
     options: &UpkeepOptions,
     source: &'a Listing,
     target: &'a Listing,
+    renamed: &HashMap<Guid, Option<&'a DatasetName>>,
     takes_part: impl Fn(&str) -> bool,
 ) -> Vec<Wish<'a>> {
     let job = target.get(&options.target).and_then(|root| root.local(JOB));
-    let of = |d: &'a DatasetInfo| {
-        let guids = d.snapshots.iter().map(|s| s.guid).chain(d.bookmarks.iter().map(|b| b.guid));
-        guids.map(move |guid| (guid, &d.name))
-    };
-    let lives_on: HashMap<Guid, &DatasetName> = source.datasets.iter().flat_map(of).collect();
     let wish = |info: &'a DatasetInfo| {
         let below = info.name.relative_to(&options.target).filter(|below| !below.is_empty())?;
         if job.is_none() || info.local(JOB) != job {
             return None;
         }
         let there = options.source.join(below).ok().is_none_or(|name| source.get(&name).is_some());
-        let renamed = info.snapshots.iter().find_map(|s| lives_on.get(&s.guid));
-        let what = match (there, options.destroy_deleted, renamed) {
+        let what = match (there, options.destroy_deleted, renamed.get(&info.guid)) {
             // Whether or not the job has a time: a mark of then must not count when it is gone again.
             (true, ..) => info.local(GONE).map(|_| What::Back)?,
-            (false, Some(_), Some(now)) if takes_part(below) => What::Renamed(now),
+            (false, Some(_), Some(now)) if takes_part(below) => What::Renamed(*now),
             (false, Some(after), None) if takes_part(below) && may_be_due(info, after, options.now) => What::Gone,
             (false, ..) => return None,
         };
@@ -92,10 +137,10 @@ fn may_be_due(info: &DatasetInfo, after: Span, now: Timestamp) -> bool {
     mark.is_none_or(|mark| now.duration_since(mark.since).as_secs() >= after.as_signed_s())
 }
 
-/// Tells the target, and says what came of it.
+/// Tells the target, and says what came of it. `identity` is the target's host.
 pub(super) async fn retire(
     target: &Side,
-    client: &Client,
+    (client, identity): (&Client, &PeerName),
     options: &UpkeepOptions,
     listings: (&Listing, &Listing),
     takes_part: impl Fn(&str) -> bool,
@@ -108,7 +153,18 @@ pub(super) async fn retire(
     if !here.snapshots.iter().any(|s| there.snapshot_by_guid(s.guid).is_some()) {
         return Ok(());
     }
-    let wishes = wishes(options, source, target_has, takes_part);
+    let renamed = renamed(options, source, target_has);
+    // Without the tree there is nothing below to be seen.
+    if options.recursive {
+        found.renamed = renamed.keys().copied().collect();
+    }
+    let mut wishes = wishes(options, source, target_has, &renamed, takes_part);
+    if wishes.iter().any(|wish| wish.what == What::Gone)
+        && let Some(why) = tells_nothing(identity, options, here.guid, there.local(JOB).unwrap_or_default())
+    {
+        wishes.retain(|wish| wish.what != What::Gone);
+        found.notes.push(why);
+    }
     if wishes.is_empty() {
         return Ok(());
     }
@@ -125,7 +181,13 @@ pub(super) async fn retire(
     for Wish { info, what } in wishes {
         let dataset = info.name.clone();
         if let What::Renamed(now) = what {
-            let why = format!("its snapshots are those of {now} on the source now, so it was renamed and not deleted");
+            let why = match now {
+                Some(now) => format!("its snapshots are those of {now} now, so it was renamed and not deleted"),
+                None => "it was renamed at the source and not deleted, as an earlier run saw".to_owned(),
+            };
+            if !options.renamed.contains(&info.guid) {
+                found.notes.push(format!("{dataset} stays: {why}"));
+            }
             found.retired.push(RetiredReport { dataset, result: "stays", why });
             continue;
         }
@@ -167,3 +229,7 @@ pub(super) async fn retire(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "retire_tests.rs"]
+mod tests;

@@ -3,7 +3,10 @@
 //! Invariants: what is known of the target is recorded before anything is destroyed on the source; whoever destroys judges
 //! again (`session/prune.rs`), so a decision of this side is only ever a wish.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -60,6 +63,8 @@ pub struct UpkeepOptions {
     pub keep_target: Option<Retention>,
     /// How long a copy stays whose source was deleted; `None` for ever.
     pub destroy_deleted: Option<Span>,
+    /// Datasets of the target that were found to be renamed at the source, by their GUIDs: they are not deleted.
+    pub renamed: BTreeSet<Guid>,
     /// By which ages are reckoned.
     pub now: Timestamp,
     /// Destroy nothing.
@@ -97,6 +102,8 @@ pub struct Upkeep {
     pub pruned: Vec<PruneReport>,
     /// Datasets of the target that are gone at the source, where the job has a time for them.
     pub retired: Vec<RetiredReport>,
+    /// Datasets of the target that are known to be renamed at the source, as in [`UpkeepOptions`].
+    pub renamed: BTreeSet<Guid>,
     /// What a person should know.
     pub notes: Vec<String>,
     /// The first that could not be destroyed; what came after it was judged all the same.
@@ -158,9 +165,9 @@ async fn with_session(
     local: &Arc<EngineSession>,
 ) -> Result<Upkeep, Failure> {
     let (here, there) = (Side::Local(Arc::clone(local)), Side::Remote(Arc::clone(client)));
-    let (source, target) = match options.direction {
-        Direction::Push => (here, there),
-        Direction::Pull => (there, here),
+    let (source, target, identity) = match options.direction {
+        Direction::Push => (here, there, client.identity()),
+        Direction::Pull => (there, here, &context.identity),
     };
     let prunes_target = options.keep_target.is_some();
     if prunes_target {
@@ -175,6 +182,7 @@ async fn with_session(
     let takes_part = |below: &str| !options.exclude.iter().any(|pattern| pattern.excludes(below));
     let mut found = Upkeep {
         lags: lags((&source_has.listing, &options.source), (&target_has.listing, &options.target), takes_part),
+        renamed: options.renamed.clone(),
         ..Upkeep::default()
     };
     estimate(&source, &source_has, &mut found.lags).await?;
@@ -203,7 +211,7 @@ async fn with_session(
         }
     }
     let listings = (&source_has.listing, &target_has.listing);
-    let retired = retire(&target, client, options, listings, takes_part, &mut found).await;
+    let retired = retire(&target, (client, identity), options, listings, takes_part, &mut found).await;
     found.unless_it_ends_all(retired)?;
     Ok(found)
 }
@@ -324,3 +332,4 @@ fn report(dataset: &DatasetName, side: &'static str, decided: Vec<Decision>) -> 
     let snapshots = decided.into_iter().map(|d| SnapshotReport { tag: d.tag, keep: d.keep, why: d.why }).collect();
     PruneReport { dataset: dataset.clone(), side, snapshots }
 }
+

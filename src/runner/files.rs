@@ -4,7 +4,7 @@
 //! own, so that a job can be paused while it runs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -21,7 +21,7 @@ use crate::{
     jobs::{Job, lag::Lag, spare::Need},
     plan::ExcludePattern,
     port::needs::Needs,
-    types::{DatasetName, Failure, FailureClass, JobName},
+    types::{DatasetName, Failure, FailureClass, Guid, JobName},
 };
 
 /// The longest state that is read: 100,000 datasets of 600 bytes.
@@ -102,6 +102,9 @@ pub struct JobState {
     /// What was left out then: patterns of names below the root.
     #[serde(default)]
     pub left_out: Vec<String>,
+    /// Datasets of the target that were renamed at the source, by their GUIDs: what tells it may be pruned.
+    #[serde(default)]
+    pub renamed: BTreeSet<Guid>,
     /// Runs since the state began: all, and those that failed.
     pub runs: u64,
     /// See `runs`.

@@ -443,6 +443,7 @@ impl Run<'_> {
             keep_source,
             keep_target,
             destroy_deleted: job.destroy_deleted.filter(|_| is_whole),
+            renamed: state.renamed.clone(),
             now: Timestamp::now(),
             dry_run,
         };
@@ -456,7 +457,13 @@ impl Run<'_> {
             // Without the job's lock nothing is written.
             if dry_run { Ok(()) } else { self.files.save(job, &state) }
         };
-        upkeep(&self.run_context()?, &options, &record).await
+        let found = upkeep(&self.run_context()?, &options, &record).await?;
+        let state = known.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        state.renamed.clone_from(&found.renamed);
+        if !dry_run {
+            self.files.save(job, state)?;
+        }
+        Ok(found)
     }
 }
 

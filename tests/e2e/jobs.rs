@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         what_has_a_property_is_left_out,
         a_source_that_was_renamed_or_made_again,
         what_is_deleted_at_the_source_goes_after_its_time,
+        a_source_that_comes_back_from_its_copy_costs_no_copy,
         what_a_peer_prunes_is_granted_and_its_own,
         lag_is_told_to_monitoring,
         kills_at_any_moment_cost_no_base,
@@ -441,6 +442,37 @@ fn what_is_deleted_at_the_source_goes_after_its_time() {
     let notes = history["runs"][0]["notes"].to_string();
     assert!(notes.contains(&format!("{a} was destroyed")), "{history}");
     site.assert_equal(&db, &site.w("in/db"));
+}
+
+/// After a loss the root is back first: what is below it is on its way, and not deleted.
+fn a_source_that_comes_back_from_its_copy_costs_no_copy() {
+    let site = site(&job("db", "db", "recursive = true\ndestroy_deleted = \"30d\""));
+    let (db, there) = (site.source("db", 1000), site.w("in/db"));
+    create(&format!("{db}/a"));
+    populate(&format!("{db}/a"), 1, 1000);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    destroy_source(&db, &there);
+    let bring_back = |name: &str| {
+        let newest = own(&format!("{there}{name}")).pop().unwrap();
+        let pipe = format!("zfs send {there}{name}@{newest} | zfs receive {db}{name}");
+        crate::common::run("sh", &["-c", &pipe]).unwrap();
+    };
+    bring_back("");
+    run(&site, &["job", "run", "db"]).must(0).says(&["may be on its way back", "nothing of", "counts as gone"]);
+    let (a, gone) = (format!("{there}/a"), || get(&format!("{there}/a"), "zmigrate:gone").0);
+    assert!(exists(&a) && gone() == "-", "it was marked: {}", gone());
+    // When all is back it begins anew, as it was said.
+    bring_back("/a");
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    let id = get(&there, "zmigrate:job").0;
+    let west = site.dir.join("west.toml").to_string_lossy().into_owned();
+    zmigrate(&["--config", &west, "state", "release", &there, "--job", &id, "--yes"]).must(0);
+    site.start(&["state", "release", &db, "--job", &id, "--yes"]).wait(30).must(0);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    assert_ne!(get(&there, "zmigrate:job").0, id);
+    destroy_source(&format!("{db}/a"), &there);
+    run(&site, &["job", "run", "db"]).must(0).says(&[&format!("{a} is gone at the source since")]);
+    assert!(gone().ends_with('Z'));
 }
 
 fn a_source_that_was_renamed_or_made_again() {

@@ -68,6 +68,7 @@ fn what_came_later_is_not_asked_of_it_and_is_said() {
             keep_source: None,
             keep_target: Some("last 1".parse().unwrap()),
             destroy_deleted: None,
+            renamed: Default::default(),
             now: Timestamp::now(),
             dry_run: false,
         };

@@ -81,6 +81,7 @@ async fn kept_up(datasets: usize, with_news: usize) -> [BTreeMap<Op, u64>; 2] {
         keep_source: keep.clone(),
         keep_target: keep,
         destroy_deleted: None,
+        renamed: Default::default(),
         now: "2026-11-26T04:00:00Z".parse().unwrap(),
         dry_run: false,
     };
