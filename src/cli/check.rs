@@ -166,6 +166,9 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
             (Level::Warning, format!("{}; the last run failed: {why}", behind(lag)))
         }
         (Some(lag), _) if status.paused => (Level::Warning, format!("{}; it is paused", behind(lag))),
+        (Some(lag), _) if status.kept_for.is_some() => {
+            (Level::Warning, format!("{}; {}", behind(lag), status.kept_for.clone().unwrap_or_default()))
+        }
         (Some(_), None) if warn_lag_s.is_none() => {
             (Level::Unknown, "no limit: give --max-lag, or set max_lag in the job".to_owned())
         }

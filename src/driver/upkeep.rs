@@ -24,7 +24,7 @@ use crate::{
         names::Prefix,
         retention::Retention,
         span::Span,
-        spare::{Decision, Need, Subject},
+        spare::{Decision, KeptFor, Need, Subject},
     },
     limits::{MAX_PRUNED, MAX_SIZES},
     plan::ExcludePattern,
@@ -104,6 +104,8 @@ pub struct Upkeep {
     pub retired: Vec<RetiredReport>,
     /// Datasets of the target that are known to be renamed at the source, as in [`UpkeepOptions`].
     pub renamed: BTreeSet<Guid>,
+    /// What stays on the source for a target that may have been given up, and what to do about it.
+    pub kept_for: Option<String>,
     /// What a person should know.
     pub notes: Vec<String>,
     /// The first that could not be destroyed; what came after it was judged all the same.
@@ -187,6 +189,8 @@ async fn with_session(
     };
     estimate(&source, &source_has, &mut found.lags).await?;
     record(&found.lags)?;
+    let own = target_has.listing.get(&options.target).and_then(|root| root.local(JOB));
+    let mut kept_for = Vec::new();
     for lag in found.lags.clone() {
         let (Some(from), to) = (source_has.listing.get(&lag.source), target_has.listing.get(&lag.target)) else {
             continue;
@@ -197,7 +201,16 @@ async fn with_session(
             // Holds are looked at where something is to go, so that a round without news costs no command for each dataset.
             let subject = Subject { dataset: from, holds: &[], needs: &needs, prefix: &options.prefix };
             let mut decided = subject.decide(Some(rules), options.now);
+            let asked = wanted(&decided).len();
             let pruned = prune_source(local, options, &lag.source, &mut decided).await;
+            // Of what was to go and stayed, only the holds tell why.
+            let holds = match asked > wanted(&decided).len() {
+                true => local.holds_of(from).await.unwrap_or_default(),
+                false => Vec::new(),
+            };
+            let subject = Subject { holds: &holds, ..subject };
+            kept_for
+                .extend(own.and_then(|own| subject.kept_for(own, rules, options.now)).map(|kept| (kept, &from.name)));
             found.pruned.push(report(&lag.source, "source", decided));
             found.unless_it_ends_all(pruned)?;
         }
@@ -210,10 +223,34 @@ async fn with_session(
             found.unless_it_ends_all(pruned)?;
         }
     }
+    found.kept_for = given_up(&options.source, &kept_for);
+    found.notes.extend(found.kept_for.clone());
     let listings = (&source_has.listing, &target_has.listing);
     let retired = retire(&target, (client, identity), options, listings, takes_part, &mut found).await;
     found.unless_it_ends_all(retired)?;
     Ok(found)
+}
+
+/// One line for the target that keeps most of what would go but for it.
+fn given_up(root: &DatasetName, kept: &[(KeptFor, &DatasetName)]) -> Option<String> {
+    // By job: snapshots, seconds, and the datasets.
+    let mut all: BTreeMap<&str, (usize, u64, Vec<&DatasetName>)> = BTreeMap::new();
+    for (kept, dataset) in kept {
+        let (snapshots, behind_s, datasets) = all.entry(&kept.job).or_default();
+        *snapshots += kept.snapshots;
+        *behind_s = kept.behind_s.max(*behind_s);
+        datasets.push(dataset);
+    }
+    let (job, (snapshots, behind_s, datasets)) = all.into_iter().max_by_key(|(_, (snapshots, ..))| *snapshots)?;
+    let place = match datasets.as_slice() {
+        [one] => one.to_string(),
+        more => format!("{} datasets at or below {root}", more.len()),
+    };
+    let days = behind_s / 86_400;
+    Some(format!(
+        "{snapshots} snapshots of {place} stay only for the target of job {job}, which has got nothing newer for {days} days; if it was \
+         given up, `zmigrate state release {root} --job {job}` shows what keeps them, and with --yes lets go of it"
+    ))
 }
 
 fn need(options: &UpkeepOptions, has: Option<Guid>) -> Need {
@@ -333,3 +370,6 @@ fn report(dataset: &DatasetName, side: &'static str, decided: Vec<Decision>) -> 
     PruneReport { dataset: dataset.clone(), side, snapshots }
 }
 
+#[cfg(test)]
+#[path = "upkeep_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{
     names::Prefix,
     retention::Retention,
-    spare::{Need, Subject},
+    spare::{KeptFor, Need, Subject},
 };
 use crate::types::{
     CreateTxg, Guid, SnapshotName,
@@ -126,6 +126,43 @@ fn the_newest_and_the_recorded_base_of_a_target_stay() {
     assert_eq!(gone(&d, &[], &[]), [1, 2, 4]);
     assert_eq!(why(&d, &[], &[], 3), "is the base of the job that writes here");
     assert_eq!(why(&d, &[], &[], 5), "is the newest");
+}
+
+
+/// A target that was given up keeps all that is newer than its base: that is told, and nothing goes for it.
+#[test]
+fn what_only_an_old_mark_keeps_is_told() {
+    const OWN: &str = "aaaa0001";
+    let rules: Retention = "last 2".parse().unwrap();
+    let days = 40;
+    let mut d = dataset(days);
+    for (day, snapshot) in d.snapshots.iter_mut().enumerate() {
+        snapshot.creation_unix_s = (day as u64 + 1) * 86_400;
+    }
+    bookmark(&mut d, OWN, days);
+    let prefix = prefix();
+    let told = |d: &DatasetInfo, holds: &[(SnapshotName, String)], needs: &[Need]| {
+        let subject = Subject { dataset: d, holds, needs, prefix: &prefix };
+        subject.kept_for(OWN, &rules, at(1_000_000))
+    };
+    assert_eq!(told(&d, &[], &[has("db", days)]), None);
+    let by_mark = |n: u64| {
+        let mut d = d.clone();
+        bookmark(&mut d, "bbbb0002", n);
+        d
+    };
+    // Of 40 the rules let 38 go; the base and what is newer stay.
+    let kept = Some(KeptFor { job: "bbbb0002".into(), snapshots: 34, behind_s: 35 * 86_400 });
+    assert_eq!(told(&by_mark(5), &[], &[has("db", days)]), kept);
+    let hold = [(d.snapshot_name(&d.snapshots[4]).unwrap(), "zmigrate:bbbb0002".to_owned())];
+    assert_eq!(told(&d, &hold, &[has("db", days)]), kept);
+    // One that is only late, one that a job of this host writes, and one that keeps what the rules keep anyway.
+    assert_eq!(told(&by_mark(11), &[], &[has("db", days)]), None);
+    assert_eq!(told(&by_mark(5), &[], &[has("db", days), has("other", 5)]), None);
+    let all: Retention = "all".parse().unwrap();
+    let (d, needs) = (by_mark(5), [has("db", days)]);
+    assert_eq!(Subject { dataset: &d, holds: &[], needs: &needs, prefix: &prefix }.kept_for(OWN, &all, at(0)), None);
+    assert!(gone(&d, &[], &needs) == [1, 2, 3, 4], "nothing goes because it is told");
 }
 
 #[test]

@@ -105,6 +105,9 @@ pub struct JobState {
     /// Datasets of the target that were renamed at the source, by their GUIDs: what tells it may be pruned.
     #[serde(default)]
     pub renamed: BTreeSet<Guid>,
+    /// What stayed for a target that may have been given up, when it was pruned last.
+    #[serde(default)]
+    pub kept_for: Option<String>,
     /// Runs since the state began: all, and those that failed.
     pub runs: u64,
     /// See `runs`.

@@ -76,6 +76,9 @@ pub struct JobStatus {
     /// How far the run that is at work has come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// What stays for a target that may have been given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_for: Option<String>,
     /// Its datasets, as they were seen last.
     pub datasets: Vec<DatasetStatus>,
 }
@@ -156,6 +159,7 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> JobStatus {
         failed_runs: state.failed_runs,
         wire_bytes: state.wire_bytes,
         progress,
+        kept_for: state.kept_for,
         datasets,
     }
 }

@@ -460,6 +460,7 @@ impl Run<'_> {
         let found = upkeep(&self.run_context()?, &options, &record).await?;
         let state = known.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         state.renamed.clone_from(&found.renamed);
+        state.kept_for.clone_from(&found.kept_for);
         if !dry_run {
             self.files.save(job, state)?;
         }

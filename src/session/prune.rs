@@ -64,7 +64,10 @@ impl EngineSession {
     }
 
     /// The holds on a dataset's snapshots, as far as this ZFS lists them: `destroy` refuses what is held in any case.
-    async fn holds_of(&self, info: &DatasetInfo) -> Result<Vec<(SnapshotName, String)>, Failure> {
+    ///
+    /// # Errors
+    /// When ZFS fails.
+    pub async fn holds_of(&self, info: &DatasetInfo) -> Result<Vec<(SnapshotName, String)>, Failure> {
         let names: Vec<SnapshotName> = info.snapshots.iter().filter_map(|s| info.snapshot_name(s).ok()).collect();
         match self.zfs().holds(&names).await {
             Err(e) if e.kind == ZfsErrorKind::Unsupported => Ok(Vec::new()),
