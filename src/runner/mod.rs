@@ -13,6 +13,7 @@ mod hooks;
 pub mod overview;
 mod report;
 mod run;
+mod snapshot;
 pub mod turn;
 
 pub use report::{JobReport, Started};

@@ -23,17 +23,10 @@ use crate::{
     jobs::{Direction, Job, lag::Lag, span::Span},
     limits::RUN_LISTING_WITHIN,
     plan::{ExcludePattern, History as Snapshots},
-    port::zfs::{SnapshotRequest, Zfs},
-    session::{
-        engine::Engine,
-        patience::{done_in_time, in_time},
-        snapshot::not_ours,
-    },
-    types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag},
+    port::zfs::Zfs,
+    session::{engine::Engine, patience::in_time},
+    types::{Failure, FailureClass, JobName, SnapshotTag},
 };
-
-/// Names that are tried for a snapshot, each a second later, where somebody has taken one already.
-const NAME_TRIES: i64 = 5;
 
 /// What runs of jobs work with.
 #[derive(Clone)]
@@ -163,19 +156,10 @@ pub async fn preview(context: &JobContext, job: &Job, act: bool) -> Result<Upkee
     run.keep_up(exclude, &mut state, true, !act).await
 }
 
-struct Run<'a> {
-    context: &'a JobContext,
-    job: &'a Job,
+pub(super) struct Run<'a> {
+    pub context: &'a JobContext,
+    pub job: &'a Job,
     files: &'a JobFiles,
-}
-
-/// A snapshot that was taken.
-struct Taken {
-    tag: SnapshotTag,
-    /// What a person should know.
-    notes: Vec<String>,
-    /// How the program after it ended.
-    after: Result<(), Failure>,
 }
 
 impl Run<'_> {
@@ -188,13 +172,13 @@ impl Run<'_> {
         let mut late = None;
         if let (Some(tag), true) = (&tag, push) {
             // Here and now, so that there is one of this time also when the peer is away.
-            let taken = self.snapshot(&report.run, tag, &exclude).await?;
+            let taken = self.snapshot(report, tag, &exclude).await?;
             (report.snapshot, late) = (Some(taken.tag), taken.after.err());
             report.notes.extend(taken.notes);
         }
         let remote_tag = tag.filter(|_| !push);
         if !push {
-            run_hook(job, &report.run, Stage::Before, "", "").await?;
+            self.before(report, "").await?;
         }
         let replicated = self.replicate(report, &exclude, remote_tag).await;
         if !push {
@@ -227,7 +211,7 @@ impl Run<'_> {
         late.map_or(Ok(()), Err)
     }
 
-    fn tag(&self, now: Timestamp) -> Result<SnapshotTag, Failure> {
+    pub(super) fn tag(&self, now: Timestamp) -> Result<SnapshotTag, Failure> {
         let outside = || Failure::new(FailureClass::Internal, format!("the clock says {now}"));
         self.job.prefix.tag_at(now).ok_or_else(outside)
     }
@@ -255,72 +239,8 @@ impl Run<'_> {
         Ok(exclude)
     }
 
-    fn zfs(&self) -> &dyn Zfs {
+    pub(super) fn zfs(&self) -> &dyn Zfs {
         &*self.context.engine.zfs
-    }
-
-    /// Runs the programs around one atomic snapshot of the source on this host.
-    async fn snapshot(&self, run: &str, tag: &SnapshotTag, exclude: &[ExcludePattern]) -> Result<Taken, Failure> {
-        let (job, root) = (self.job, &self.job.dataset);
-        let found = self.zfs().datasets(std::slice::from_ref(root));
-        let found = in_time(&format!("look at {root}"), RUN_LISTING_WITHIN, found).await?;
-        let Some(info) = found.first() else {
-            return Err(Failure::new(FailureClass::Zfs, format!("there is no dataset {root} on this host"))
-                .hint("it may have been renamed, or its pool is not imported; the target keeps what it has"));
-        };
-        // Before anything is stopped for it; the engine looks again, and at what is below.
-        if let Some(failure) = not_ours(info) {
-            let job = &job.name;
-            let hint = failure.hint.clone().unwrap_or_default();
-            return Err(failure
-                .hint(format!("{hint}; with snapshot = false, [job.{job}] passes on the snapshots that are there")));
-        }
-        let mut except: Vec<DatasetName> = Vec::new();
-        if job.recursive && !exclude.is_empty() {
-            let out = |name: &DatasetName| {
-                let below = name.relative_to(root).unwrap_or_default();
-                exclude.iter().any(|pattern| pattern.excludes(below))
-            };
-            // Names alone: the snapshots of a whole tree are not looked at for them.
-            let tree = in_time(&format!("list {root}"), RUN_LISTING_WITHIN, self.zfs().tree(root)).await?;
-            except.extend(tree.into_iter().map(|d| d.name).filter(out));
-        }
-        run_hook(job, run, Stage::Before, tag.as_str(), "").await?;
-        let taken = self.take(tag, &except).await;
-        let (name, result) = match &taken {
-            Ok((tag, _)) => (tag.as_str(), "ok"),
-            Err(_) => (tag.as_str(), "failed"),
-        };
-        let after = run_hook(job, run, Stage::After, name, result).await;
-        let (tag, notes) = taken?;
-        Ok(Taken { tag, notes, after })
-    }
-
-    async fn take(&self, tag: &SnapshotTag, except: &[DatasetName]) -> Result<(SnapshotTag, Vec<String>), Failure> {
-        let (job, mut tag) = (self.job, tag.clone());
-        for later in 1..=NAME_TRIES {
-            let request = SnapshotRequest {
-                root: job.dataset.clone(),
-                tag: tag.clone(),
-                recursive: job.recursive,
-                except: except.to_vec(),
-            };
-            // A pool that hangs must not keep a job's place among the others.
-            let engine = Arc::clone(&self.context.engine);
-            // It goes to its end, whoever waits for it: half of it could leave snapshots where none may be.
-            let taken = tokio::spawn(async move { engine.snapshot_source(request).await });
-            let taken = async { taken.await.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e))) };
-            match done_in_time(&format!("snapshot {}", job.dataset), RUN_LISTING_WITHIN, taken).await {
-                Ok(notes) => return Ok((tag, notes)),
-                // A clock that was set back, or another job of this prefix in the same second.
-                Err(failure) if failure.exists && later < NAME_TRIES => {
-                    let at = job.prefix.time_of(&tag).unwrap_or_default();
-                    tag = self.tag(Timestamp::from_second(at.as_second() + 1).unwrap_or(at))?;
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        Err(Failure::new(FailureClass::Internal, "no name was left for a snapshot"))
     }
 
     fn run_context(&self) -> Result<RunContext, Failure> {
