@@ -16,15 +16,17 @@ use super::{
 use crate::{
     config::Config,
     host,
-    jobs::span::human_seconds,
+    jobs::span::{Span, human_seconds},
     runner::{
         JobContext, JobReport, Started,
-        files::JobFiles,
+        files::{JobFiles, JobState},
         overview::{find, overview},
         run_job,
     },
     types::{Failure, FailureClass, JobName, human_bytes, paragraph},
 };
+
+const DAY_S: u64 = 86_400;
 
 #[derive(Serialize)]
 struct Paused {
@@ -91,6 +93,7 @@ fn run_one(config: Config, name: &JobName, (cron, rollback): (bool, bool), outpu
         return Ok(0);
     }
     let context = JobContext { rollback, ..job_context(config)? };
+    let files = JobFiles::new(&context.config.state_dir);
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         tokio::spawn(stop_on_signal(context.stop.clone()));
@@ -98,8 +101,14 @@ fn run_one(config: Config, name: &JobName, (cron, rollback): (bool, bool), outpu
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     let report = match report {
-        // A first run that takes a day is no news each quarter of an hour.
-        Err(failure) if cron && failure.class == FailureClass::Locked => return Ok(failure.class.exit_code()),
+        Err(failure) if cron && failure.class == FailureClass::Locked => {
+            if files.load(&job).is_ok_and(|state| hangs(&state, job.max_lag, Timestamp::now())) {
+                print_failure(&failure.hint(format!(
+                    "it may hang: see `zmigrate status {name}`, and end that process if it does not go on"
+                )));
+            }
+            return Ok(FailureClass::Locked.exit_code());
+        }
         report => report?,
     };
     let good = report.exit_code == 0;
@@ -111,6 +120,17 @@ fn run_one(config: Config, name: &JobName, (cron, rollback): (bool, bool), outpu
         }
     }
     Ok(report.exit_code)
+}
+
+/// True if the run that is at work began too long ago to be passed over in silence: as many seconds as the lag may be, or a day. A first
+/// run that takes a day is no news each quarter of an hour.
+fn hangs(state: &JobState, max_lag: Option<Span>, now: Timestamp) -> bool {
+    let limit = match (max_lag, state.last_good) {
+        (Some(limit), Some(_)) => limit.as_s(),
+        (limit, _) => limit.map_or(DAY_S, |limit| limit.as_s().max(DAY_S)),
+    };
+    let at_work = state.last.as_ref().filter(|last| last.ended.is_none());
+    at_work.is_some_and(|last| now.duration_since(last.started).as_secs() > i64::try_from(limit).unwrap_or(i64::MAX))
 }
 
 /// What went wrong, on stderr.
@@ -146,4 +166,34 @@ fn text(report: &JobReport) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{identity::Serial, runner::files::LastRun};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_run_that_takes_too_long_is_told() {
+        let began = at("2026-11-26T04:00:00Z");
+        let at_work = LastRun { started: began, result: "running".into(), ..LastRun::default() };
+        let well = JobState { last: Some(at_work.clone()), last_good: Some(began), ..JobState::default() };
+        let first = JobState { last_good: None, ..well.clone() };
+        let ended = JobState { last: Some(LastRun { ended: Some(began), ..at_work }), ..well.clone() };
+        let (hour, day) = (Some(Span::seconds(3600)), at("2026-11-27T04:00:01Z"));
+        let (soon, late) = (at("2026-11-26T05:00:00Z"), at("2026-11-26T05:00:01Z"));
+        assert!(!hangs(&well, hour, soon) && hangs(&well, hour, late));
+        assert!(!hangs(&well, None, late) && hangs(&well, None, day));
+        // The first one may take long, but not for ever.
+        assert!(!hangs(&first, hour, late) && hangs(&first, hour, day));
+        assert!(
+            hangs(&first, Some(Span::seconds(2 * DAY_S)), day) == hangs(&well, Some(Span::seconds(2 * DAY_S)), day)
+        );
+        assert!(!hangs(&ended, hour, day) && !hangs(&JobState::default(), hour, day));
+        assert!(!hangs(&well, hour, at("2020-01-01T00:00:00Z")), "a clock that was set back");
+    }
 }

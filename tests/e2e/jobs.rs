@@ -102,7 +102,7 @@ fn from_cron_it_is_silent_and_keeps_a_history() {
 }
 
 fn a_job_never_overlaps_itself() {
-    let site = site(&job("db", "db", "bwlimit = \"2M\""));
+    let site = site(&job("db", "db", "bwlimit = \"2M\"\nmax_lag = \"1s\""));
     site.source("db", SLOW_BYTES);
     let first = site.start(&["job", "run", "db", "--cron"]);
     wait_for("the first run", 10, || !own(&site.e("db")).is_empty());
@@ -117,6 +117,11 @@ fn a_job_never_overlaps_itself() {
     populate(&site.e("db"), 7, SLOW_BYTES);
     let killed = site.start(&["job", "run", "db", "--cron"]);
     wait_for("the third run", 10, || own(&site.e("db")).len() == 2);
+    // One went well before, and this one takes longer than the target may lag.
+    sleep(Duration::from_millis(2100));
+    let hangs = site.start(&["job", "run", "db", "--cron"]).wait(20).must(75);
+    assert_eq!(hangs.stdout, "");
+    hangs.says(&["job db is at work already", "since", "it may hang"]);
     drop(killed);
     let text = site.start(&["history", "db"]).wait(20).must(0).stdout;
     assert!(text.lines().last().unwrap_or_default().contains("interrupted"), "{text}");
