@@ -130,8 +130,15 @@ impl Subject<'_> {
             }
         }
         let mut holds: BTreeMap<&str, CreateTxg> = BTreeMap::new();
+        // What writes here needs its newest alone. The holds of its own that broke-off steps left behind are no base of another target.
+        let recorded =
+            self.dataset.local(HELD).filter(|tag| self.dataset.snapshots.iter().any(|s| s.tag.as_str() == *tag));
+        let writer = self.dataset.local(JOB).filter(|_| recorded.is_some());
         for (snapshot, tag) in self.holds {
             let Some(job) = tag.strip_prefix("zmigrate:").filter(|job| counts(job)) else { continue };
+            if writer == Some(job) {
+                continue;
+            }
             let found = self.dataset.snapshots.iter().find(|s| s.tag == snapshot.tag());
             if let Some(found) = found.filter(|_| !bookmarks.contains_key(job)) {
                 let oldest = holds.entry(job).or_insert(found.createtxg);

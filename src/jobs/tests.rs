@@ -10,7 +10,7 @@ use super::{
 };
 use crate::types::{
     CreateTxg, Guid, SnapshotName,
-    listing::{BookmarkInfo, DatasetInfo, DatasetKind, HELD, Property, PropertySource, SnapshotInfo},
+    listing::{BookmarkInfo, DatasetInfo, DatasetKind, HELD, JOB, Property, PropertySource, SnapshotInfo},
 };
 
 const START: i64 = 1_764_000_000;
@@ -128,6 +128,26 @@ fn the_newest_and_the_recorded_base_of_a_target_stay() {
     assert_eq!(why(&d, &[], &[], 5), "is the newest");
 }
 
+/// Steps that broke off leave holds of the job that writes here; what is between them is kept by nobody.
+#[test]
+fn holds_of_the_job_that_writes_here_are_no_other_targets_base() {
+    let mut d = dataset(5);
+    let hold = |n: usize| (d.snapshot_name(&d.snapshots[n - 1]).unwrap(), "zmigrate:aaaa0001".to_owned());
+    let holds = [hold(2), hold(5)];
+    let mut set = |name: &str, value: &str| {
+        d.properties.push(Property { name: name.into(), value: value.into(), source: PropertySource::Local });
+        gone(&d, &holds, &[])
+    };
+    assert!(set(JOB, "aaaa0001") == [1], "without its record, its oldest hold counts");
+    let newest = prefix().tag_at(at(5 * 3600)).unwrap().to_string();
+    assert_eq!(set(HELD, &newest), [1, 3, 4]);
+    // Of another job they are.
+    let others: Vec<_> = holds.iter().map(|(name, _)| (name.clone(), "zmigrate:aaaa0002".to_owned())).collect();
+    assert_eq!(gone(&d, &others, &[]), [1]);
+    // It names what is not there.
+    d.properties[1].value = "other".into();
+    assert_eq!(gone(&d, &holds, &[]), [1]);
+}
 
 /// A target that was given up keeps all that is newer than its base: that is told, and nothing goes for it.
 #[test]

@@ -20,6 +20,7 @@ pub mod handshake;
 pub mod join;
 mod keeper;
 mod listings;
+mod older;
 pub mod patience;
 mod peer;
 mod prepared;

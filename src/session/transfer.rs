@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     bases::hold_tag,
     engine::EngineSession,
+    older::let_older_go,
     told::{Told, told},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         sink::receive_stream,
         source::{Origin, SourceOptions, send_stream},
     },
-    port::zfs::{Base, ReceiveSpec, SendSpec, Zfs, ZfsError, ZfsErrorKind, ZfsResult},
+    port::zfs::{Base, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind, ZfsResult},
     stream::{
         Tap,
         gate::{Gate, GatePolicy},
@@ -320,30 +321,6 @@ async fn after_receive(
         _ => left.await?,
     }
     Ok(warnings)
-}
-
-/// The newest snapshot of the target is held: lets go of older ones, and records that. `recorded` is what was recorded before.
-async fn let_older_go(
-    zfs: Arc<dyn Zfs>,
-    dataset: DatasetName,
-    step: ReceiveStep,
-    holds: bool,
-    recorded: Option<String>,
-) -> Result<(), Failure> {
-    // What this step started from, and what an earlier one recorded but did not come to release.
-    let before = recorded.as_ref().and_then(|tag| dataset.snapshot(&tag.parse().ok()?).ok());
-    let mut older: Vec<SnapshotName> = step.from.iter().cloned().chain(before).collect();
-    older.retain(|name| name.dataset() == dataset && *name != step.snapshot);
-    older.dedup();
-    if holds && !older.is_empty() {
-        zfs.release(&hold_tag(&step.job), &older).await?;
-    }
-    // Last: a target that names its newest snapshot here is protected and held.
-    let newest = step.snapshot.tag().to_string();
-    if recorded.is_none_or(|tag| tag != newest) {
-        zfs.set(&dataset, &[(HELD.to_owned(), newest)]).await?;
-    }
-    Ok(())
 }
 
 /// Starts a send.

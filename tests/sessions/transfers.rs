@@ -2,7 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use zmigrate::{driver::Direction, fake::Op, plan::EncryptionMode, port::zfs::Zfs, types::listing::HELD};
+use zmigrate::{
+    driver::Direction,
+    fake::{Fault, Op},
+    plan::EncryptionMode,
+    port::zfs::{Zfs, ZfsErrorKind},
+    types::listing::HELD,
+};
 
 use crate::{
     clock::{Dice, run},
@@ -190,6 +196,28 @@ fn what_is_up_to_date_is_protected_aloud() {
             assert_eq!((report.exit_code, report.result), (0, "up_to_date"), "{report:?}");
             let part = "was not protected as it should be; set again: readonly=on";
             assert_eq!(report.datasets[0].notes.iter().any(|note| note.contains(part)), said, "{report:?}");
+            world.complete(false).await.unwrap();
+        });
+    }
+}
+
+/// Steps that fail after their snapshot is held, so that none records it: the next good one lets go of all of them.
+#[test]
+fn steps_that_broke_off_one_after_the_other_leave_no_hold() {
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            let mut world = World::new(direction).await;
+            world.snapshot("src/a@1", false).await;
+            assert_eq!(world.run(&world.options()).await.exit_code, 0);
+            for (n, code) in [(2, 6), (3, 6), (4, 0)] {
+                world.source.zfs.write(&ds(SOURCE), 7, 0, &[n]);
+                world.snapshot(&format!("src/a@{n}"), false).await;
+                if code != 0 {
+                    world.target.zfs.fail_at(Op::Release, Fault::Refuse(ZfsErrorKind::Io));
+                }
+                let report = world.run(&world.options()).await;
+                assert_eq!(report.exit_code, code, "{report:?}");
+            }
             world.complete(false).await.unwrap();
         });
     }
