@@ -324,6 +324,20 @@ impl Findings {
                 "leave keep in one of them".to_owned(),
             );
         }
+        let same_data = one.sends(&other.dataset) || other.sends(&one.dataset);
+        let prunes_peer = one.keep_peer.is_some() || other.keep_peer.is_some();
+        if same_data && one.snapshot && other.snapshot && one.prefix != other.prefix && prunes_peer {
+            self.add(
+                Severity::Warning,
+                format!(
+                    "jobs {} and {} send the same datasets with different prefixes: either target also gets the other's \
+                     snapshots, which its own keep_peer does not prune, and they grow in number without end",
+                    one.name, other.name
+                ),
+                "give both one prefix, with keep in one of them alone; snapshot = false in the other if one snapshot for both is enough"
+                    .to_owned(),
+            );
+        }
     }
 
     fn zfs(&mut self, config: &Config) {

@@ -131,4 +131,22 @@ fn jobs_that_are_in_each_others_way_are_found() {
     for fine in ["keep = \"last 1\"", ""] {
         assert!(!found(&prune(fine)).contains("prune the same"), "{fine}");
     }
+    // What each sends of the other's, nobody prunes at its target.
+    let two = |of_one: &str, of_two: &str| found(&(job("one", "t/x", of_one) + &job("two", "t/y", of_two)));
+    let grows = "they grow in number without end";
+    assert!(two("keep_peer = \"last 2\"", "").contains(grows));
+    assert!(two("keep_peer = \"last 2\"", "").contains("give both one prefix, with keep in one of them alone"));
+    for (one, other) in [
+        ("keep_peer = \"last 2\"\nprefix = \"p\"", "prefix = \"p\""),
+        ("keep_peer = \"last 2\"", "snapshot = false"),
+        ("", ""),
+    ] {
+        assert!(!two(one, other).contains(grows), "{one} {other}");
+    }
+    // A child that only one of them takes along.
+    let below = |recursive: &str| {
+        let two = job("two", "t/y", "").replace("\"t/a\"", "\"t/a/b\"");
+        found(&(job("one", "t/x", &format!("keep_peer = \"last 2\"\nrecursive = {recursive}")) + &two))
+    };
+    assert!(below("true").contains(grows) && !below("false").contains(grows));
 }
