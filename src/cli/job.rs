@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::Config,
     host,
+    identity::{Identity, RENEW_NODE, When},
     jobs::span::{Span, human_seconds},
     runner::{
         JobContext, JobReport, Started,
@@ -94,6 +95,8 @@ fn run_one(config: Config, name: &JobName, (cron, rollback): (bool, bool), outpu
     }
     let context = JobContext { rollback, ..job_context(config)? };
     let files = JobFiles::new(&context.config.state_dir);
+    // What cannot be read says nothing of when it went well; the run itself tells of it.
+    let last_good = files.load(&job).ok().and_then(|state| state.last_good);
     let runtime = runtime()?;
     let report = runtime.block_on(async {
         tokio::spawn(stop_on_signal(context.stop.clone()));
@@ -111,6 +114,9 @@ fn run_one(config: Config, name: &JobName, (cron, rollback): (bool, bool), outpu
         }
         report => report?,
     };
+    if cron {
+        ends_soon(&context.store.own(), When::now(), last_good).iter().for_each(note);
+    }
     let good = report.exit_code == 0;
     if !(cron && good) {
         troubles(&report, output);
@@ -131,6 +137,19 @@ fn hangs(state: &JobState, max_lag: Option<Span>, now: Timestamp) -> bool {
     };
     let at_work = state.last.as_ref().filter(|last| last.ended.is_none());
     at_work.is_some_and(|last| now.duration_since(last.started).as_secs() > i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// What is said of a certificate that is about to end, once a day: where no daemon runs, nobody else would say it.
+fn ends_soon(own: &Identity, now: When, last_good: Option<Timestamp>) -> Option<String> {
+    let day = |unix_s: u64| unix_s / DAY_S;
+    let said = last_good.and_then(|at| u64::try_from(at.as_second()).ok()).map(day) == Some(day(now.unix_s()));
+    (now.after(RENEW_NODE) > own.not_after && !said).then(|| {
+        let name = &own.name;
+        format!(
+            "warning: the certificate of {name} expires {}; `zmigrate ca issue {name} --renew` where the CA is renews it, see docs/authority.md",
+            own.not_after
+        )
+    })
 }
 
 /// What went wrong, on stderr.
@@ -195,5 +214,24 @@ mod tests {
         );
         assert!(!hangs(&ended, hour, day) && !hangs(&JobState::default(), hour, day));
         assert!(!hangs(&well, hour, at("2020-01-01T00:00:00Z")), "a clock that was set back");
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_told_once_a_day() {
+        let now = When::from_unix_s(at("2026-11-26T04:00:00Z").as_second() as u64);
+        let own = |days: u64| Identity {
+            name: "east".parse().unwrap(),
+            serial: Serial::new(&[1]),
+            not_before: now,
+            not_after: now.after(Duration::from_secs(days * DAY_S)),
+        };
+        let said = ends_soon(&own(29), now, Some(at("2026-11-25T23:59:00Z"))).unwrap();
+        assert!(
+            said.starts_with("warning: the certificate of east expires 2026-12-25") && said.contains("--renew"),
+            "{said}"
+        );
+        assert!(ends_soon(&own(29), now, None).is_some());
+        assert_eq!(ends_soon(&own(29), now, Some(at("2026-11-26T00:00:01Z"))), None, "it was said today");
+        assert_eq!(ends_soon(&own(31), now, None), None);
     }
 }
