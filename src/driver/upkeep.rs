@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{
@@ -39,6 +39,9 @@ use crate::{
         message::{Listed, PruneRequest, Reply, Request, RoleOfDataset},
     },
 };
+
+/// Clocks that are less than this apart agree: rules keep hours and days, and a snapshot of this moment is to be none of the future.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_mins(5);
 
 /// What is looked after.
 #[derive(Clone, Debug)]
@@ -166,6 +169,7 @@ async fn with_session(
     client: &Arc<Client>,
     local: &Arc<EngineSession>,
 ) -> Result<Upkeep, Failure> {
+    let options = &UpkeepOptions { now: judged_at(options.now, client.clock_skew_ms()), ..options.clone() };
     let (here, there) = (Side::Local(Arc::clone(local)), Side::Remote(Arc::clone(client)));
     let (source, target, identity) = match options.direction {
         Direction::Push => (here, there, client.identity()),
@@ -251,6 +255,13 @@ fn given_up(root: &DatasetName, kept: &[(KeptFor, &DatasetName)]) -> Option<Stri
         "{snapshots} snapshots of {place} stay only for the target of job {job}, which has got nothing newer for {days} days; if it was \
          given up, `zmigrate state release {root} --job {job}` shows what keeps them, and with --yes lets go of it"
     ))
+}
+
+/// By which ages are reckoned: the earlier of both hosts' clocks where they are far apart, because one that jumps ahead for a
+/// moment must not make all snapshots old. `skew_ms` is how far the peer's is ahead of `now`.
+fn judged_at(now: Timestamp, skew_ms: i64) -> Timestamp {
+    let skew = SignedDuration::from_millis(skew_ms);
+    if skew > -CLOCKS_AGREE { now } else { now.checked_add(skew).unwrap_or(Timestamp::MIN) }
 }
 
 fn need(options: &UpkeepOptions, has: Option<Guid>) -> Need {

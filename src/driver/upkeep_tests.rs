@@ -1,5 +1,16 @@
 use super::*;
 
+#[test]
+fn a_clock_that_is_far_from_the_peers_makes_no_snapshot_old() {
+    let now: Timestamp = "2030-11-26T04:00:00Z".parse().unwrap();
+    let years = SignedDuration::from_hours(4 * 365 * 24);
+    // This host's is ahead; then the peer's is.
+    assert_eq!(judged_at(now, -(years.as_millis() as i64)), now - years);
+    assert_eq!(judged_at(now, years.as_millis() as i64), now);
+    // A minute is none.
+    assert_eq!(judged_at(now, -60_000), now);
+    assert_eq!(judged_at(now, i64::MIN), Timestamp::MIN);
+}
 
 #[test]
 fn of_targets_that_may_have_been_given_up_the_one_that_keeps_most_is_told() {
