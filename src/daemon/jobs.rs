@@ -54,6 +54,8 @@ pub(super) struct Jobs {
 #[derive(Clone, Copy, Default)]
 struct Known {
     last: Option<Timestamp>,
+    /// Of one that never ran: when it was seen first, maybe by an earlier daemon.
+    first_seen: Option<Timestamp>,
     /// Not before this, because another process is at it.
     busy_until: Option<Timestamp>,
     is_read: bool,
@@ -153,7 +155,11 @@ impl Jobs {
         if state.busy_until.is_some_and(|until| now < until && until <= now + BUSY) {
             return;
         }
-        let due = |state: Known| job.schedule.is_due(state.last, since, now, job.seed());
+        let due = |state: Known| {
+            // One of the future is of a clock that was set back since.
+            let since = state.first_seen.filter(|seen| *seen <= now).unwrap_or(since);
+            job.schedule.is_due(state.last, since, now, job.seed())
+        };
         if state.is_read && !due(state) {
             return;
         }
@@ -163,7 +169,13 @@ impl Jobs {
         }
         // Somebody may have run it by hand meanwhile.
         match files.load(job) {
-            Ok(found) => state.last = found.last.map(|last| last.started),
+            Ok(found) => {
+                state.last = found.last.map(|last| last.started);
+                if state.last.is_none() && state.first_seen.is_none() {
+                    let seen = files.first_seen(job, now);
+                    state.first_seen = seen.inspect_err(|e| tracing::error!(job = %job.name, "{e}")).ok();
+                }
+            }
             Err(failure) => tracing::error!(job = %job.name, "{failure}"),
         }
         state.is_read = true;

@@ -108,6 +108,9 @@ pub struct JobState {
     /// What stayed for a target that may have been given up, when it was pruned last.
     #[serde(default)]
     pub kept_for: Option<String>,
+    /// When it was first seen, so that what is missed before its first run is made up for.
+    #[serde(default)]
+    pub first_seen: Option<Timestamp>,
     /// Runs since the state began: all, and those that failed.
     pub runs: u64,
     /// See `runs`.
@@ -306,6 +309,30 @@ impl JobFiles {
         }
     }
 
+    /// Since when a job that never ran has been there. What is not written down yet is, but while it is at work.
+    ///
+    /// # Errors
+    /// When its state cannot be read or written.
+    pub fn first_seen(&self, job: &Job, now: Timestamp) -> Result<Timestamp, Failure> {
+        // One of the future is of a clock that was wrong.
+        let seen = |state: &JobState| state.first_seen.filter(|at| *at <= now);
+        if let Some(at) = seen(&self.load(job)?) {
+            return Ok(at);
+        }
+        let _lock = match self.lock(&job.name) {
+            Err(failure) if failure.class == FailureClass::Locked => return Ok(now),
+            lock => lock?,
+        };
+        // Somebody may have run it meanwhile.
+        let state = self.load(job)?;
+        if let Some(at) = seen(&state) {
+            return Ok(at);
+        }
+        let (source, target) = (job.dataset.to_string(), place(job));
+        self.save(job, &JobState { source, target, first_seen: Some(now), ..state })?;
+        Ok(now)
+    }
+
     /// Replaces what is known. For whoever holds the lock.
     ///
     /// # Errors
@@ -374,5 +401,59 @@ impl Needs for JobNeeds {
             Some(Need { by, has: lag.and_then(|lag| lag.common.as_ref()).map(|common| common.guid) })
         };
         self.jobs.values().filter(|job| except != Some(&job.name) && job.sends(dataset)).filter_map(need).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn job() -> Job {
+        let text = "[job.db]\ndirection = \"push\"\ndataset = \"t/db\"\npeer = \"b\"\ntarget = \"t/x\"\ncron = \"0 3 * * *\"\n";
+        Config::parse(text, "z").unwrap().jobs.into_values().next().unwrap()
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_state_of_an_older_release_is_read() {
+        let (dir, job) = (tempfile::tempdir().unwrap(), job());
+        let files = JobFiles::new(dir.path());
+        files.make_dir().unwrap();
+        let text = r#"{"source":"t/db","target":"b t/x","last":null,"last_good":null,"looked":null,"lags":[],"runs":7,"failed_runs":1,"wire_bytes":5}"#;
+        fs::write(files.path(&job.name, "json"), text).unwrap();
+        let state = files.load(&job).unwrap();
+        assert_eq!((state.runs, state.first_seen, state.kept_for, state.renamed.len()), (7, None, None, 0));
+    }
+
+    /// So a time that passed while the host was off is one that was missed, and a new job waits for its first.
+    #[test]
+    fn when_a_job_was_first_seen_outlives_the_daemon() {
+        let (dir, job) = (tempfile::tempdir().unwrap(), job());
+        let files = JobFiles::new(dir.path());
+        let (seen, later) = (at("2026-11-25T22:00:00Z"), at("2026-11-26T07:00:00Z"));
+        let due = |now: Timestamp| {
+            let since = files.first_seen(&job, now).unwrap();
+            job.schedule.is_due(files.load(&job).unwrap().last.map(|last| last.started), since, now, job.seed())
+        };
+        assert!(!due(seen));
+        assert!(due(later), "the host was off at three");
+        let state = files.load(&job).unwrap();
+        assert!(state.first_seen == Some(seen) && state.is_of(&job) && state.last.is_none(), "{state:?}");
+        // A clock that was ahead then says nothing.
+        files.save(&job, &JobState { first_seen: Some(at("2036-01-01T00:00:00Z")), ..state }).unwrap();
+        assert_eq!(files.first_seen(&job, later).unwrap(), later);
+        assert_eq!(files.load(&job).unwrap().first_seen, Some(later));
+        // While a run is at work only it writes; and one with another target is another job.
+        let other = Job { target: "t/y".parse().unwrap(), ..job.clone() };
+        let lock = files.lock(&job.name).unwrap();
+        assert_eq!(files.first_seen(&other, seen).unwrap(), seen);
+        assert_eq!(files.load(&job).unwrap().first_seen, Some(later));
+        drop(lock);
+        files.first_seen(&other, seen).unwrap();
+        assert_eq!(files.load(&other).unwrap().first_seen, Some(seen));
     }
 }

@@ -124,7 +124,8 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> JobStatus {
     let lags: Option<Vec<u64>> = datasets.iter().map(|d| d.lag_s).collect();
     let unsent: Vec<u64> = datasets.iter().filter_map(|d| d.unsent_bytes).collect();
     let last_started = state.last.as_ref().map(|last| last.started);
-    let next = job.schedule.next(last_started, now, now, job.seed()).filter(|_| !paused);
+    let since = state.first_seen.map_or(now, |seen| seen.min(now));
+    let next = job.schedule.next(last_started, since, now, job.seed()).filter(|_| !paused);
     let mut last = state.last;
     if let Some(last) = last.as_mut().filter(|last| last.ended.is_none() && !running) {
         last.cut_off();

@@ -21,7 +21,12 @@ use crate::{
 };
 
 pub fn cases() -> Vec<Case> {
-    cases![the_daemon_runs_jobs_by_itself, a_run_outlives_a_reload_and_a_stop_waits_for_it, prometheus_is_told]
+    cases![
+        the_daemon_runs_jobs_by_itself,
+        a_run_outlives_a_reload_and_a_stop_waits_for_it,
+        what_was_missed_before_the_first_run_is_made_up_for,
+        prometheus_is_told
+    ]
 }
 
 /// Where there is a `promtool`.
@@ -172,6 +177,27 @@ fn a_run_outlives_a_reload_and_a_stop_waits_for_it() {
     east.start();
     sleep(Duration::from_secs(3));
     assert_eq!(east.history().len(), 2);
+}
+
+/// A host that is off whenever its job is due: a new job waits for its time, and one that missed it runs.
+fn what_was_missed_before_the_first_run_is_made_up_for() {
+    let mut east = East::new("");
+    let state = east.site.dir.join("east.state/jobs/own.json");
+    east.give(Some("cron = \"0 0 1 1 *\""));
+    wait_for("it to be seen", 20, || state.exists());
+    sleep(Duration::from_secs(2));
+    assert!(east.history().is_empty(), "a new job ran before its time");
+    let mut daemon = east.daemon.take().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let mut seen: serde_json::Value = serde_json::from_str(&fs::read_to_string(&state).unwrap()).unwrap();
+    assert!(seen["first_seen"].is_string(), "{seen}");
+    seen["first_seen"] = "2020-06-01T00:00:00Z".into();
+    fs::write(&state, seen.to_string()).unwrap();
+    east.start();
+    wait_for("the run that was missed", 30, || east.last_is("done"));
+    sleep(Duration::from_secs(2));
+    assert_eq!(east.history().len(), 1, "however many were missed, one makes up for them");
 }
 
 /// One request, as Prometheus makes it.
