@@ -123,14 +123,18 @@ pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Fai
         Ok(looked) => looked,
         Err(failure) => return Ok(not_known(&failure, output)),
     };
-    // A job that only people start is late by nobody's fault, unless it is asked for.
-    let watched = statuses.iter().filter(|status| args.name.is_some() || status.schedule.is_some());
+    let watched = statuses.iter().filter(|status| args.name.is_some() || is_watched(status));
     let jobs: Vec<Judged> = watched.map(|status| judge(status, args, now)).collect();
     let levels = jobs.iter().map(|job| job.level).chain(others.iter().map(|found| found.level));
     let level = levels.max_by_key(|level| level.rank()).unwrap_or(Level::Unknown);
     let text = text(level, &jobs, &others, args);
     output.must_say(&CheckObject { level, exit_code: level.exit_code(), jobs, others }, text);
     Ok(level.exit_code())
+}
+
+/// A job that only people start is late by nobody's fault, unless it is asked for. One with a limit is meant to keep it, whoever starts it.
+fn is_watched(status: &JobStatus) -> bool {
+    status.schedule.is_some() || status.max_lag_s.is_some()
 }
 
 fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
@@ -188,7 +192,7 @@ fn text(level: Level, jobs: &[Judged], others: &[Other], args: &CheckArgs) -> St
     let summary = match worst.as_slice() {
         [] => {
             let other = others.iter().find(|other| other.level == level);
-            other.map_or("no job has a schedule".to_owned(), |other| other.why.clone())
+            other.map_or("no job has a schedule or max_lag".to_owned(), |other| other.why.clone())
         }
         [one] => format!("job {}: {}", one.job, one.why),
         many if level == Level::Ok => format!("{} jobs are up to date", many.len()),

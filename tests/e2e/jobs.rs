@@ -543,13 +543,14 @@ fn what_a_peer_prunes_is_granted_and_its_own() {
 }
 
 fn lag_is_told_to_monitoring() {
-    let site = site(&job("db", "db", "every = \"1h\"\nmax_lag = \"1h\""));
+    let mut site = site(&job("db", "db", "every = \"1h\"\nmax_lag = \"1h\""));
     site.source("db", 1000);
-    let check = |args: &[&str], code: i32, part: &str| {
+    let check_at = |site: &Site, args: &[&str], code: i32, part: &str| {
         let done = site.start(&[&["check"], args].concat()).wait(20).must(code);
         assert!(done.stdout.starts_with(part), "{}", done.stdout);
         done.stdout
     };
+    let check = |args: &[&str], code: i32, part: &str| check_at(&site, args, code, part);
     check(&[], 2, "ZMIGRATE CRITICAL - job db: nothing has been replicated yet");
     run(&site, &["job", "run", "db", "--cron"]).must(0);
     let said = check(&[], 0, "ZMIGRATE OK - job db: ");
@@ -563,6 +564,15 @@ fn lag_is_told_to_monitoring() {
     check(&["db"], 1, "ZMIGRATE WARNING - job db: ");
     let status = site.start(&["status"]).wait(20).must(0).stdout;
     assert!(status.contains("failed") && status.lines().all(|line| line.chars().count() <= 80), "{status}");
+    // One that cron starts has a limit and no schedule; one with neither is nobody's fault.
+    for (without, code, part) in [
+        ("every = \"1h\"\n", 1, "ZMIGRATE WARNING - job db: "),
+        ("max_lag = \"1h\"", 3, "ZMIGRATE UNKNOWN - no job has"),
+    ] {
+        site.more = site.more.replace(without, "");
+        site.write_configs(&site.default_grant(), None);
+        check_at(&site, &[], code, part);
+    }
 }
 
 /// Two jobs that prune by strict rules, killed at random, also while they prune: afterwards both targets converge, and what
