@@ -13,6 +13,7 @@ use super::{
     history::History,
     hooks::{Stage, run_hook},
     report::{JobReport, Started, conclude, first_trouble, record},
+    snapshot::NAME_TRIES,
     turn::Turn,
 };
 use crate::{
@@ -262,7 +263,7 @@ impl Run<'_> {
         exclude: &[ExcludePattern],
         mut tag: Option<SnapshotTag>,
     ) -> Result<(), Failure> {
-        let job = self.job;
+        let (job, mut names) = (self.job, 1..NAME_TRIES);
         loop {
             report.attempts += 1;
             let options = RunOptions {
@@ -301,6 +302,14 @@ impl Run<'_> {
             if done.snapshot.is_some() {
                 report.snapshot.clone_from(&done.snapshot);
                 tag = None;
+            } else if let Some(taken) = &tag
+                && done.error.as_ref().is_some_and(|e| e.exists)
+                && names.next().is_some()
+            {
+                // Another host that pulls with this prefix was there in the same second.
+                tag = Some(self.a_second_after(taken)?);
+                report.attempts -= 1;
+                continue;
             } else if tag.is_some() {
                 // It may have been taken, and only the answer lost.
                 tag = Some(self.tag(Timestamp::now())?);

@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         a_source_that_was_renamed_or_made_again,
         what_is_deleted_at_the_source_goes_after_its_time,
         a_source_that_comes_back_from_its_copy_costs_no_copy,
+        two_hosts_pull_in_the_same_second,
         what_a_peer_prunes_is_granted_and_its_own,
         lag_is_told_to_monitoring,
         kills_at_any_moment_cost_no_base,
@@ -481,6 +482,28 @@ fn a_source_that_comes_back_from_its_copy_costs_no_copy() {
     destroy_source(&format!("{db}/a"), &there);
     run(&site, &["job", "run", "db"]).must(0).says(&[&format!("{a} is gone at the source since")]);
     assert!(gone().ends_with('Z'));
+}
+
+/// The second one's name is taken: it takes the next, and not nothing.
+fn two_hosts_pull_in_the_same_second() {
+    let mut site = site("");
+    let (from, to) = (site.w("in/db"), site.e("copy"));
+    create(&site.w("in"));
+    create(&from);
+    populate(&from, 1, 1000);
+    site.more = format!(
+        "[job.db]\ndirection = \"pull\"\ndataset = \"{from}\"\npeer = \"west\"\ntarget = \"{to}\"\nretries = 0\nsnapshot = true\n"
+    );
+    site.write_configs(&site.default_grant(), None);
+    let now = jiff::Timestamp::now();
+    let tag =
+        |second: i64| format!("db_{}", (now + jiff::SignedDuration::from_secs(second)).strftime("%Y-%m-%dT%H:%M:%SZ"));
+    // Taken by the other one, for as long as this one may need to come up.
+    let taken: Vec<String> = (0..4).map(tag).collect();
+    taken.iter().for_each(|tag| snapshot(&from, tag));
+    site.start(&["job", "run", "db", "--cron"]).wait(60).must(0);
+    let newest = own(&to).pop().unwrap();
+    assert!(!taken.contains(&newest) && own(&from).contains(&newest), "{newest} of {:?}", own(&from));
 }
 
 fn a_source_that_was_renamed_or_made_again() {
