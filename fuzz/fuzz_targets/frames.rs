@@ -89,7 +89,7 @@ fn hostile_sender(data: &[u8]) {
     let (mut inbox, mut outbox) = (Inbox::new(WINDOW), Outbox::new(WINDOW));
     // What the inbox holds, by sequence.
     let mut held: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut next = 0u64;
+    let (mut next, mut pushed, mut word) = (0u64, 0u64, Ack { next: 0, consumed: 0 });
     for chunk in data.chunks(6) {
         let [kind, len, rest @ ..] = chunk else { return };
         let number = rest.iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
@@ -114,15 +114,24 @@ fn hostile_sender(data: &[u8]) {
                 inbox.consumed(frame.cost());
             }
         } else {
-            if outbox.has_room(600) && outbox.outstanding() < 600 {
-                outbox.push(Frame::plain(FrameKind::Data, 0, Bytes::from(vec![0; 60])));
+            let frame = Frame::plain(FrameKind::Data, 0, Bytes::from(vec![0; 60]));
+            let cost = frame.cost();
+            if outbox.has_room(cost) {
+                outbox.push(frame);
+                pushed += cost;
             }
             let _ = outbox.take(0);
             let before = outbox.acknowledged();
-            let ack = Ack { next: number % 8, consumed: number };
-            if outbox.ack(ack).is_err() {
+            // Near what was said before, or anywhere.
+            word = match kind >> 1 & 1 {
+                0 => Ack { next: word.next + (number & 1), consumed: word.consumed + (number >> 1 & 3) * cost / 2 },
+                _ => Ack { next: number % 8, consumed: number },
+            };
+            if outbox.ack(word).is_err() {
                 assert_eq!(outbox.acknowledged(), before, "a word that was refused took effect");
+                word = Ack { next: before, consumed: pushed - outbox.outstanding() };
             }
+            assert!(pushed - outbox.carried() <= WINDOW, "more is kept than the window");
         }
     }
 }

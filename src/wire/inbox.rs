@@ -106,6 +106,24 @@ mod tests {
         assert!(!outbox.is_delivered());
     }
 
+    /// What is kept never grows over the window, and nothing of such a word counts.
+    #[test]
+    fn a_receiver_that_only_consumes_is_found_out() {
+        let mut outbox = Outbox::new(2000);
+        let cost = frame(0).cost();
+        (0..3).for_each(|_| outbox.push(frame(0)));
+        assert!(!outbox.has_room(cost));
+        for (next, consumed) in [(0, cost), (0, 3 * cost), (1, cost + 1), (2, 3 * cost)] {
+            assert!(outbox.ack(Ack { next, consumed }).is_err(), "{next} {consumed}");
+            assert!(!outbox.has_room(cost) && outbox.acknowledged() == 0);
+        }
+        assert_eq!(outbox.ack(Ack { next: 2, consumed: cost }), Ok(()));
+        // An older word, over another connection.
+        assert_eq!(outbox.ack(Ack { next: 1, consumed: cost }), Ok(()));
+        assert_eq!(outbox.ack(Ack { next: 0, consumed: 0 }), Ok(()));
+        assert_eq!((outbox.acknowledged(), outbox.outstanding(), outbox.carried()), (2, 2 * cost, 2 * cost));
+    }
+
     #[test]
     fn who_carries_least_is_next() {
         let mut outbox = Outbox::new(10_000);
@@ -179,10 +197,29 @@ mod tests {
                     }
                     Event::Ack => outbox.ack(inbox.ack()).unwrap(),
                 }
-                prop_assert!(outbox.outstanding() <= WINDOW && inbox.held <= WINDOW);
+                prop_assert!(outbox.outstanding() <= WINDOW && inbox.held <= WINDOW && outbox.backlog() <= 1.0);
             }
             prop_assert_eq!(got, pushed);
             prop_assert!(outbox.is_delivered());
+        }
+
+        /// Whatever a receiver says, no more is kept for it than the window.
+        #[test]
+        fn no_word_makes_the_sender_keep_more_than_the_window(
+            words in prop::collection::vec((0..4u64, 0..4u64), 1..200)
+        ) {
+            let (mut outbox, cost) = (Outbox::new(5000), frame(0).cost());
+            let mut word = Ack { next: 0, consumed: 0 };
+            for (frames, consumed) in words {
+                while outbox.has_room(cost) {
+                    outbox.push(frame(0));
+                }
+                let said = Ack { next: word.next + frames, consumed: word.consumed + consumed * cost };
+                if outbox.ack(said).is_ok() {
+                    word = said;
+                }
+                prop_assert!(outbox.backlog() <= 1.0, "after {said:?}");
+            }
         }
     }
 }

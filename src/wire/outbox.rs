@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariants: the cost of the frames in here or unconsumed at the receiver never exceeds the window (one frame may
-//! always be pushed when nothing is outstanding); a frame leaves only when it was acknowledged.
+//! always be pushed when nothing is outstanding), whatever the receiver says; a frame leaves only when it was acknowledged.
 
 use std::collections::VecDeque;
 
@@ -39,12 +39,25 @@ pub struct Outbox {
     scan_from: usize,
 }
 
-/// An acknowledgement of something that was never sent.
+/// A receiver's word that cannot be true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the peer acknowledged frame {got}, but only {sent} were sent")]
-pub struct BadAck {
-    got: u64,
-    sent: u64,
+pub enum BadAck {
+    /// An acknowledgement of something that was never sent.
+    #[error("the peer acknowledged frame {got}, but only {sent} were sent")]
+    NeverSent {
+        /// The lowest frame that it says it lacks.
+        got: u64,
+        /// How many were sent.
+        sent: u64,
+    },
+    /// More was consumed than arrived.
+    #[error("the peer says that it consumed {consumed} bytes, but it has acknowledged no more than {has}")]
+    NeverArrived {
+        /// The cost of the frames that it says have left its memory.
+        consumed: u64,
+        /// The cost of those that it says it has.
+        has: u64,
+    },
 }
 
 impl Outbox {
@@ -109,18 +122,27 @@ impl Outbox {
 
     /// Takes the receiver's word for what it has and what it has consumed. Late and repeated words do no harm.
     ///
+    /// Frames are kept until `next` lets them go, and room for more is made by `consumed`: so neither counts without the
+    /// other, or one who only says that it consumes would have everything kept here.
+    ///
     /// # Errors
-    /// When the receiver claims more than was sent.
+    /// When the receiver claims more than was sent, or that it consumed more than it has. Then nothing was taken.
     pub fn ack(&mut self, ack: Ack) -> Result<(), BadAck> {
         let end = self.first + self.slots.len() as u64;
-        if ack.next > end || ack.consumed > self.pushed {
-            return Err(BadAck { got: ack.next, sent: end });
+        if ack.next > end {
+            return Err(BadAck::NeverSent { got: ack.next, sent: end });
         }
-        while self.first < ack.next {
-            self.queued -= self.slots.pop_front().map_or(0, |slot| slot.frame.cost());
-            self.first += 1;
-            self.scan_from = self.scan_from.saturating_sub(1);
+        let goes = ack.next.saturating_sub(self.first) as usize;
+        let freed: u64 = self.slots.iter().take(goes).map(|slot| slot.frame.cost()).sum();
+        // A late word is below what came since, in both.
+        let has = self.carried() + freed;
+        if ack.consumed > has {
+            return Err(BadAck::NeverArrived { consumed: ack.consumed, has });
         }
+        self.slots.drain(..goes);
+        self.queued -= freed;
+        self.first += goes as u64;
+        self.scan_from = self.scan_from.saturating_sub(goes);
         self.consumed = self.consumed.max(ack.consumed);
         Ok(())
     }
