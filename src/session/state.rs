@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{bases::hold_tag, engine::Engine, patience::in_time};
+use super::{bases::hold_tag, destructive::journalled, engine::Engine, patience::in_time};
 use crate::{
     inventory::{self, Choice, Item, Kind},
     limits::{ABOUT_WITHIN, LISTING_WITHIN, MAX_LOCKS},
     port::{
-        journal::{Entry, Phase},
+        journal::Entry,
         locks::LockGuard,
         zfs::{Depth, ZfsErrorKind, ZfsResult},
     },
@@ -161,7 +161,7 @@ pub async fn release(engine: &Engine, by: &str, choice: &Choice) -> Result<Relea
         let name = format!("{} snapshots", now.unlisted.len());
         let entry = Entry::ReleaseState { kind: "hold".into(), name, job: Some(job.clone()) };
         let tag = hold_tag(job);
-        now.unlisted_error = journalled(engine, by, entry, engine.zfs.release(&tag, &now.unlisted)).await?;
+        now.unlisted_error = written_down(engine, by, entry, engine.zfs.release(&tag, &now.unlisted)).await?;
     }
     Ok(now)
 }
@@ -223,40 +223,28 @@ async fn let_go(engine: &Engine, by: &str, item: &Item) -> Result<Option<Failure
     match item.kind {
         Kind::Bookmark => {
             let name: BookmarkName = item.name.parse().map_err(broken)?;
-            journalled(engine, by, entry, zfs.destroy_bookmark(&name)).await
+            written_down(engine, by, entry, zfs.destroy_bookmark(&name)).await
         }
         Kind::Hold => {
             let name: SnapshotName = item.name.parse().map_err(broken)?;
             let Some(job) = &item.job else { return Ok(None) };
-            journalled(engine, by, entry, zfs.release(&hold_tag(job), &[name])).await
+            written_down(engine, by, entry, zfs.release(&hold_tag(job), &[name])).await
         }
         Kind::Job | Kind::Held | Kind::Placeholder => {
-            journalled(engine, by, entry, zfs.inherit(&item.dataset, kind)).await
+            written_down(engine, by, entry, zfs.inherit(&item.dataset, kind)).await
         }
-        Kind::Partial => journalled(engine, by, entry, zfs.abort_receive(&item.dataset)).await,
+        Kind::Partial => written_down(engine, by, entry, zfs.abort_receive(&item.dataset)).await,
     }
 }
 
-/// Writes the intent, acts, writes the outcome. A failure of the act is a result; one of the journal ends the release.
-async fn journalled(
+/// What came of an act that is written down. A failure of it is a result; one of the journal, before it, ends the release.
+async fn written_down(
     engine: &Engine,
     by: &str,
     entry: Entry,
     act: impl Future<Output = ZfsResult<()>>,
 ) -> Result<Option<Failure>, Failure> {
-    let write = |phase: Phase| {
-        engine.journal.append(by, &phase, &entry).map_err(|e| {
-            Failure::new(FailureClass::Usage, format!("the journal cannot be written: {e}"))
-                .hint("check state_dir in the configuration; nothing is let go before it is written down")
-        })
-    };
-    write(Phase::Intent)?;
-    let result = act.await;
-    write(match &result {
-        Ok(()) => Phase::Done,
-        Err(e) => Phase::Failed { cause: e.to_string() },
-    })?;
-    Ok(result.err().map(Failure::from))
+    Ok(journalled(&*engine.journal, by, &entry, act).await?.err().map(Failure::from))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{
     adapter::{journal::FileJournal, locks::FileLocks, zfs::ZfsCommand},
     fake::{FakeZfs, Fault, Op},
     inventory::Standing,
-    port::{locks::Locks, zfs::SnapshotRequest},
+    port::{journal::Phase, locks::Locks, zfs::SnapshotRequest},
     types::SnapshotTag,
 };
 
@@ -141,6 +141,29 @@ async fn what_is_let_go_is_written_down_first() {
     let failure = release(&engine, "me", &of_job(JOB_A, None)).await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Usage, "{failure}");
     assert_eq!(host.names().await, before);
+}
+
+/// A journal whose disk is full by the time of the outcome.
+struct OnlyIntents;
+
+impl crate::port::journal::Journal for OnlyIntents {
+    fn append(&self, _: &str, phase: &Phase, _: &Entry) -> std::io::Result<()> {
+        match phase {
+            Phase::Intent => Ok(()),
+            _ => Err(std::io::ErrorKind::StorageFull.into()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_let_go_is_told_though_the_outcome_cannot_be_written() {
+    let host = host();
+    let (.., other) = host.source().await;
+    let (zfs, locks) = (Arc::clone(&host.engine.zfs), Arc::clone(&host.engine.locks));
+    let engine = Engine::new(zfs, locks, Arc::new(OnlyIntents), 1000);
+    let done = release(&engine, "me", &of_job(JOB_A, None)).await.unwrap();
+    assert!(done.items.len() > 1 && done.items.iter().all(|r| r.error.is_none()));
+    assert_eq!(host.names().await, [other]);
 }
 
 #[tokio::test]
