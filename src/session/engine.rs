@@ -355,7 +355,7 @@ impl EngineSession {
     /// Has done what a receive into this dataset left to do.
     pub(super) async fn nothing_is_left_of(&self, dataset: &DatasetName) {
         if let Some(hosts) = &self.engine.cutovers {
-            drop(hosts.later.turn(dataset).await);
+            hosts.later.nothing_is_left_of(dataset).await;
         }
     }
 

@@ -51,6 +51,15 @@ impl Later {
         Turn { _turn: Arc::clone(&left.turn).lock_owned().await, left }
     }
 
+    /// Has done at once what is left of that dataset, and waits for it. Of one of which nothing is, nothing is kept.
+    pub async fn nothing_is_left_of(&self, dataset: &DatasetName) {
+        let Some(left) = lock(&self.0).get(dataset).map(Arc::clone) else { return };
+        left.hurry_up();
+        drop(Arc::clone(&left.turn).lock_owned().await);
+        drop(left);
+        lock(&self.0).retain(|name, left| name != dataset || Arc::strong_count(left) > 1);
+    }
+
     /// Has done at once what is left of all that is at or below these, and waits for it.
     pub async fn is_done(&self, roots: &[DatasetName]) {
         let is_below = |dataset: &DatasetName| roots.iter().any(|root| dataset.is_at_or_below(root));
@@ -103,6 +112,20 @@ mod tests {
             task.await.unwrap();
         }
         later.is_done(&[named("p")]).await;
+        assert!(lock(&later.0).is_empty(), "what is over is not kept");
+        // Who only asks leaves nothing behind, and waits for what is left.
+        later.nothing_is_left_of(&named("p/a")).await;
+        assert!(lock(&later.0).is_empty(), "what was asked for is kept");
+        let turn = later.turn(&named("p/a")).await;
+        let asks = {
+            let later = Arc::clone(&later);
+            tokio::spawn(async move { later.nothing_is_left_of(&named("p/a")).await })
+        };
+        tokio::task::yield_now().await;
+        turn.comes().await;
+        assert!(!asks.is_finished() && since.elapsed() == Duration::ZERO, "somebody waits");
+        drop(turn);
+        asks.await.unwrap();
         assert!(lock(&later.0).is_empty(), "what is over is not kept");
         // A turn that nobody waits for comes by itself.
         let turn = later.turn(&named("p/a")).await;
