@@ -137,6 +137,31 @@ async fn a_key_that_others_read_and_an_end_that_is_near() {
     assert_eq!(past.exit_code, past.checks.iter().find(|c| c.level == Level::Fail).unwrap().exit_code);
 }
 
+/// Nobody can write to what a verification has mounted read-only, and nobody is to be given it. Here a link to nowhere stands for
+/// it, which not even root can write to.
+#[tokio::test]
+async fn what_a_verification_lays_open_is_nobody_elses_file() {
+    let ward = well();
+    let views = ward.dir.path().join("views");
+    std::fs::create_dir(&views).unwrap();
+    std::os::unix::fs::symlink("nowhere", views.join("0123456789abcdef.at")).unwrap();
+    assert_eq!(bad(&report(&ward).await), []);
+    std::os::unix::fs::symlink("nowhere", views.join("0123456789abcdef")).unwrap();
+    let found = report(&ward).await;
+    assert_eq!((bad(&found).len(), bad(&found)[0].0), (1, "dirs"));
+}
+
+/// What the hint makes must not be in the way of the push that it is for.
+#[tokio::test]
+async fn a_place_that_is_missing_may_be_made_by_the_push_itself() {
+    let ward = well();
+    ward.zfs.destroy(&"tank/in".parse().unwrap());
+    let found = report(&ward).await;
+    let check = found.checks.iter().find(|c| c.topic == "grants" && c.level == Level::Warn).unwrap();
+    let hint = check.hint.as_deref().unwrap();
+    assert!(hint.contains("below it: zfs create") && hint.contains("a push to tank/in itself makes it"), "{hint}");
+}
+
 #[tokio::test]
 async fn a_user_that_may_not_do_what_is_granted() {
     let mut ward = well();

@@ -199,7 +199,10 @@ async fn grants(checks: &mut Checks, patient: &Patient, pools: &[PoolStatus]) {
         let hint = match access {
             Access::Pull => "correct the name in the configuration, or remove it".to_owned(),
             _ => {
-                format!("zfs create -o canmount=off -o readonly=on {dataset}; or correct the name in the configuration")
+                // Not marked as a placeholder: who replaces one loses the quota and the permissions that were given to it.
+                format!(
+                    "if datasets are pushed to below it: zfs create -o canmount=off -o readonly=on {dataset} (a push to {dataset} itself makes it, and wants it not to be there); or correct the name in the configuration"
+                )
             }
         };
         checks.warn("grants", format!("{access} of {dataset} is granted, and there is no such dataset"), hint);
