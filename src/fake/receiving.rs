@@ -160,7 +160,7 @@ impl Receiver {
 /// The checks of `dmu_recv_begin` and of libzfs before it. Tells whether the dataset is new, and what to build on.
 fn may_start(host: &mut Host, spec: &ReceiveSpec, begin: &Begin, payload: &[u8]) -> Result<(bool, Taker), Refusal> {
     let name = spec.snapshot.dataset();
-    let given = spec.origin.is_some() || !spec.set.is_empty() || !spec.exclude.is_empty();
+    let given = spec.origin.is_some() || !spec.set.is_empty();
     if (spec.resumable && !host.can.receive_resumable) || (given && !host.can.receive_properties) {
         return refuse(Unsupported, "invalid option");
     }

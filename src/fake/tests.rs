@@ -33,7 +33,7 @@ fn full(name: &str, flags: SendFlags) -> SendSpec {
 }
 
 fn into(name: &str) -> ReceiveSpec {
-    ReceiveSpec { snapshot: snap(name), resumable: true, origin: None, set: Vec::new(), exclude: Vec::new() }
+    ReceiveSpec { snapshot: snap(name), resumable: true, origin: None, set: Vec::new() }
 }
 
 async fn drain(zfs: &FakeZfs, spec: &SendSpec) -> (Vec<u8>, ZfsResult<()>) {

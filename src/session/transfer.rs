@@ -187,7 +187,6 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
         // Older ZFS finds the origin by its GUID alone.
         origin: step.origin.clone().filter(|_| capabilities.receive_properties),
         set,
-        exclude: Vec::new(),
     };
     let policy = GatePolicy {
         raw: step.raw,

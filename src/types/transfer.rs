@@ -123,8 +123,6 @@ pub struct ReceiveSpec {
     pub origin: Option<SnapshotName>,
     /// `-o name=value`, in order.
     pub set: Vec<(String, String)>,
-    /// `-x name`, in order.
-    pub exclude: Vec<String>,
 }
 
 /// How far below the root a listing goes.

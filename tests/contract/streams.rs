@@ -15,7 +15,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(full_and_incremental_carry_the_content),
         case!(a_bookmark_is_a_base, bookmarks),
-        case!(a_receive_sets_and_excludes, receive_properties),
+        case!(a_receive_sets, receive_properties),
         case!(a_received_filesystem_is_not_mounted),
         case!(a_diverged_target_is_told),
         case!(a_dirty_target_is_told_and_can_be_rolled_back),
@@ -104,14 +104,14 @@ async fn a_bookmark_is_a_base(w: &World) {
     );
 }
 
-async fn a_receive_sets_and_excludes(w: &World) {
+async fn a_receive_sets(w: &World) {
     let (_, [one, two, _]) = source(w).await;
     let t = w.ds("target");
     let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
     let set = vec![pair("readonly", "on"), pair("canmount", "noauto"), pair("zmigrate:job", "j")];
     let spec = ReceiveSpec { set: set.clone(), ..into(&snap(&t, "one")) };
     w.take(&spec, &w.stream(&full(&one)).await.unwrap()).await.unwrap();
-    let spec = ReceiveSpec { set: set[..1].to_vec(), exclude: vec!["mountpoint".into()], ..into(&snap(&t, "two")) };
+    let spec = ReceiveSpec { set: set[..1].to_vec(), ..into(&snap(&t, "two")) };
     w.take(&spec, &w.stream(&incremental(&one, &two)).await.unwrap()).await.unwrap();
     let found = w.look(&t).await.unwrap();
     assert_eq!(found.local("readonly"), Some("on"));

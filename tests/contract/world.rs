@@ -137,7 +137,7 @@ pub fn incremental(from: &SnapshotName, to: &SnapshotName) -> SendSpec {
 }
 
 pub fn into(snapshot: &SnapshotName) -> ReceiveSpec {
-    ReceiveSpec { snapshot: snapshot.clone(), resumable: false, origin: None, set: Vec::new(), exclude: Vec::new() }
+    ReceiveSpec { snapshot: snapshot.clone(), resumable: false, origin: None, set: Vec::new() }
 }
 
 pub fn resumable_into(snapshot: &SnapshotName) -> ReceiveSpec {

@@ -47,9 +47,6 @@ pub fn receive(spec: &ReceiveSpec) -> Result<Vec<String>, String> {
     for (name, value) in &spec.set {
         args.extend(["-o".to_owned(), assignment(name, value)?]);
     }
-    for name in &spec.exclude {
-        args.extend(["-x".to_owned(), property(name)?.to_owned()]);
-    }
     args.push(spec.snapshot.to_string());
     Ok(args)
 }
@@ -120,13 +117,11 @@ mod tests {
             resumable: true,
             origin: Some("tank/o@0".parse().unwrap()),
             set: vec![("readonly".into(), "on".into())],
-            exclude: vec!["mountpoint".into()],
         };
-        let expected =
-            ["receive", "-u", "-s", "-o", "origin=tank/o@0", "-o", "readonly=on", "-x", "mountpoint", "tank/r@1"];
+        let expected = ["receive", "-u", "-s", "-o", "origin=tank/o@0", "-o", "readonly=on", "tank/r@1"];
         assert_eq!(receive(&spec).unwrap(), expected);
         for bad in ["-F", "", "a=b", "a b", "a,b", "ä"] {
-            spec.exclude = vec![bad.into()];
+            spec.set = vec![(bad.into(), "on".into())];
             assert!(receive(&spec).is_err(), "{bad:?} was taken");
         }
         assert!(hold_tag("-r").is_err() && hold_tag("zmigrate:job 1").is_ok());
