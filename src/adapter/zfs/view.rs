@@ -291,7 +291,7 @@ async fn shut(zfs: &ZfsCommand, record: Record) -> ZfsResult<()> {
 /// Destroys a clone that is ours beyond doubt.
 async fn destroy(zfs: &ZfsCommand, operation: &str, clone: &DatasetName, id: &str) -> ZfsResult<()> {
     let mark = match zfs.get(clone.as_str(), &[CLONE]).await {
-        Err(e) if e.kind == ZfsErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind == ZfsErrorKind::NotFound => return pool_is_there(zfs, operation, clone).await,
         mark => mark?,
     };
     let ours = clone.as_str().ends_with(&format!("/{NAME}{id}"));
@@ -304,10 +304,23 @@ async fn destroy(zfs: &ZfsCommand, operation: &str, clone: &DatasetName, id: &st
         // Where it is mounted: zfs-fuse does not unmount what it destroys while it believes that to be busy.
         let _ = zfs.plain(operation, &["unmount", clone.as_str()]).await;
         match zfs.plain(operation, &["destroy", clone.as_str()]).await {
-            Err(e) if e.kind == ZfsErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind == ZfsErrorKind::NotFound => return pool_is_there(zfs, operation, clone).await,
             Err(e) if e.kind == ZfsErrorKind::Busy && Instant::now() < until => sleep(ASK_EVERY).await,
             done => return done,
         }
+    }
+}
+
+/// What is not found is gone only if its pool is here: of one that is not imported, `zfs` says the same.
+async fn pool_is_there(zfs: &ZfsCommand, operation: &str, clone: &DatasetName) -> ZfsResult<()> {
+    let pool = clone.pool();
+    match zfs.get(pool, &["type"]).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind == ZfsErrorKind::NotFound => {
+            let why = format!("the pool {pool} is not imported, so {clone} may still be there");
+            Err(error(operation, ZfsErrorKind::NotFound, why))
+        }
+        Err(e) => Err(e),
     }
 }
 
@@ -322,4 +335,48 @@ fn is_mounted(at: &Path) -> bool {
 
 fn kernel_knows_zfs() -> bool {
     fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with("\tzfs")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef";
+
+    /// A `zfs` that knows the names in the file `there`.
+    const TOOL: &str = r#"#!/bin/bash
+cd "$(dirname "$0")"
+case "$*" in
+  *tank*) ;;
+  *) printf "usage:\n\n\tPROPERTY       EDIT  INHERIT   VALUES\n\n\ttype            NO       NO   filesystem\n" >&2; exit 2 ;;
+esac
+name="${@: -1}"
+if ! grep -qx -- "$name" there; then
+  echo "cannot open '$name': dataset does not exist" >&2
+  exit 1
+fi
+printf '%s\ttype\tfilesystem\t-\n' "$name"
+"#;
+
+    #[tokio::test]
+    async fn a_clone_whose_pool_is_not_imported_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tool, there) = (dir.path().join("zfs"), dir.path().join("there"));
+        fs::write(&tool, TOOL).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&there, "lake\n").unwrap();
+        let views = HostViews::new(Arc::new(ZfsCommand::new(tool.clone(), tool)), dir.path());
+        fs::create_dir(&views.dir).unwrap();
+        let record = views.dir.join(ID);
+        fs::write(&record, format!("tank/{NAME}{ID}\ntank/a@1\n")).unwrap();
+        fs::create_dir(views.at(ID)).unwrap();
+        views.sweep().await;
+        assert!(record.exists(), "the record of what may still be there is gone");
+        // Now it is, without the clone.
+        fs::write(&there, "lake\ntank\n").unwrap();
+        views.sweep().await;
+        assert!(!record.exists() && !views.at(ID).exists());
+    }
 }
