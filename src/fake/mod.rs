@@ -242,6 +242,13 @@ impl FakeZfs {
         }
     }
 
+    /// Sets a property to whatever value, as a newer release would.
+    pub fn set_local(&self, name: &DatasetName, property: &str, value: &str) {
+        if let Some(d) = self.host().datasets.get_mut(name) {
+            d.properties.insert(property.to_owned(), (value.to_owned(), PropertySource::Local));
+        }
+    }
+
     /// Sets a property as if it had come in a stream (`received`).
     pub fn set_received(&self, name: &DatasetName, property: &str, value: &str) {
         if let Some(d) = self.host().datasets.get_mut(name) {

@@ -9,6 +9,7 @@ use super::{
     bases::hold_tag,
     engine::EngineSession,
     older::let_older_go,
+    properties::is_set_before_data,
     told::{Told, told},
 };
 use crate::{
@@ -177,7 +178,9 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     let sets_properties = capabilities.receive_properties && step.creates;
     let mut set = Vec::new();
     if sets_properties {
-        set.extend(allowed(&step.properties, step.kind));
+        // The rest is set when the data are there: see `after_receive`.
+        let before = |(name, value): &(String, String)| is_set_before_data(name, value, &capabilities.pool_features);
+        set.extend(allowed(&step.properties, step.kind).into_iter().filter(before));
         set.extend(protections(step.kind, &capabilities));
         set.push((JOB.to_owned(), step.job.to_string()));
     }

@@ -104,6 +104,32 @@ fn a_tree_is_pulled_between_old_ones() {
     run(async { tree(World::old(Direction::Pull).await).await });
 }
 
+/// The target's ZFS is older: what it cannot keep of a dataset's properties is told, and does not keep the dataset away.
+#[test]
+fn a_value_that_the_target_does_not_know_keeps_no_dataset_away() {
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            let mut world = World::new(direction).await;
+            for (name, value) in [("compression", "zstd-3"), ("copies", "2"), ("acltype", "nfsv4"), ("sync", "always")]
+            {
+                world.source.zfs.set_local(&ds(SOURCE), name, value);
+            }
+            history(&mut world).await;
+            let report = world.run(&world.recursive()).await;
+            assert_eq!((report.exit_code, report.result), (0, "done"), "{report:?}");
+            world.complete(true).await.unwrap();
+            let notes: Vec<&String> = report.datasets.iter().flat_map(|d| &d.notes).collect();
+            for left_out in ["compression=zstd-3 was not taken over", "acltype=nfsv4 was not taken over"] {
+                assert_eq!(notes.iter().filter(|note| note.starts_with(left_out)).count(), 1, "{left_out}: {notes:?}");
+            }
+            let has = world.target.zfs.local_properties(&ds(TARGET));
+            for (name, value) in [("copies", "2"), ("sync", "always")] {
+                assert!(has.contains(&(name.to_owned(), format!("{value} (Local)"))), "{name}: {has:?}");
+            }
+        });
+    }
+}
+
 #[test]
 fn raw_goes_without_a_key() {
     for direction in [Direction::Push, Direction::Pull] {
