@@ -34,8 +34,9 @@ pub const MAX_HELLO: usize = 16 << 10;
 
 /// Requests of one session that are worked on at the same time; more wait their turn.
 pub const MAX_REQUESTS_IN_WORK: usize = 32;
-/// Transfers that one session may have open.
-pub const MAX_TRANSFERS: usize = 64;
+/// Transfers that all sessions of one identity may have open at a peer: three runs with `--jobs 16`. A quarter of all is left for
+/// others, and for the peer's own jobs.
+pub const MAX_TRANSFERS: usize = 48;
 /// Connections that one transfer may be spread over.
 pub const MAX_STREAMS: u16 = 16;
 /// A stream over more than two connections begins with the smallest chunks, for so many bytes: a short one is spread over all of them.

@@ -122,14 +122,14 @@ pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
         client.connect_for = client.lost_after.min(RESTART_WITHIN);
         let again = match &result {
             Err(failure) => is_passing(failure),
-            Ok(()) => report.failures().any(is_passing),
+            Ok(()) => report.failures().any(passes_for_one),
         };
         fruitless = if report.steps_done() > steps_before { 0 } else { fruitless + 1 };
         if !again || fruitless >= FRUITLESS_ATTEMPTS {
             report.conclude(result.err(), started.elapsed());
             return report;
         }
-        let why = result.err().or_else(|| report.failures().find(|f| is_passing(f)).cloned());
+        let why = result.err().or_else(|| report.failures().find(|f| passes_for_one(f)).cloned());
         let pause = Duration::from_millis(500) * 2u32.pow(fruitless.min(4));
         if let Some(why) = why {
             tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32());
@@ -148,6 +148,11 @@ pub async fn run(context: &RunContext, options: &RunOptions) -> Report {
 fn stopped() -> Failure {
     Failure::new(FailureClass::Interrupted, "the run was stopped")
         .hint("run the same command again; it goes on where it stopped")
+}
+
+/// The same of one dataset's failure: it may also have found no place among the transfers of a side, which others leave.
+fn passes_for_one(failure: &Failure) -> bool {
+    is_passing(failure) || (failure.class == FailureClass::Unreachable && failure.transient)
 }
 
 /// True for what a new session may get over: the peer was restarted, a process was killed, something was busy.

@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, OnceLock, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     client::{AGENT, unix_ms},
     engine::{Channels, EngineSession, lock},
+    prepared::no_place,
 };
 use crate::{
     channel::Channel,
@@ -30,12 +33,20 @@ pub struct PeerSession {
     /// What both sides named.
     pub(super) features: u64,
     pub(super) control: Channel,
-    pub(super) transfers: Mutex<BTreeMap<u32, Channel>>,
+    pub(super) transfers: Mutex<BTreeMap<u32, PeerTransfer>>,
+    /// Places for transfers, of all sessions of this identity together.
+    pub(super) share: Arc<Semaphore>,
     /// What the session does and holds. Weak, for that holds this: whoever serves the session keeps it alive.
     pub(super) work: OnceLock<Weak<EngineSession>>,
     pub(super) send_window: u64,
     pub(super) window: u64,
     pub(super) idle_timeout: Duration,
+}
+
+/// The channel of a transfer, and its place among those of its identity.
+pub(super) struct PeerTransfer {
+    pub channel: Channel,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Channels for PeerSession {
@@ -44,20 +55,21 @@ impl Channels for PeerSession {
             return Err(reason);
         }
         let mut transfers = lock(&self.transfers);
-        if transfers.len() >= MAX_TRANSFERS {
-            return Err(Failure::new(FailureClass::Refused, format!("a session may have {MAX_TRANSFERS} transfers")));
-        }
         if number == 0 || transfers.contains_key(&number) {
             return Err(Failure::new(FailureClass::Protocol, format!("channel {number} is in use")));
         }
+        let place = Arc::clone(&self.share).try_acquire_owned();
+        let place = place.map_err(|_| {
+            no_place(format!("{} has {MAX_TRANSFERS} transfers in work, which is its share", self.identity))
+        })?;
         let channel = Channel::new(self.send_window, self.window, self.idle_timeout);
-        transfers.insert(number, channel.clone());
+        transfers.insert(number, PeerTransfer { channel: channel.clone(), _place: place });
         Ok(channel)
     }
 
     fn close(&self, number: u32) {
-        if let Some(channel) = lock(&self.transfers).remove(&number) {
-            channel.close(Failure::new(FailureClass::Interrupted, "the transfer has ended"));
+        if let Some(transfer) = lock(&self.transfers).remove(&number) {
+            transfer.channel.close(Failure::new(FailureClass::Interrupted, "the transfer has ended"));
         }
     }
 }
@@ -67,8 +79,8 @@ impl PeerSession {
     pub(super) fn alone_for(&self) -> Option<Duration> {
         let transfers = lock(&self.transfers);
         let mut shortest = self.control.alone_since()?.elapsed();
-        for channel in transfers.values() {
-            shortest = shortest.min(channel.alone_since()?.elapsed());
+        for transfer in transfers.values() {
+            shortest = shortest.min(transfer.channel.alone_since()?.elapsed());
         }
         Some(shortest)
     }
@@ -93,9 +105,11 @@ impl PeerSession {
 
     pub(super) fn end(&self, reason: &Failure) {
         self.control.close(reason.clone());
-        for channel in lock(&self.transfers).values() {
-            channel.close(reason.clone());
-        }
+        self.end_transfers(reason);
+    }
+
+    pub(super) fn end_transfers(&self, reason: &Failure) {
+        lock(&self.transfers).values().for_each(|transfer| transfer.channel.close(reason.clone()));
     }
 
     pub(super) fn welcome(&self, channel: &Channel) -> Welcome {

@@ -27,6 +27,11 @@ pub(super) struct Prepared {
     opened: Notify,
 }
 
+/// What one is told who finds no place; others end, so it is worth another try.
+pub(super) fn no_place(text: String) -> Failure {
+    Failure::new(FailureClass::Unreachable, text).hint("use fewer --jobs, or run it again later").transient()
+}
+
 impl EngineSession {
     /// Opens a channel for a transfer to come. May be repeated.
     ///
@@ -92,10 +97,9 @@ impl EngineSession {
             self.must_go_on()?;
             return Ok(place);
         }
-        let permit = Arc::clone(&self.engine.transfers).try_acquire_owned().map_err(|_| {
-            Failure::new(FailureClass::Unreachable, format!("this side has {MAX_TRANSFERS_IN_ALL} transfers in work"))
-                .hint("use fewer --jobs, or run it again later")
-        })?;
+        let permit = Arc::clone(&self.engine.transfers)
+            .try_acquire_owned()
+            .map_err(|_| no_place(format!("this side has {MAX_TRANSFERS_IN_ALL} transfers in work")))?;
         self.must_go_on()?;
         Ok((permit, self.channels.open(channel)?))
     }

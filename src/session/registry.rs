@@ -34,8 +34,8 @@ use crate::{
     channel::{Channel, carry},
     identity::Serial,
     limits::{
-        CONTROL_WINDOW, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS, MIN_WINDOW,
-        YIELD_AFTER,
+        CONTROL_WINDOW, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS, MAX_TRANSFERS,
+        MIN_WINDOW, YIELD_AFTER,
     },
     port::link::Connection,
     types::{Access, DatasetName, Failure, FailureClass, JobId, PeerName},
@@ -180,6 +180,9 @@ impl Registry {
             features: hello.features & features::OURS,
             control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW, self.limits.idle_timeout),
             transfers: Mutex::default(),
+            share: own
+                .first()
+                .map_or_else(|| Arc::new(Semaphore::new(MAX_TRANSFERS)), |first| Arc::clone(&first.share)),
             work: OnceLock::new(),
             send_window: hello.window.min(window),
             window,
@@ -204,8 +207,11 @@ impl Registry {
         let sessions = lock(&self.sessions);
         // Another identity learns nothing of the session's existence.
         let session = sessions.get(&id).filter(|s| s.identity == *identity).ok_or(unknown)?;
-        let channel =
-            if number == 0 { Some(session.control.clone()) } else { lock(&session.transfers).get(&number).cloned() };
+        let channel = if number == 0 {
+            Some(session.control.clone())
+        } else {
+            lock(&session.transfers).get(&number).map(|transfer| transfer.channel.clone())
+        };
         match channel {
             Some(channel) if channel.closed().is_none() => Ok((Arc::clone(session), channel)),
             Some(channel) if channel.closed().is_some_and(|f| f.class == FailureClass::Locked) => {

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zmigrate::{
     driver::Direction,
-    limits::MAX_TRANSFERS,
-    types::{Failure, FailureClass, Guid},
+    fake::FakeZfs,
+    limits::{MAX_TRANSFERS, MAX_TRANSFERS_IN_ALL},
+    session::client::Client,
+    types::{Access, Failure, FailureClass, Guid},
     wire::message::{ProbedStream, Reply, Request},
 };
 
-use crate::{clock::run, world::World};
+use crate::{
+    clock::run,
+    wire::{Daemon, Grants, SimLink},
+    world::{Host, World, client_options, ds, limits, peer},
+};
 
 fn no_place(result: Result<Reply, Failure>) {
     assert_eq!(result.unwrap_err().class, FailureClass::Unreachable);
@@ -52,4 +58,67 @@ fn the_end_of_a_receive_waits_for_its_beginning() {
         let end = timeout(Duration::from_secs(60), client.call(Request::FinishReceive { channel: 2 })).await;
         assert_eq!(end.unwrap().unwrap_err().class, FailureClass::Protocol);
     });
+}
+
+/// However many sessions it has.
+#[test]
+fn one_peer_leaves_places_for_others() {
+    run(async {
+        let host = Host::new(FakeZfs::new(5));
+        let grant = |name| (peer(name), vec![(Access::Pull, ds("src"))]);
+        let daemon = Daemon::new(host.engine(), Grants([grant("near"), grant("other")].into()), limits());
+        let client = async |name| {
+            let link = SimLink::new(&daemon, &peer(name), &peer("far"));
+            Client::connect(link, &client_options()).await.unwrap()
+        };
+        let (one, two, other) = (client("near").await, client("near").await, client("other").await);
+        for channel in 1..=MAX_TRANSFERS as u32 {
+            let who = if channel % 2 == 0 { &one } else { &two };
+            assert_eq!(who.call(Request::Prepare { channel }).await, Ok(Reply::Done), "{channel}");
+        }
+        let refused = one.call(Request::Prepare { channel: 100 }).await.unwrap_err();
+        assert!(refused.transient && refused.message.contains("its share"), "{refused:?}");
+        for channel in 1..=(MAX_TRANSFERS_IN_ALL - MAX_TRANSFERS) as u32 {
+            assert_eq!(other.call(Request::Prepare { channel }).await, Ok(Reply::Done), "{channel}");
+        }
+        // Nor is the share of one that has left forgotten while another of its sessions lives.
+        one.bye().await;
+        let again = client("near").await;
+        for channel in 1..=MAX_TRANSFERS as u32 / 2 {
+            assert_eq!(again.call(Request::Prepare { channel }).await, Ok(Reply::Done), "{channel}");
+        }
+        no_place(again.call(Request::Prepare { channel: 100 }).await);
+    });
+}
+
+#[test]
+fn a_run_that_finds_no_place_tries_again() {
+    for direction in [Direction::Push, Direction::Pull] {
+        run(async {
+            let mut world = World::new(direction).await;
+            world.source.zfs.write(&ds("src/a"), 7, 0, b"something");
+            world.snapshot("src/a@1", false).await;
+            let busy = world.client().await;
+            for channel in 1..=MAX_TRANSFERS as u32 {
+                assert_eq!(busy.call(Request::Prepare { channel }).await, Ok(Reply::Done));
+            }
+            let ends = async {
+                sleep(Duration::from_secs(4)).await;
+                busy.bye().await;
+            };
+            let options = world.options();
+            let (report, ()) = tokio::join!(world.run(&options), ends);
+            assert_eq!(report.exit_code, 0, "{report:?}");
+            world.complete(false).await.unwrap();
+            // Where nobody leaves, it does not try for ever.
+            let busy = world.client().await;
+            for channel in 1..=MAX_TRANSFERS as u32 {
+                assert_eq!(busy.call(Request::Prepare { channel }).await, Ok(Reply::Done));
+            }
+            world.source.zfs.write(&ds("src/a"), 7, 0, b"something else");
+            world.snapshot("src/a@2", false).await;
+            let report = timeout(Duration::from_secs(300), world.run(&options)).await.unwrap();
+            assert_ne!(report.exit_code, 0, "{report:?}");
+        });
+    }
 }

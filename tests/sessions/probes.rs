@@ -125,7 +125,7 @@ fn probes_are_transfers_within_the_same_bounds() {
         for channel in 1..=MAX_TRANSFERS as u32 {
             assert_eq!(client.call(Request::OpenProbe { channel, stream: OPEN }).await, Ok(Reply::Done));
         }
-        // The places are those of the whole process, so another session has none either.
+        // The places are those of the identity, so another session of it has none either.
         let other = world.client().await;
         let failure = other.call(Request::OpenProbe { channel: 1, stream: OPEN }).await.unwrap_err();
         assert_eq!(failure.class, FailureClass::Unreachable, "{failure:?}");
@@ -200,7 +200,7 @@ impl Link for Older {
             handshake::welcome(&mut theirs, version, &welcome).await.unwrap();
             std::future::pending::<()>().await;
         });
-        Ok(Dialled { connection: Box::new(ours), identity: peer("older") })
+        Ok(Dialled { connection: Box::new(ours), identity: peer("older"), chain: Vec::new() })
     }
 }
 
