@@ -34,6 +34,9 @@ pub const MAX_HELLO: usize = 16 << 10;
 
 /// Requests of one session that are worked on at the same time; more wait their turn.
 pub const MAX_REQUESTS_IN_WORK: usize = 32;
+/// Replies of one session, of those that may have the size of [`MAX_REPLY`], that are made or wait to be sent: listings, and pages
+/// of a verification. An initiator asks for one of each side at a time; who takes none keeps 128 MiB here.
+pub const MAX_LARGE_REPLIES: usize = 2;
 /// Transfers that all sessions of one identity may have open at a peer: three runs with `--jobs 16`. A quarter of all is left for
 /// others, and for the peer's own jobs.
 pub const MAX_TRANSFERS: usize = 48;

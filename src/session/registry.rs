@@ -34,8 +34,8 @@ use crate::{
     channel::{Channel, carry},
     identity::Serial,
     limits::{
-        CONTROL_WINDOW, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS, MAX_TRANSFERS,
-        MIN_WINDOW, YIELD_AFTER,
+        CONTROL_WINDOW, MAX_LARGE_REPLIES, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS,
+        MAX_TRANSFERS, MIN_WINDOW, YIELD_AFTER,
     },
     port::link::Connection,
     types::{Access, DatasetName, Failure, FailureClass, JobId, PeerName},
@@ -244,6 +244,13 @@ impl Registry {
         // Nothing new begins; what is in work ends by itself (a rollback that is cut off is worse than one that is late);
         // receives save their state; only then are the locks let go.
         work.begin_end();
+        let answered = async { while requests.join_next().await.is_some() {} };
+        tokio::select! {
+            biased;
+            () = answered => {}
+            // Said Bye, and went away without the answers before that.
+            failure = self.abandoned(&session) => session.end(&failure),
+        }
         while requests.join_next().await.is_some() {}
         work.shut_down().await;
         if let End::Bye(id) = end {
@@ -267,6 +274,7 @@ impl Registry {
     ) -> End {
         let slots = Arc::new(Semaphore::new(MAX_REQUESTS_IN_WORK));
         let room = Arc::new(Semaphore::new(MAX_REQUEST_BYTES));
+        let replies = Arc::new(Semaphore::new(MAX_LARGE_REPLIES));
         loop {
             while requests.try_join_next().is_some() {}
             if requests.len() >= MAX_REQUESTS_WAITING {
@@ -291,8 +299,8 @@ impl Registry {
             if call.request == Request::Bye {
                 return End::Bye(call.id);
             }
-            let (this, session, work, slots) =
-                (Arc::clone(self), Arc::clone(session), Arc::clone(work), Arc::clone(&slots));
+            let (this, session, work) = (Arc::clone(self), Arc::clone(session), Arc::clone(work));
+            let (slots, replies) = (Arc::clone(&slots), Arc::clone(&replies));
             requests.spawn(async move {
                 // Waiting for the end of a transfer costs nothing, so it takes no place from those that work.
                 let waits = match &call.request {
@@ -304,6 +312,14 @@ impl Registry {
                     Request::Verify(ask) => ask.what != VerifyWhat::Changed,
                     _ => false,
                 };
+                let is_large = match &call.request {
+                    Request::List { .. } => true,
+                    Request::Verify(ask) => matches!(ask.what, VerifyWhat::Page { .. }),
+                    _ => false,
+                };
+                // Until it is sent, and first, so that those who wait for it keep no others from working. Who holds one waits for
+                // nobody but the initiator, and nothing that ends a transfer needs one.
+                let _reply = if is_large { replies.acquire().await.ok() } else { None };
                 let (_room, _slot) = (room, if waits { None } else { slots.acquire().await.ok() });
                 // Nor what waited for its turn when it was cut.
                 let result = match session.control.closed() {

@@ -8,8 +8,8 @@ use zmigrate::{
     driver::Direction,
     fake::{FakeZfs, Op},
     limits::{
-        CONTROL_WINDOW, MAX_LOCKS, MAX_REQUEST, MAX_REQUESTS_WAITING, MAX_SIZES, MAX_STREAMS, MAX_TRANSFERS,
-        MIN_WINDOW, YIELD_AFTER,
+        CONTROL_WINDOW, MAX_LARGE_REPLIES, MAX_LOCKS, MAX_REQUEST, MAX_REQUESTS_WAITING, MAX_SIZES, MAX_STREAMS,
+        MAX_TRANSFERS, MIN_WINDOW, YIELD_AFTER,
     },
     port::{
         link::{Connection, Link},
@@ -21,7 +21,7 @@ use zmigrate::{
         codec::{self, Use},
         frame::{FLAG_MORE, Frame, FrameKind},
         hello::{self, Hello, PREFACE_LEN, Preface, RefusalCode, Role, SessionId, Welcome},
-        message::{Compression, ReceiveStep, Reply, Request, RoleOfDataset, SendStep},
+        message::{Call, Compression, ReceiveStep, Reply, Request, RoleOfDataset, SendStep},
     },
 };
 
@@ -396,6 +396,43 @@ async fn by_hand(world: &World, role: Role) -> (Box<dyn Connection>, Result<(u16
     let mut body = vec![0; preface.body_len as usize];
     connection.read_exact(&mut body).await.unwrap();
     (connection, hello::decode_answer(preface, &body).unwrap())
+}
+
+/// Who asks for large replies and takes none of them.
+#[test]
+fn replies_that_nobody_takes_do_not_pile_up() {
+    run(async {
+        let world = World::new(Direction::Pull).await;
+        // More than the window of 4 MiB: 12,000 names of 222 bytes, and as much of properties.
+        for n in 0..12_000 {
+            world.source.zfs.create(&ds(&format!("src/{n:0>218}")));
+        }
+        let (mut connection, welcome) = by_hand(&world, Role::Open).await;
+        assert!(welcome.is_ok());
+        let mut ask = async |id: u64, request: Request| {
+            let bytes = codec::encode(&Call { id, request }, Use::Request).unwrap();
+            let mut frame = Frame::plain(FrameKind::Message, 0, Bytes::from(bytes));
+            frame.header.sequence = id;
+            connection.write_all(&frame.header.encode()).await.unwrap();
+            connection.write_all(&frame.payload).await.unwrap();
+        };
+        for id in 0..10 {
+            let (root, depth, role) = (ds("src"), Depth::Tree, RoleOfDataset::Source);
+            ask(id, Request::List { root, depth, role }).await;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.source.zfs.count(Op::List), MAX_LARGE_REPLIES as u64);
+        // What is small, or ends something, does not wait for them.
+        let tag = "meanwhile".parse().unwrap();
+        ask(10, Request::Snapshot(SnapshotRequest { root: ds("src/a"), tag, recursive: false, except: vec![] })).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.source.zfs.count(Op::Snapshot), 1);
+        // And the session comes to its end all the same.
+        drop(connection);
+        world.daemon.registry().cut_revoked(|_| true);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(world.daemon.registry().open_sessions(), 0);
+    });
 }
 
 /// Sends a frame under numbers from `first` on until the peer has had enough; how often it took it.
