@@ -150,22 +150,34 @@ pub async fn send_stream(
         (read, packed)
     };
     tokio::pin!(threads);
-    let ended_by_other = tokio::select! {
+    let failure = tokio::select! {
         biased;
         (read, packed) = &mut threads => {
             return conclude(read, packed, sending.process, &channel, &counters, &options).await;
         }
-        failure = receivers_word(&channel) => failure,
-        () = options.cancelled.cancelled() => Failure::new(FailureClass::Interrupted, "the transfer was given up").consequence(),
+        failure = ended_by_other(&channel, &options) => failure,
+    };
+    sending.process.kill();
+    channel.close(failure.clone());
+    let _ = threads.await;
+    let _ = sending.process.wait().await;
+    Err(failure)
+}
+
+fn given_up() -> Failure {
+    Failure::new(FailureClass::Interrupted, "the transfer was given up").consequence()
+}
+
+/// Waits until the stream is of no use to anybody any more.
+async fn ended_by_other(channel: &Channel, options: &SourceOptions) -> Failure {
+    tokio::select! {
+        biased;
+        failure = receivers_word(channel) => failure,
+        () = options.cancelled.cancelled() => given_up(),
         () = options.receiver_ended.cancelled() => {
             Failure::new(FailureClass::Protocol, "the receiver ended before the stream did").consequence()
         }
-    };
-    sending.process.kill();
-    channel.close(ended_by_other.clone());
-    let _ = threads.await;
-    let _ = sending.process.wait().await;
-    Err(ended_by_other)
+    }
 }
 
 fn crashed(e: tokio::task::JoinError) -> Failure {
@@ -389,16 +401,19 @@ async fn conclude(
         }
     };
     let end = StreamMessage::End { raw_bytes: digest.raw_bytes, digest: digest.value() };
-    channel.send_message(&end, Use::Request).await?;
+    // It waits for room, as any frame does.
+    tokio::select! {
+        biased;
+        sent = channel.send_message(&end, Use::Request) => sent?,
+        failure = ended_by_other(channel, options) => return Err(failure),
+    }
     let all_sent = Instant::now();
     tokio::select! {
         biased;
         delivered = channel.delivered() => delivered?,
         failure = receivers_word(channel) => return Err(failure),
         () = options.receiver_ended.cancelled() => {}
-        () = options.cancelled.cancelled() => {
-            return Err(Failure::new(FailureClass::Interrupted, "the transfer was given up").consequence());
-        }
+        () = options.cancelled.cancelled() => return Err(given_up()),
     }
     counters.times().add(Stage::Credit, all_sent.elapsed());
     Ok(Transferred { raw_bytes: digest.raw_bytes, wire_bytes: counters.wire_bytes(), warnings: process.warnings() })
@@ -409,3 +424,7 @@ async fn fail(channel: &Channel, failure: Failure) -> Result<Transferred, Failur
     tell(channel, &failure).await;
     Err(failure)
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -238,8 +238,10 @@ impl Registry {
             End::Bye(_) => Failure::new(FailureClass::Interrupted, "the run has ended"),
             End::Broken(failure) => failure.clone(),
         };
-        if let End::Broken(failure) = &end {
-            session.end(failure);
+        match &end {
+            End::Broken(failure) => session.end(failure),
+            // Whoever says Bye has had all it wanted. The control channel still has to carry the answer.
+            End::Bye(_) => session.end_transfers(&reason),
         }
         // Nothing new begins; what is in work ends by itself (a rollback that is cut off is worse than one that is late);
         // receives save their state; only then are the locks let go.
