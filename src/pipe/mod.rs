@@ -61,6 +61,9 @@ impl Counters {
     }
 }
 
+/// What to do about a stream that is sound and is refused all the same.
+const NOT_TAKEN: &str = "nothing of it was taken as complete; this zmigrate does not take such a stream: update it on both sides, and report it if that does not help";
+
 /// How long one end tries to tell the other why it failed.
 const TELL: Duration = Duration::from_secs(30);
 

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, StreamDigest, tell,
+    Counters, NOT_TAKEN, StreamDigest, tell,
     times::{Stage, Times},
 };
 use crate::{
@@ -258,9 +258,13 @@ impl Sink {
         }
         if let Some(fault) = fault {
             let text = format!("the stream cannot be trusted: {fault}");
-            return Err(Failure::new(FailureClass::BadStream, text).hint(
-                "nothing of it was taken as complete; if it happens again, check memory and disks of the sending host",
-            ));
+            let hint = match fault.kind.is_damage() {
+                true => {
+                    "nothing of it was taken as complete; if it happens again, check memory and disks of the sending host"
+                }
+                false => NOT_TAKEN,
+            };
+            return Err(Failure::new(FailureClass::BadStream, text).hint(hint));
         }
         self.tail.extend_from_slice(&raw[from_raw..]);
         Ok(())

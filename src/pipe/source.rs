@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, StreamDigest,
+    Counters, NOT_TAKEN, StreamDigest,
     compress::{Packer, Situation},
     link_rate::LinkRate,
     tell,
@@ -71,8 +71,9 @@ impl Origin {
         let failure =
             Failure::new(FailureClass::BadStream, format!("the stream from {self} cannot be trusted: {fault}"));
         match self {
-            Origin::ZfsSend => failure
+            Origin::ZfsSend if fault.kind.is_damage() => failure
                 .hint("nothing of it was taken as complete; check memory and disks of this host if it happens again"),
+            Origin::ZfsSend => failure.hint(NOT_TAKEN),
             Origin::Given(_) => failure.hint(
                 "a probe sends a whole send stream as it is; `zmigrate stream inspect` shows what is in this one",
             ),

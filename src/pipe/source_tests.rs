@@ -94,3 +94,27 @@ async fn an_end_for_which_there_is_no_room_is_not_waited_for_without_end() {
     receiver_ended.cancel();
     assert_eq!(task.await.unwrap().unwrap().raw_bytes, stream.len() as u64);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_taken_is_not_blamed_on_memory_and_disks() {
+    let host = host().await;
+    let damaged = {
+        let mut bytes = host.stream().await;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        bytes
+    };
+    let refused = {
+        // A feature that nobody knows, in the BEGIN's versioninfo.
+        let mut bytes = host.stream().await;
+        bytes[23] |= 0x40;
+        bytes
+    };
+    for (bytes, blames, not) in [(damaged, "memory and disks", "update"), (refused, "update it", "memory")] {
+        let (_channel, _, _, task) = host.send(MIN_WINDOW, Some(bytes)).await;
+        let failure = task.await.unwrap().unwrap_err();
+        let hint = failure.hint.clone().unwrap();
+        assert_eq!(failure.class, FailureClass::BadStream, "{failure:?}");
+        assert!(hint.contains(blames) && !hint.contains(not), "{failure:?}");
+    }
+}

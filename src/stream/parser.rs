@@ -64,6 +64,13 @@ pub enum FaultKind {
     Truncated,
 }
 
+impl FaultKind {
+    /// True if the stream was damaged or broke off on its way, false if it is one that is not taken.
+    pub fn is_damage(self) -> bool {
+        matches!(self, FaultKind::Checksum | FaultKind::Truncated)
+    }
+}
+
 /// Where and why a stream is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stream record {record} at byte {offset}: {cause}")]
