@@ -213,7 +213,7 @@ pub async fn accept(
     Ok(match handshake::accept_or_enrol(store, stream, joining).await.map_err(not_granted)? {
         Incoming::Joining(stream) => Arrived::Joining(Box::new(stream)),
         Incoming::Node(stream, identity) => {
-            let chain = handshake::peer_chain(&stream);
+            let chain = handshake::peer_chain(stream.get_ref().1);
             let (identity, serial) = (identity.name, identity.serial);
             Arrived::Node(Accepted { connection: Box::new(stream), identity, serial, chain })
         }

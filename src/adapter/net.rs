@@ -86,7 +86,8 @@ impl Link for TlsLink {
                 .await
                 .map_err(late)?
                 .map_err(|e| handshake_failed(&self.label, &e))?;
-        Ok(Dialled { connection: Box::new(stream), identity: identity.name })
+        let chain = handshake::peer_chain(stream.get_ref().1);
+        Ok(Dialled { connection: Box::new(stream), identity: identity.name, chain })
     }
 }
 

@@ -75,6 +75,7 @@ pub(super) fn job_context(config: Config) -> Result<JobContext, Failure> {
         config: Arc::new(config),
         store,
         engine,
+        live: Arc::default(),
         stop: CancellationToken::new(),
         turn: None,
         rollback: false,

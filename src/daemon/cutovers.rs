@@ -115,7 +115,7 @@ fn lead_from_here(
     let id = begun.id;
     let peer = begun.peer.parse().map_err(|e| Failure::new(FailureClass::Usage, e))?;
     let context = Arc::new(RunContext {
-        link: host::link(config, &daemon.store, &peer)?,
+        link: daemon.live.watched(host::link(config, &daemon.store, &peer)?, &daemon.store),
         engine: Arc::clone(engine),
         client: host::client_options(config, begun.streams.into()),
         identity: daemon.store.own().name,

@@ -27,7 +27,7 @@ use crate::{
     jobs::Job,
     limits::MAX_JOBS_AT_A_TIME,
     runner::{JobContext, Started, files::JobFiles, run_job, turn::Turn},
-    session::engine::Engine,
+    session::{engine::Engine, live::LiveConnections},
     types::{FailureClass, JobName},
 };
 
@@ -42,6 +42,7 @@ pub(super) struct Jobs {
     config: watch::Sender<Arc<Config>>,
     store: Arc<IdentityStore>,
     engine: Arc<Engine>,
+    live: Arc<LiveConnections>,
     running: AtomicUsize,
     slots: Arc<Semaphore>,
     /// Set when no more runs are to begin.
@@ -69,11 +70,17 @@ struct Watched {
 }
 
 impl Jobs {
-    pub fn new(config: &Config, store: &Arc<IdentityStore>, engine: &Arc<Engine>) -> Arc<Jobs> {
+    pub fn new(
+        config: &Config,
+        store: &Arc<IdentityStore>,
+        engine: &Arc<Engine>,
+        live: &Arc<LiveConnections>,
+    ) -> Arc<Jobs> {
         Arc::new(Jobs {
             config: watch::Sender::new(Arc::new(config.clone())),
             store: Arc::clone(store),
             engine: Arc::clone(engine),
+            live: Arc::clone(live),
             running: AtomicUsize::new(0),
             slots: Arc::new(Semaphore::new(MAX_JOBS_AT_A_TIME)),
             draining: CancellationToken::new(),
@@ -209,6 +216,7 @@ impl Jobs {
                     config,
                     store: Arc::clone(&this.store),
                     engine: Arc::clone(&this.engine),
+                    live: Arc::clone(&this.live),
                     stop: this.stop.clone(),
                     turn: Some(Arc::new(turn)),
                     rollback: false,

@@ -13,7 +13,6 @@ mod authority;
 mod cutovers;
 pub mod enrol;
 mod jobs;
-mod live;
 pub mod metrics;
 mod watch;
 
@@ -30,12 +29,15 @@ use tokio::{
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
-use self::{authority::GrantAuthority, enrol::Enrolment, jobs::Jobs, live::LiveConnections};
+use self::{authority::GrantAuthority, enrol::Enrolment, jobs::Jobs};
 use crate::{
     host,
     identity::{IdentityStore, Serial, ca::EnrolDirs},
     port::link::Connection,
-    session::registry::{Registry, RegistryLimits},
+    session::{
+        live::{LiveConnections, Shown},
+        registry::{Registry, RegistryLimits},
+    },
     types::{Failure, FailureClass, PeerName},
 };
 
@@ -100,14 +102,14 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
         idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
     };
     let engine = host::engine(&config);
-    let jobs = Jobs::new(&config, &store, &engine);
+    let live = Arc::default();
+    let jobs = Jobs::new(&config, &store, &engine, &live);
     let registry = Registry::new(Arc::clone(&engine), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);
     let enrolment = config.ca_dir.as_ref().map(|ca| {
         tracing::info!("nodes may join here with tokens of the authority in {}", ca.display());
         Enrolment::new(EnrolDirs { ca: ca.clone(), beside: Some(config.identity_dir.clone()) })
     });
-    let live = Arc::default();
     let daemon = Arc::new(Daemon { sources, store, authority, registry, jobs, live, enrolment, handshake_timeout });
     let mut listeners = Vec::new();
     for address in &config.listen {
@@ -206,7 +208,8 @@ impl Daemon {
             }
             (Arrived::Joining(_), None) => return,
         };
-        let (connection, _listed) = match self.live.watch(&self.store, connection, &identity, chain) {
+        let shown = Shown { chain, peer_dialled: true };
+        let connection = match self.live.watch(&self.store, connection, &identity, shown) {
             Ok(watched) => watched,
             Err(refusal) => {
                 tracing::warn!(%from, hint = refusal.hint(), "handshake refused: {refusal}");
@@ -281,7 +284,8 @@ impl Daemon {
         notify(&[sd_notify::NotifyState::Ready]);
     }
 
-    /// Ends the sessions of revoked certificates, and the connections of those that would be refused today.
+    /// Ends the sessions of revoked certificates, and the connections of those that would be refused today, also those that jobs
+    /// and cutovers of this host have dialled.
     fn cut_refused(&self) {
         self.registry.cut_revoked(|serial| self.store.is_revoked(serial));
         self.live.cut_refused(&self.store);

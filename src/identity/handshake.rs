@@ -64,8 +64,8 @@ where
 }
 
 /// The certificates that the peer of an open connection showed, its own first.
-pub fn peer_chain<S>(stream: &server::TlsStream<S>) -> Vec<CertificateDer<'static>> {
-    stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|cert| cert.clone().into_owned()).collect()
+pub fn peer_chain(connection: &CommonState) -> Vec<CertificateDer<'static>> {
+    connection.peer_certificates().unwrap_or_default().iter().map(|cert| cert.clone().into_owned()).collect()
 }
 
 /// Dials. With `expected` the peer must be that node; without, any node of the fleet is taken.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::types::{Failure, PeerName};
@@ -17,6 +18,8 @@ pub struct Dialled {
     pub connection: Box<dyn Connection>,
     /// The identity in the peer's certificate.
     pub identity: PeerName,
+    /// That certificate, and those that it came with.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 /// Dials one peer.

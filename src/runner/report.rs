@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 
 use super::history::{MAX_NOTES, MAX_STEPS, Record, Step, Trouble};
@@ -158,4 +159,12 @@ pub(super) fn record(report: &JobReport, by: Started, ended: Option<Timestamp>) 
         notes: report.all_notes().into_iter().map(short).take(MAX_NOTES).collect(),
         error: report.error.as_ref().map(|e| short(e.to_string())),
     }
+}
+
+/// `2026-11-26T04:00:00Z-1a2b`: sorts by time, and tells two of one second apart.
+pub(super) fn run_id(now: Timestamp) -> String {
+    let mut bytes = [0u8; 2];
+    // Without randomness the time alone must do.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    format!("{}-{}", now.strftime("%Y-%m-%dT%H:%M:%SZ"), hex::encode(bytes))
 }

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
@@ -12,7 +11,7 @@ use super::{
     files::{JobFiles, JobState, LastRun, Progress, place},
     history::History,
     hooks::{Stage, run_hook},
-    report::{JobReport, Started, conclude, first_trouble, record},
+    report::{JobReport, Started, conclude, first_trouble, record, run_id},
     snapshot::NAME_TRIES,
     turn::Turn,
 };
@@ -25,7 +24,7 @@ use crate::{
     limits::RUN_LISTING_WITHIN,
     plan::{ExcludePattern, History as Snapshots},
     port::zfs::Zfs,
-    session::{engine::Engine, patience::in_time},
+    session::{engine::Engine, live::LiveConnections, patience::in_time},
     types::{Failure, FailureClass, JobName, SnapshotTag},
 };
 
@@ -38,6 +37,8 @@ pub struct JobContext {
     pub store: Arc<IdentityStore>,
     /// This host's side.
     pub engine: Arc<Engine>,
+    /// Where its connections are listed.
+    pub live: Arc<LiveConnections>,
     /// Set when the run is to end early; what has been received is kept.
     pub stop: CancellationToken,
     /// Its place among a daemon's runs.
@@ -247,7 +248,7 @@ impl Run<'_> {
     fn run_context(&self) -> Result<RunContext, Failure> {
         let context = self.context;
         Ok(RunContext {
-            link: host::link(&context.config, &context.store, &self.job.peer)?,
+            link: context.live.watched(host::link(&context.config, &context.store, &self.job.peer)?, &context.store),
             engine: Arc::clone(&context.engine),
             client: host::client_options(&context.config, self.job.streams),
             identity: context.store.own().name,
@@ -425,12 +426,4 @@ fn direction(job: &Job) -> driver::Direction {
         Direction::Push => driver::Direction::Push,
         Direction::Pull => driver::Direction::Pull,
     }
-}
-
-/// `2026-11-26T04:00:00Z-1a2b`: sorts by time, and tells two of one second apart.
-fn run_id(now: Timestamp) -> String {
-    let mut bytes = [0u8; 2];
-    // Without randomness the time alone must do.
-    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-    format!("{}-{}", now.strftime("%Y-%m-%dT%H:%M:%SZ"), hex::encode(bytes))
 }

@@ -20,6 +20,7 @@ pub mod handshake;
 pub mod join;
 mod keeper;
 mod listings;
+pub mod live;
 mod older;
 pub mod patience;
 mod peer;

@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
     process::{Child, Command, Stdio},
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -16,7 +16,7 @@ use crate::{
     Case, cases,
     process::{send_signal, wait_for},
     safety::SLOW_BYTES,
-    site::{Site, program},
+    site::{Site, program, zmigrate},
     zfs::{create, populate, tags},
 };
 
@@ -25,7 +25,8 @@ pub fn cases() -> Vec<Case> {
         the_daemon_runs_jobs_by_itself,
         a_run_outlives_a_reload_and_a_stop_waits_for_it,
         what_was_missed_before_the_first_run_is_made_up_for,
-        prometheus_is_told
+        a_peer_that_is_revoked_is_cut_from_the_job_that_dialled_it,
+        prometheus_is_told,
     ]
 }
 
@@ -198,6 +199,26 @@ fn what_was_missed_before_the_first_run_is_made_up_for() {
     wait_for("the run that was missed", 30, || east.last_is("done"));
     sleep(Duration::from_secs(2));
     assert_eq!(east.history().len(), 1, "however many were missed, one makes up for them");
+}
+
+fn a_peer_that_is_revoked_is_cut_from_the_job_that_dialled_it() {
+    let mut east = East::new("");
+    let own = east.site.e("own");
+    // Half a minute, if nobody cuts it.
+    populate(&own, 2, 2 * SLOW_BYTES);
+    east.give(Some("every = \"1h\"\nbwlimit = \"800K\"\ncompress = \"none\""));
+    wait_for("the run", 20, || tags(&own).len() == 1 && east.site.log().contains("session opened"));
+    sleep(Duration::from_secs(2));
+    let (ca, before) = (east.site.dir.join("ca"), east.log().len());
+    zmigrate(&["ca", "revoke", "west", "--dir", &ca.to_string_lossy()]).must(0);
+    fs::copy(ca.join("crl.pem"), east.site.dir.join("east/crl.pem")).unwrap();
+    let since = Instant::now();
+    wait_for("the cut", 10, || east.log()[before..].contains("a connection is cut: the peer's certificate is revoked"));
+    eprintln!("a revoked peer was cut from a job {} ms after the list was there", since.elapsed().as_millis());
+    wait_for("the end of the run", 15, || !east.last_is("running"));
+    let run = east.history().pop().unwrap();
+    assert_eq!((&run["result"], &run["exit_code"]), (&"failed".into(), &4.into()), "{run:?}");
+    assert!(tags(&east.site.w("in/own")).is_empty(), "it got through all the same");
 }
 
 /// One request, as Prometheus makes it.

@@ -364,6 +364,6 @@ impl Link for SimLink {
         let old = self.of_the_first_release.load(Ordering::SeqCst);
         let connection = Box::new(self.daemon.connect(&self.us, trouble, old, &dead, latency));
         let identity = if trouble.somebody_else { "somebody-else".parse().unwrap() } else { self.them.clone() };
-        Ok(Dialled { connection, identity })
+        Ok(Dialled { connection, identity, chain: Vec::new() })
     }
 }
