@@ -257,14 +257,22 @@ fn a_fenced_source_whose_leader_is_lost_is_told_of() {
     run(async {
         let sides = Sides::new(false, false, 1);
         let daemon = sides.daemon();
-        sides.target().fail_at(Op::Receive, Fault::Refuse(K::Io));
+        let (target, (stops, stopped)) = (sides.target().clone(), mpsc::unbounded_channel());
         let (_said, mut commands) = mpsc::channel::<Said>(1);
+        *sides.writer.beside.lock().unwrap() = Some(Box::new(move |call| {
+            if call.verb == HookVerb::Stop {
+                // The final sync takes for ever.
+                target.fail_at(Op::Receive, Fault::StallAfter(0));
+                let _ = stops.send(());
+            }
+        }));
         let mut lead = sides.leader(&daemon);
         lead.recover().unwrap();
         let fenced = async {
-            while !sides.source().reads_only(&ds(SRC)) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let mut stopped = stopped;
+            stopped.recv().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert!(sides.source().reads_only(&ds(SRC)));
         };
         tokio::select! {
             _ = lead.run(&mut commands) => panic!("it ended"),
