@@ -48,6 +48,13 @@ impl FileLedgers {
     }
 }
 
+impl Drop for FileLedger {
+    fn drop(&mut self) {
+        // Closing it would do, but for a process that is just being started and still has it open, until it runs its program.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 impl Ledger for FileLedger {
     fn append(&mut self, line: &str) -> io::Result<()> {
         if self.broken {

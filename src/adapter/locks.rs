@@ -31,11 +31,19 @@ pub struct FileLocks {
 }
 
 struct Guard {
-    // Closing the files lets the locks go.
-    _files: Vec<File>,
+    files: Vec<File>,
 }
 
 impl LockGuard for Guard {}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Closing them would do, but for a process that is just being started and still has them open, until it runs its program.
+        for file in &self.files {
+            let _ = flock(file, FlockOperation::Unlock);
+        }
+    }
+}
 
 impl FileLocks {
     /// Locks in `state_dir/locks`, which is made when first needed, for its owner alone.
@@ -112,7 +120,7 @@ impl Locks for FileLocks {
                 .and_then(|()| own.rewind())
                 .and_then(|()| writeln!(own, "{holder}, since {}", utc(since)));
         }
-        Ok(Box::new(Guard { _files: files }))
+        Ok(Box::new(Guard { files }))
     }
 }
 

@@ -54,7 +54,7 @@ fn resume(turn: &mut Turn<'_>) {
         let phase = match turn.kept().phase.clone() {
             // It may have stood for days: first what was written meanwhile, and where it holds, a new go.
             // What returns has a source that nobody wrote to.
-            Phase::Arm { .. } if turn.kept().terms.returns_from.is_none() => Phase::CatchUp,
+            Phase::Arm { .. } | Phase::Armed { .. } if turn.kept().terms.returns_from.is_none() => Phase::CatchUp,
             phase => phase,
         };
         turn.enter(phase, None);

@@ -281,7 +281,7 @@ fn a_held_cutover_as_a_person_sees_it() {
 #[test]
 fn no_source_is_stopped_before_a_pass_of_this_process_went_well() {
     let asks = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Ask(..)));
-    let passes = |effects: &[Effect]| effects.iter().any(|e| *e == Effect::Work(Work::Pass));
+    let passes = |effects: &[Effect]| effects.contains(&Effect::Work(Work::Pass));
     for by_another in [true, false] {
         let mut led = Led::new(Terms { tries: 2, ..terms() });
         led.pass(9000);

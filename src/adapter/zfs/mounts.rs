@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     ZfsCommand, args, argument_lists,
     listing::{TRIES, dataset_properties, is_absent},
-    parse::{self, Values},
+    parse,
     run::{Output, Tool, error},
 };
 use crate::{
@@ -152,11 +152,11 @@ impl ZfsCommand {
             let both = of_a_tag.iter().flat_map(|name| [name.dataset().to_string(), name.to_string()]);
             found.extend(self.look_at(asked, both.collect()).await?);
         }
-        let found: HashMap<&str, &Values> = found.iter().map(|values| (values.name.as_str(), values)).collect();
-        let number = |name: &str, property: &str| {
-            let value = &found.get(name)?.properties.iter().find(|p| p.name == property)?.value;
-            value.parse::<u64>().ok()
-        };
+        // Of one dataset several snapshots may be asked about, each by its own question.
+        let each = found.iter().flat_map(|values| values.properties.iter().map(|p| (values.name.as_str(), p)));
+        let found: HashMap<(&str, &str), &str> =
+            each.map(|(name, p)| ((name, p.name.as_str()), p.value.as_str())).collect();
+        let number = |name: &str, property: &str| found.get(&(name, property))?.parse::<u64>().ok();
         let since = |snapshot: &SnapshotName| {
             let (name, dataset) = (snapshot.as_str(), snapshot.dataset());
             let written = match has_written {

@@ -204,8 +204,11 @@ fn a_full_target_gives_the_source_back() {
     crate::zfs::zfs(&["set", "quota=none", &bench.site.w("in")]);
     let (running, id) = armed();
     crate::zfs::zfs(&["set", "quota=44M", &bench.site.w("in")]);
-    fs::write(std::path::Path::new(&get(&bench.east(), "mountpoint").0).join("big"), crate::common::noise(60 << 20, 9))
-        .unwrap();
+    // By what is about to stop, so that no pass meets it before.
+    let big = Path::new(&get(&bench.east(), "mountpoint").0).join("big");
+    let stop = fs::read_to_string(bench.site.dir.join("stop.sh")).unwrap();
+    let writes = format!("[ -e {0} ] || head -c 60M /dev/urandom >{0}", big.display());
+    break_hook(&bench, "stop.sh", &format!("{writes}\n{}", stop.trim_start_matches("#!/bin/bash\n")));
     bench.cutover(&["go", &id]).must(8);
     assert_eq!(json(&running.wait(60).must(8))["result"], "rolled_back");
     assert!(is_writable(&bench.east()) && !is_writable(&bench.west()));
