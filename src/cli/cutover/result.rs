@@ -26,6 +26,7 @@ pub struct Object {
     source: String,
     target: String,
     downtime_ms: Option<u64>,
+    stopping_ms: Option<u64>,
     predicted_downtime_ms: Option<u64>,
     passes: usize,
     pass_reports: Vec<PassReport>,
@@ -76,6 +77,7 @@ pub fn object(story: &Story, it: &Coordinator, end: Option<End>, command: Option
         source: place(&story.begun, &kept.terms, from),
         target: place(&story.begun, &kept.terms, to),
         downtime_ms: story.downtime().map(|d| d.0),
+        stopping_ms: story.downtime().and(story.stopping()).map(|d| d.0),
         predicted_downtime_ms: story.predicted.map(|d| d.0),
         passes: story.passes.len() + story.others.0,
         bytes: story.passes.iter().map(|p| p.bytes).sum::<u64>() + story.others.1,
@@ -119,9 +121,7 @@ pub fn text(object: &Object) -> String {
     // Writing into a String does not fail.
     let _ = writeln!(text, "{line}");
     if let Some(down) = object.downtime_ms {
-        let predicted =
-            object.predicted_downtime_ms.map_or(String::new(), |p| format!(" ({} were predicted)", seconds(Millis(p))));
-        let _ = writeln!(text, "  downtime {}{predicted}", seconds(Millis(down)));
+        let _ = writeln!(text, "  {}", downtime(down, object.stopping_ms, object.predicted_downtime_ms));
     }
     if object.passes > 0 {
         let s = if object.passes == 1 { "" } else { "es" };
@@ -144,6 +144,22 @@ pub fn text(object: &Object) -> String {
     };
     let _ = write!(text, "{next}");
     text
+}
+
+/// What the outage took. What stops the writers is named where it is a part that shows: no pass can foresee it.
+fn downtime(down: u64, stopping: Option<u64>, predicted: Option<u64>) -> String {
+    let in_words = |ms| seconds(Millis(ms));
+    let whole = format!("downtime {}", in_words(down));
+    match (stopping.filter(|ms| ms * 10 > down), predicted) {
+        (Some(stopping), Some(predicted)) => format!(
+            "{whole}, {} of it until its programs had stopped; {} were predicted for the rest",
+            in_words(stopping),
+            in_words(predicted)
+        ),
+        (Some(stopping), None) => format!("{whole}, {} of it until its programs had stopped", in_words(stopping)),
+        (None, Some(predicted)) => format!("{whole} ({} were predicted)", in_words(predicted)),
+        (None, None) => whole,
+    }
 }
 
 /// Two digits after the point: tenths of a second matter here.
@@ -188,6 +204,17 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_says_what_nobody_could_predict() {
+        assert_eq!(downtime(230, Some(2), Some(210)), "downtime 0.23 s (0.21 s were predicted)");
+        assert_eq!(
+            downtime(1360, Some(1130), Some(210)),
+            "downtime 1.36 s, 1.13 s of it until its programs had stopped; 0.21 s were predicted for the rest"
+        );
+        assert_eq!(downtime(1360, Some(1130), None), "downtime 1.36 s, 1.13 s of it until its programs had stopped");
+        assert_eq!(downtime(1360, None, None), "downtime 1.36 s");
+    }
+
+    #[test]
     fn what_came_home_by_itself_is_rolled_back() {
         let begun = Begun {
             id: CutoverId(0x4f2a),
@@ -210,6 +237,7 @@ mod tests {
             (0, Entry::Begun { begun }),
             (0, Entry::Record { of: Record::Begun { terms, phase: Phase::Seed } }),
             moved(Phase::Quiesce, 1000, None),
+            moved(Phase::Fence, 1500, None),
             moved(Phase::Release { back: Some(CutoverId(2)) }, 3000, Some("no health")),
             (3000, Entry::Record { of: Record::Begun { terms: back, phase: Phase::Arm { side: Side::Source } } }),
             moved(Phase::Quiesce, 4000, None),
@@ -223,6 +251,7 @@ mod tests {
             assert_eq!((object.result, object.exit_code, object.phase), ("rolled_back", 8, "rolled back"));
             assert_eq!((object.source.as_str(), object.target.as_str()), ("tank/db", "west:pool/db"));
             assert_eq!((object.why.as_deref(), object.downtime_ms), (Some("no health"), Some(8000)));
+            assert_eq!(object.stopping_ms, Some(500));
         }
         let object = object(&story, &it, Some(End::Over), Some(Command::Back { id: CutoverId(2) }));
         assert_eq!((object.result, object.exit_code), ("done", 0), "who wants it home has it there");

@@ -193,6 +193,8 @@ pub struct Story {
     pub predicted: Option<Millis>,
     /// When the source was asked to quiesce.
     pub quiesced_at: Option<Millis>,
+    /// When its writers had stopped.
+    quiet_at: Option<Millis>,
     /// When one side served again, so far as is known here.
     pub served_at: Option<Millis>,
     /// The ids of its legs.
@@ -220,6 +222,7 @@ impl Story {
             final_number: 0,
             predicted: None,
             quiesced_at: None,
+            quiet_at: None,
             served_at: None,
             legs: Vec::new(),
             stopped: false,
@@ -251,7 +254,8 @@ impl Story {
                         self.legs.push(terms.leg.id);
                         // What returns by itself goes on with the same outage.
                         if !returned(terms) {
-                            (self.predicted, self.quiesced_at, self.left_because) = (None, None, None);
+                            (self.predicted, self.quiesced_at, self.quiet_at, self.left_because) =
+                                (None, None, None, None);
                         }
                         self.served_at = None;
                         self.passes.clear();
@@ -261,6 +265,7 @@ impl Story {
                     Record::Moved { phase: Phase::Quiesce, .. } => {
                         self.quiesced_at = self.quiesced_at.or(Some(line.at_ms));
                     }
+                    Record::Moved { phase: Phase::Fence, .. } => self.quiet_at = self.quiet_at.or(Some(line.at_ms)),
                     Record::Moved { phase: Phase::Release { back: None }, .. } => {
                         self.served_at = self.served_at.or(Some(line.at_ms));
                     }
@@ -312,6 +317,14 @@ impl Story {
     pub fn downtime(&self) -> Option<Millis> {
         let (from, to) = (self.quiesced_at?, self.served_at?);
         // The clock was set back between two processes that led it: nobody knows.
+        to.0.checked_sub(from.0).map(Millis)
+    }
+}
+
+impl Story {
+    /// How much of the outage the writers of the source took to stop, which no pass can measure beforehand.
+    pub fn stopping(&self) -> Option<Millis> {
+        let (from, to) = (self.quiesced_at?, self.quiet_at?);
         to.0.checked_sub(from.0).map(Millis)
     }
 }
