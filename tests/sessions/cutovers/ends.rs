@@ -162,6 +162,21 @@ fn what_was_destroyed_meanwhile_keeps_nothing_from_coming_home() {
     });
 }
 
+/// Leads one that is held until all is ready, and then no more.
+async fn is_left_when_ready(sides: &Sides, daemon: &Arc<Daemon>) {
+    let (_said, mut commands) = mpsc::channel::<Said>(1);
+    let mut lead = sides.leader(daemon);
+    lead.recover().unwrap();
+    let stop = lead.stop_token();
+    let held = async {
+        while !sides.said.lock().unwrap().iter().any(|n| n.starts_with("Ready")) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stop.cancel();
+    };
+    assert_eq!(tokio::join!(lead.run(&mut commands), held).0.unwrap(), End::Stopped);
+}
+
 /// Nobody knows what an outage would take, nor whether the target takes anything at all, where nobody led it for days.
 #[test]
 fn go_begins_with_a_pass_where_nobody_led_it() {
@@ -169,18 +184,7 @@ fn go_begins_with_a_pass_where_nobody_led_it() {
         let mut sides = Sides::new(true, false, 1);
         sides.hold = true;
         let daemon = sides.daemon();
-        let (_said, mut commands) = mpsc::channel::<Said>(1);
-        let mut lead = sides.leader(&daemon);
-        lead.recover().unwrap();
-        let stop = lead.stop_token();
-        let held = async {
-            while !sides.said.lock().unwrap().iter().any(|n| n.starts_with("Ready")) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            stop.cancel();
-        };
-        assert_eq!(tokio::join!(lead.run(&mut commands), held).0.unwrap(), End::Stopped);
-        drop(lead);
+        is_left_when_ready(&sides, &daemon).await;
         let before = sides.lines_of("passed");
         assert_eq!(sides.lead(&daemon, Some(Command::Go)).await, (End::Over, Phase::Done));
         assert!(sides.lines_of("passed") > before, "the source was stopped without a pass");
@@ -217,18 +221,7 @@ fn a_part_whose_leader_is_lost_is_ended_where_it_is() {
             let mut sides = Sides::new(from_near, false, 1);
             sides.hold = true;
             let daemon = sides.daemon();
-            let (_said, mut commands) = mpsc::channel::<Said>(1);
-            let mut lead = sides.leader(&daemon);
-            lead.recover().unwrap();
-            let stop = lead.stop_token();
-            let held = async {
-                while !sides.said.lock().unwrap().iter().any(|n| n.starts_with("Ready")) {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                stop.cancel();
-            };
-            assert_eq!(tokio::join!(lead.run(&mut commands), held).0.unwrap(), End::Stopped);
-            drop(lead);
+            is_left_when_ready(&sides, &daemon).await;
             let id = CutoverId(0x4f2a);
             let far = sides.engine(false);
             let stage = || {
