@@ -95,7 +95,8 @@ pub async fn look_after(daemon: Arc<Daemon>, engine: Arc<Engine>, config: Config
     }
     led.close();
     if !led.is_empty() {
-        tracing::info!("waiting for {} cutovers that are led from here; a second signal ends them", led.len());
+        let s = if led.len() == 1 { "" } else { "s" };
+        tracing::info!("waiting for {} cutover{s} led from here; a second signal ends that", led.len());
     }
     led.wait().await;
 }
