@@ -54,16 +54,19 @@ enum What<'a> {
     Renamed(Option<&'a DatasetName>),
 }
 
-/// The datasets of the target whose source is not there any more.
-fn without_source<'a>(options: &UpkeepOptions, source: &Listing, target: &'a Listing) -> Vec<&'a DatasetInfo> {
+/// The datasets of the job below the target's root, their places there, and whether their sources are still there.
+fn copies<'a>(
+    options: &UpkeepOptions,
+    source: &Listing,
+    target: &'a Listing,
+) -> impl Iterator<Item = (&'a DatasetInfo, &'a str, bool)> {
     let job = target.get(&options.target).and_then(|root| root.local(JOB));
-    let there: HashSet<&DatasetName> = source.datasets.iter().map(|info| &info.name).collect();
-    let gone = |below: &str| options.source.join(below).is_ok_and(|name| !there.contains(&name));
-    let is_without = |info: &&DatasetInfo| {
-        let below = info.name.relative_to(&options.target).filter(|below| !below.is_empty());
-        job.is_some() && info.local(JOB) == job && below.is_some_and(gone)
-    };
-    target.datasets.iter().filter(is_without).collect()
+    let sources: HashSet<&DatasetName> = source.datasets.iter().map(|info| &info.name).collect();
+    target.datasets.iter().filter_map(move |info| {
+        let below = info.name.relative_to(&options.target).filter(|below| !below.is_empty())?;
+        let there = options.source.join(below).ok().is_none_or(|name| sources.contains(&name));
+        (job.is_some() && info.local(JOB) == job).then_some((info, below, there))
+    })
 }
 
 /// Those of them that were renamed at the source, by their own GUID, and what they are called now as far as that shows still:
@@ -73,15 +76,19 @@ fn renamed<'a>(
     source: &'a Listing,
     target: &'a Listing,
 ) -> HashMap<Guid, Option<&'a DatasetName>> {
-    let without = without_source(options, source, target);
+    let gone = copies(options, source, target).filter(|(.., there)| !there);
+    let without: Vec<&DatasetInfo> = gone.map(|(info, ..)| info).collect();
+    if without.is_empty() {
+        return HashMap::new();
+    }
     let lost: HashSet<Guid> = without.iter().map(|info| info.guid).collect();
     let of = |d: &'a DatasetInfo| {
         let guids = d.snapshots.iter().map(|s| s.guid).chain(d.bookmarks.iter().map(|b| b.guid));
         guids.map(move |guid| (guid, &d.name))
     };
     // Of the target as well: the source may have pruned what the old copy has, and the new one keep it. Who is gone as well tells nothing.
-    let copies = target.datasets.iter().filter(|info| !lost.contains(&info.guid));
-    let lives_on: HashMap<Guid, &DatasetName> = copies.chain(&source.datasets).flat_map(of).collect();
+    let kept = target.datasets.iter().filter(|info| !lost.contains(&info.guid));
+    let lives_on: HashMap<Guid, &DatasetName> = kept.chain(&source.datasets).flat_map(of).collect();
     let now = |info: &DatasetInfo| info.snapshots.iter().find_map(|s| lives_on.get(&s.guid).copied());
     let known = without.into_iter().map(|info| (info.guid, now(info)));
     known.filter(|(guid, now)| now.is_some() || options.renamed.contains(guid)).collect()
@@ -110,13 +117,7 @@ fn wishes<'a>(
     renamed: &HashMap<Guid, Option<&'a DatasetName>>,
     takes_part: impl Fn(&str) -> bool,
 ) -> Vec<Wish<'a>> {
-    let job = target.get(&options.target).and_then(|root| root.local(JOB));
-    let wish = |info: &'a DatasetInfo| {
-        let below = info.name.relative_to(&options.target).filter(|below| !below.is_empty())?;
-        if job.is_none() || info.local(JOB) != job {
-            return None;
-        }
-        let there = options.source.join(below).ok().is_none_or(|name| source.get(&name).is_some());
+    let wish = |(info, below, there): (&'a DatasetInfo, &str, bool)| {
         let what = match (there, options.destroy_deleted, renamed.get(&info.guid)) {
             // Whether or not the job has a time: a mark of then must not count when it is gone again.
             (true, ..) => info.local(GONE).map(|_| What::Back)?,
@@ -126,7 +127,7 @@ fn wishes<'a>(
         };
         Some(Wish { info, what })
     };
-    let mut all: Vec<Wish<'_>> = target.datasets.iter().filter_map(wish).collect();
+    let mut all: Vec<Wish<'_>> = copies(options, source, target).filter_map(wish).collect();
     all.reverse();
     all
 }

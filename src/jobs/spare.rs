@@ -152,6 +152,10 @@ impl Subject<'_> {
     /// What the rules would let go, and only a target keeps that took nothing for [`GIVEN_UP_AFTER_S`], of all such the one that keeps
     /// most. `own` is the id of the job itself, whose marks tell what its target has; of other jobs `needs` tells.
     pub fn kept_for(&self, own: &str, rules: &Retention, now: Timestamp) -> Option<KeptFor> {
+        let others = self.marks(|job| job != own);
+        if others.is_empty() {
+            return None;
+        }
         let (all, without) =
             (self.decide_for(Some(rules), now, |_| true), self.decide_for(Some(rules), now, |job| job == own));
         let is_kept = |(all, without): (&Decision, &Decision)| all.keep && !without.keep;
@@ -167,7 +171,7 @@ impl Subject<'_> {
             let is_told = snapshots > 0 && behind_s > GIVEN_UP_AFTER_S;
             is_told.then(|| KeptFor { job: job.to_owned(), snapshots, behind_s })
         };
-        self.marks(|job| job != own).into_iter().filter_map(one).max_by_key(|kept| kept.snapshots)
+        others.into_iter().filter_map(one).max_by_key(|kept| kept.snapshots)
     }
 
     /// When the snapshot of that place was taken, where that is known.

@@ -269,7 +269,7 @@ impl ZfsCommand {
             return Ok(());
         }
         let node = dataset.device_node();
-        if !node.exists() && self.has_node(dataset).await? && !appears(&node, NODE_COMES_WITHIN).await {
+        if makes_nodes() && !appears(&node, NODE_COMES_WITHIN).await {
             tracing::warn!("{} does not come; what needs it will say so", node.display());
         }
         Ok(())
@@ -277,8 +277,7 @@ impl ZfsCommand {
 
     /// Whether a volume has, or is about to have, a node: it has a device, and somebody on this host makes nodes.
     async fn has_node(&self, dataset: &DatasetName) -> ZfsResult<bool> {
-        // With the last node its directory goes as well.
-        if !Path::new(NODES).exists() && !Path::new(UDEV).exists() {
+        if !makes_nodes() {
             return Ok(false);
         }
         let told = self.look_at(&["volmode", "keystatus"], vec![dataset.to_string()]).await?;
@@ -304,6 +303,11 @@ impl ZfsCommand {
 /// The names for each of some commands that run at the same time.
 pub(super) fn shares<T>(names: &[T]) -> Chunks<'_, T> {
     names.chunks(names.len().div_ceil(COMMANDS_AT_ONCE).max(FEWEST_EACH))
+}
+
+/// Whether somebody on this host makes nodes: with the last one their directory goes as well.
+fn makes_nodes() -> bool {
+    Path::new(NODES).exists() || Path::new(UDEV).exists()
 }
 
 /// Waits until something is at `path`; false if it is not in time.

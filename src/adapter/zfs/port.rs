@@ -323,16 +323,16 @@ impl Zfs for ZfsCommand {
 
     async fn rollback(&self, to: &SnapshotName) -> ZfsResult<()> {
         let operation = format!("roll back to {to}");
-        let (tries, apart) = UNMOUNTING;
-        for _ in 1..tries {
+        let (mut tries, apart) = UNMOUNTING;
+        loop {
+            tries -= 1;
             match self.plain(&operation, &["rollback", to.as_str()]).await {
                 // An unmount may still be going on when its command has ended; until it is done, the filesystem can be
                 // neither suspended nor rolled back as one without a mount (`zfsvfs_teardown` says EIO).
-                Err(e) if e.detail.contains("I/O error") => sleep(apart).await,
+                Err(e) if e.detail.contains("I/O error") && tries > 0 => sleep(apart).await,
                 other => return other,
             }
         }
-        self.plain(&operation, &["rollback", to.as_str()]).await
     }
 
     async fn abort_receive(&self, dataset: &DatasetName) -> ZfsResult<()> {

@@ -319,9 +319,7 @@ impl Story {
         // The clock was set back between two processes that led it: nobody knows.
         to.0.checked_sub(from.0).map(Millis)
     }
-}
 
-impl Story {
     /// How much of the outage the writers of the source took to stop, which no pass can measure beforehand.
     pub fn stopping(&self) -> Option<Millis> {
         let (from, to) = (self.quiesced_at?, self.quiet_at?);

@@ -204,11 +204,6 @@ impl Lead {
     /// # Errors
     /// When the ledger cannot be written.
     pub fn say(&mut self, command: Command) -> Result<Result<(), String>, Failure> {
-        // What is declined was not said: it must not end that a person stopped this.
-        let (_, effects) = self.it.clone().step(Event::Said(command), self.now());
-        if !effects.iter().any(|effect| matches!(effect, Effect::Decline(_))) {
-            self.append(Entry::Said { command })?;
-        }
         let declined = self.step(Event::Said(command))?;
         if command == Command::Go {
             self.worker.hurry();
@@ -315,8 +310,14 @@ impl Lead {
         }
         let before = self.it.progress().phase.clone();
         let prediction = self.it.prediction();
+        let said = if let Event::Said(command) = event { Some(command) } else { None };
         let (it, effects) = self.it.clone().step(event, self.now());
         self.it = it;
+        // What is declined was not said: it must not end that a person stopped this.
+        let is_declined = effects.iter().any(|effect| matches!(effect, Effect::Decline(_)));
+        if let Some(command) = said.filter(|_| !is_declined) {
+            self.append(Entry::Said { command })?;
+        }
         // What the coordinator does not name any more is ended, before anything new begins.
         if self.working.as_ref().is_some_and(|(work, ..)| self.it.working() != Some(*work)) {
             self.cancel_work();
