@@ -158,9 +158,20 @@ pub fn children(parent: u32) -> Vec<(u32, Vec<String>)> {
     let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
     let mut pids: Vec<u32> =
         lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
-    // The oldest first.
-    pids.sort_unstable();
+    // The oldest first. Its number does not tell that: numbers begin anew after `kernel.pid_max`.
+    pids.sort_unstable_by_key(|pid| (started(*pid), *pid));
     pids.into_iter().filter(|pid| is_alive(*pid)).map(|pid| (pid, arguments(pid))).collect()
+}
+
+/// The fields of `/proc/PID/stat` behind the name, the state first (proc(5)); none for a process that is gone.
+fn stat(pid: u32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// When a process started, in clock ticks since boot.
+fn started(pid: u32) -> Option<u64> {
+    stat(pid).get(19)?.parse().ok()
 }
 
 /// The `zfs VERB …` that `parent` has started, if it runs. Without arguments it is only asked for its usage.
@@ -181,8 +192,7 @@ pub fn await_zfs_child(parent: u32, verb: &str) -> u32 {
 }
 
 pub fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    stat(pid).first().is_some_and(|state| state != "Z")
 }
 
 /// Resident memory in KiB; 0 for a process that is gone.
