@@ -40,6 +40,14 @@ pub const MAX_LARGE_REPLIES: usize = 2;
 /// Transfers that all sessions of one identity may have open at a peer: three runs with `--jobs 16`. A quarter of all is left for
 /// others, and for the peer's own jobs.
 pub const MAX_TRANSFERS: usize = 48;
+/// Windows that the transfers of one identity may fill at a peer in sum, beside [`MIN_WINDOW`] for each of its [`MAX_TRANSFERS`]: 8 of
+/// 64 MiB and 48 of 4 MiB are 704 MiB. A run seldom has more full ones, and all get on with less.
+pub const WINDOWS_PER_IDENTITY: u64 = 8;
+/// Of the connections that a daemon keeps, one in so many is left for others, whatever one identity does; and for its own that
+/// are shaking hands.
+pub const CONNECTIONS_FOR_OTHERS: u64 = 4;
+/// How long one that is above an identity's share may take to say hello, before it is told so: some round trips.
+pub const TURNED_AWAY_WITHIN: Duration = Duration::from_secs(2);
 /// Connections that one transfer may be spread over.
 pub const MAX_STREAMS: u16 = 16;
 /// A stream over more than two connections begins with the smallest chunks, for so many bytes: a short one is spread over all of them.
@@ -47,8 +55,8 @@ pub const SMALL_CHUNKS_UNTIL: u64 = 2 << 20;
 /// Bytes after which a transfer is large enough for a second connection: what a fast link carries in some tens of milliseconds, so that
 /// the many small ones of a tree dial once each.
 pub const SECOND_STREAM_AFTER: u64 = 32 << 20;
-/// Transfers of all sessions of a process together. 64 with full windows are 4 GiB on paper; as each takes two of the
-/// runtime's 512 blocking threads, they cannot starve each other.
+/// Transfers of all sessions of a process together. As each takes two of the runtime's 512 blocking threads, they cannot starve
+/// each other; [`WINDOWS_PER_IDENTITY`] bounds their memory.
 pub const MAX_TRANSFERS_IN_ALL: usize = 64;
 /// Listings of one pool that are made at the same time, of two commands each, whose outputs of a million snapshots are some hundred megabytes
 /// together while they are parsed. A pool that hangs keeps its own places, and no others.
@@ -100,7 +108,7 @@ pub const MAX_JOIN_ANSWER: usize = 18 << 20;
 pub const MAX_JOINS_AT_A_TIME: usize = 4;
 /// Time for each direction of a join after TLS; the authority may wait up to 10 s for the lock of its directory.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often `zmigrated` looks whether its identity's files have changed: half of the half second in which it must see
+/// How often `zmigrated`, or a command at work, looks whether its identity's files have changed: half of the half second in which it must see
 /// that, and about 30 system calls a second.
 pub const WATCH_EVERY: Duration = Duration::from_millis(250);
 

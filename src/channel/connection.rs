@@ -107,7 +107,7 @@ async fn read(
         let header = Header::decode(&head).map_err(protocol)?;
         let payload = read_payload(channel, &mut reader, header.payload_len as usize).await?;
         match header.kind {
-            FrameKind::Data | FrameKind::Message => channel.deliver(Frame { header, payload })?,
+            FrameKind::Data | FrameKind::Message => channel.deliver(Frame { header, payload }).await?,
             FrameKind::Ack => channel.acknowledged(Ack::from_payload(&payload).map_err(protocol)?)?,
             // A full queue means that pongs are on their way already.
             FrameKind::Ping => drop(pongs.try_send(payload)),

@@ -3,6 +3,7 @@
 //! Invariants: a frame handed to [`Channel::send`] is delivered once or the channel ends; what is outstanding never
 //! exceeds the window; after [`Channel::close`] nothing waits for ever.
 
+pub mod budget;
 pub mod buffers;
 mod connection;
 mod rate;
@@ -24,7 +25,11 @@ use tokio::{sync::Notify, time::Instant};
 pub use connection::carry;
 pub use rate::RateLimit;
 
-use self::{buffers::Pool, whole::WholeOrClosed};
+use self::{
+    budget::{Budget, Portion},
+    buffers::Pool,
+    whole::WholeOrClosed,
+};
 
 use crate::{
     limits::MAX_CHUNK,
@@ -44,7 +49,6 @@ pub struct Channel {
 }
 
 struct Inner {
-    send_window: u64,
     state: Mutex<State>,
     /// Held while the frames of a message are handed over.
     messages: tokio::sync::Mutex<()>,
@@ -63,13 +67,14 @@ struct Inner {
     rtt_us: AtomicU64,
     /// Time that connections spent in writes, in nanoseconds.
     carrying_ns: AtomicU64,
-    /// Buffers for what comes in.
-    pool: Pool,
+    /// Memory, which it may share with others.
+    budget: Arc<Budget>,
 }
 
 struct State {
     outbox: Outbox,
     inbox: Inbox,
+    portion: Portion,
     /// The live connections.
     live: BTreeMap<ConnectionId, Live>,
     next_connection: ConnectionId,
@@ -104,12 +109,18 @@ impl Channel {
     /// A channel without connections. `send_window` is what the other side is ready to hold, `receive_window` what
     /// this side is, both as cost of frames in bytes. A connection on which nothing is heard for `idle_timeout` is lost.
     pub fn new(send_window: u64, receive_window: u64, idle_timeout: Duration) -> Channel {
+        let budget = Budget::of_one(send_window.max(receive_window));
+        Channel::within(&budget, send_window, receive_window, idle_timeout)
+    }
+
+    /// The same, for one that shares its memory with others.
+    pub fn within(budget: &Arc<Budget>, send_window: u64, receive_window: u64, idle_timeout: Duration) -> Channel {
         Channel {
             inner: Arc::new(Inner {
-                send_window,
                 state: Mutex::new(State {
                     outbox: Outbox::new(send_window),
                     inbox: Inbox::new(receive_window),
+                    portion: Portion::of(budget),
                     live: BTreeMap::new(),
                     next_connection: 0,
                     most_connections: 0,
@@ -126,8 +137,7 @@ impl Channel {
                 payload_bytes: AtomicU64::new(0),
                 rtt_us: AtomicU64::new(0),
                 carrying_ns: AtomicU64::new(0),
-                // All that were in use at a time: no more than there were, and none is mapped twice.
-                pool: Pool::new(MAX_CHUNK, (receive_window / MAX_CHUNK as u64) as usize),
+                budget: Arc::clone(budget),
             }),
         }
     }
@@ -148,22 +158,28 @@ impl Channel {
     /// When the channel is closed.
     pub async fn send(&self, frame: Frame) -> Result<(), Failure> {
         loop {
-            let room = self.inner.room.notified();
-            tokio::pin!(room);
+            let (room, freed) = (self.inner.room.notified(), self.inner.budget.freed.notified());
+            tokio::pin!(room, freed);
             room.as_mut().enable();
+            freed.as_mut().enable();
             {
                 let mut state = self.state();
                 if let Some(failure) = &state.closed {
                     return Err(failure.clone());
                 }
-                if state.outbox.has_room(frame.cost()) {
+                if state.outbox.has_room(frame.cost()) && (state.may_keep(frame.cost()) || state.outbox.is_delivered())
+                {
                     self.inner.payload_bytes.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
                     state.outbox.push(frame);
                     self.inner.to_send.notify_waiters();
                     return Ok(());
                 }
             }
-            room.await;
+            tokio::select! {
+                biased;
+                () = room => {}
+                () = freed => {}
+            }
         }
     }
 
@@ -200,6 +216,8 @@ impl Channel {
             {
                 let mut state = self.state();
                 if let Some(frame) = state.inbox.pop() {
+                    // Another is waited for now.
+                    state.settle();
                     return Ok(frame);
                 }
                 if let Some(failure) = &state.closed {
@@ -247,7 +265,10 @@ impl Channel {
 
     /// Says that a received frame of that cost has left memory, which lets the other side send as much again.
     pub fn consumed(&self, cost: u64) {
-        self.state().inbox.consumed(cost);
+        let mut state = self.state();
+        state.inbox.consumed(cost);
+        state.settle();
+        drop(state);
         self.inner.to_send.notify_waiters();
     }
 
@@ -276,9 +297,8 @@ impl Channel {
     /// Ends the channel: what waits on it gets this failure, connections are let go. The first reason stays.
     pub fn close(&self, reason: Failure) {
         self.state().closed.get_or_insert(reason);
-        for notify in [&self.inner.to_send, &self.inner.room, &self.inner.arrived, &self.inner.connections] {
-            notify.notify_waiters();
-        }
+        let Inner { to_send, room, arrived, connections, budget, .. } = &*self.inner;
+        [to_send, room, arrived, connections, &budget.freed].into_iter().for_each(Notify::notify_waiters);
     }
 
     /// Why the channel is closed, if it is.
@@ -329,11 +349,6 @@ impl Channel {
         self.inner.payload_bytes.load(Ordering::Relaxed)
     }
 
-    /// The cost of frames that may be outstanding in our direction.
-    pub fn send_window(&self) -> u64 {
-        self.inner.send_window
-    }
-
     /// Silence after which a connection of this channel counts as lost.
     pub fn idle_timeout(&self) -> Duration {
         self.inner.idle_timeout
@@ -378,6 +393,7 @@ impl Channel {
         }
         // Attaching says which frames arrived; what was consumed, the next Ack will say.
         state.outbox.ack(Ack { next: their_next, consumed: 0 }).map_err(|e| Failure::new(FailureClass::Protocol, e))?;
+        state.settle();
         let old: Vec<_> = state.live.iter().filter(|(_, live)| live.stripe == stripe).map(|(id, _)| *id).collect();
         for id in old {
             state.live.remove(&id);
@@ -448,18 +464,11 @@ impl Channel {
         self.inner.to_send.notified()
     }
 
-    /// A sequenced frame came in.
-    pub(super) fn deliver(&self, frame: Frame) -> Result<(), Failure> {
-        let result = self.state().inbox.put(frame);
-        self.inner.arrived.notify_waiters();
-        self.inner.to_send.notify_waiters();
-        result.map_err(|e| Failure::new(FailureClass::Protocol, e))
-    }
-
     /// The other side said how far it is.
     pub(super) fn acknowledged(&self, ack: Ack) -> Result<(), Failure> {
         let mut state = self.state();
         let result = state.outbox.ack(ack);
+        state.settle();
         self.turn_changes(&state);
         drop(state);
         self.inner.room.notify_waiters();
@@ -467,8 +476,8 @@ impl Channel {
     }
 
     /// Where buffers for full chunks come from.
-    pub(super) fn pool(&self) -> &Pool {
-        &self.inner.pool
+    pub fn pool(&self) -> &Pool {
+        &self.inner.budget.pool
     }
 
     /// A connection spent that time in a write.

@@ -33,6 +33,7 @@ use self::{authority::GrantAuthority, enrol::Enrolment, jobs::Jobs};
 use crate::{
     host,
     identity::{IdentityStore, Serial, ca::EnrolDirs},
+    limits::{CONNECTIONS_FOR_OTHERS, WINDOWS_PER_IDENTITY},
     port::link::Connection,
     session::{
         live::{LiveConnections, Shown},
@@ -95,9 +96,12 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
     let config = host::config(sources.config.as_deref(), sources.identity_dir.as_deref())?;
     let store = host::identity(&config)?;
     let authority = Arc::new(GrantAuthority::new(config.grants.clone(), Arc::clone(&store)));
+    let most = config.limits.max_connections;
     let limits = RegistryLimits {
         sessions_per_identity: config.limits.max_sessions_per_identity as usize,
+        connections_per_identity: (most - most / CONNECTIONS_FOR_OTHERS) as usize,
         window_bytes: config.limits.window_bytes,
+        memory_per_identity: config.limits.window_bytes * WINDOWS_PER_IDENTITY,
         lost_after: Duration::from_secs(config.limits.link_lost_after_s),
         idle_timeout: Duration::from_secs(config.limits.idle_timeout_s),
     };
@@ -115,7 +119,7 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
     for address in &config.listen {
         listeners.push(listen(*address).await?);
     }
-    let connections = Arc::new(Semaphore::new(config.limits.max_connections as usize));
+    let connections = Arc::new(Semaphore::new(most as usize));
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(Arc::clone(&daemon).accept(listener, Arc::clone(&connections)));

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     channel::{Channel, buffers::Pool},
-    limits::{CHUNKS_BETWEEN_THREADS, MIN_CHUNK, SMALL_CHUNKS_UNTIL},
+    limits::{CHUNKS_BETWEEN_THREADS, MAX_CHUNK, MIN_CHUNK, MIN_WINDOW, SMALL_CHUNKS_UNTIL},
     port::zfs::Sending,
     stream::{
         Tap,
@@ -89,8 +89,6 @@ pub struct SourceOptions {
     pub compression: Compression,
     /// The stream is cut into chunks of this many bytes.
     pub chunk_bytes: usize,
-    /// The window of the channel; decides how many buffers are kept.
-    pub window_bytes: u64,
     /// Set when the transfer is given up.
     pub cancelled: CancellationToken,
     /// Set when the receiving side has ended, well or not.
@@ -121,7 +119,11 @@ pub async fn send_stream(
 ) -> Result<Transferred, Failure> {
     let (chunks_in, chunks_out) = mpsc::sync_channel(CHUNKS_BETWEEN_THREADS);
     let waiting = Arc::new(AtomicUsize::new(0));
-    let pool = Pool::new(options.chunk_bytes, (options.window_bytes / options.chunk_bytes as u64) as usize + 8);
+    // Small ones are cheap to map, and kept for no more than a pipeline needs.
+    let pool = match options.chunk_bytes {
+        MAX_CHUNK => channel.pool().clone(),
+        small => Pool::new(small, MIN_WINDOW as usize / small),
+    };
     let stream = sending.stream;
     let reading = Reading {
         stream,

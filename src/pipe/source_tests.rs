@@ -46,7 +46,6 @@ impl Host {
             origin: Origin::ZfsSend,
             compression: Compression::None,
             chunk_bytes: CHUNK,
-            window_bytes: window,
             cancelled: cancelled.clone(),
             receiver_ended: receiver_ended.clone(),
             in_one_thread: true,

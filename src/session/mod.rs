@@ -30,6 +30,7 @@ mod properties;
 pub mod prune;
 pub mod registry;
 mod retire;
+mod share;
 pub mod snapshot;
 pub mod state;
 pub mod steady;

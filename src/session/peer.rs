@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     client::{AGENT, unix_ms},
     engine::{Channels, EngineSession, lock},
     prepared::no_place,
+    share::Share,
 };
 use crate::{
     channel::Channel,
@@ -34,8 +35,8 @@ pub struct PeerSession {
     pub(super) features: u64,
     pub(super) control: Channel,
     pub(super) transfers: Mutex<BTreeMap<u32, PeerTransfer>>,
-    /// Places for transfers, of all sessions of this identity together.
-    pub(super) share: Arc<Semaphore>,
+    /// What all sessions of this identity have together.
+    pub(super) share: Arc<Share>,
     /// What the session does and holds. Weak, for that holds this: whoever serves the session keeps it alive.
     pub(super) work: OnceLock<Weak<EngineSession>>,
     pub(super) send_window: u64,
@@ -58,11 +59,11 @@ impl Channels for PeerSession {
         if number == 0 || transfers.contains_key(&number) {
             return Err(Failure::new(FailureClass::Protocol, format!("channel {number} is in use")));
         }
-        let place = Arc::clone(&self.share).try_acquire_owned();
+        let place = Arc::clone(&self.share.places).try_acquire_owned();
         let place = place.map_err(|_| {
             no_place(format!("{} has {MAX_TRANSFERS} transfers in work, which is its share", self.identity))
         })?;
-        let channel = Channel::new(self.send_window, self.window, self.idle_timeout);
+        let channel = Channel::within(&self.share.memory, self.send_window, self.window, self.idle_timeout);
         transfers.insert(number, PeerTransfer { channel: channel.clone(), _place: place });
         Ok(channel)
     }

@@ -83,7 +83,6 @@ impl ProbeSend {
             origin: Origin::Given(source.name),
             compression: source.compression,
             chunk_bytes: chunk_size(source.bwlimit_bytes_per_s),
-            window_bytes: link.send_window(),
             cancelled: cancelled.clone(),
             receiver_ended: receiver_ended.clone(),
             in_one_thread: session.engine.in_one_thread,

@@ -29,13 +29,14 @@ use super::{
     engine::{Channels, Engine, EngineSession, lock},
     handshake::{accept, refuse, welcome},
     peer::PeerSession,
+    share::{Crowd, Share, turn_away},
 };
 use crate::{
     channel::{Channel, carry},
     identity::Serial,
     limits::{
         CONTROL_WINDOW, MAX_LARGE_REPLIES, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS,
-        MAX_TRANSFERS, MIN_WINDOW, YIELD_AFTER,
+        MIN_WINDOW, YIELD_AFTER,
     },
     port::link::Connection,
     types::{Access, DatasetName, Failure, FailureClass, JobId, PeerName},
@@ -65,8 +66,12 @@ pub trait Authority: Send + Sync {
 pub struct RegistryLimits {
     /// Sessions of one identity at a time.
     pub sessions_per_identity: usize,
+    /// Connections of one identity at a time.
+    pub connections_per_identity: usize,
     /// Cost of frames that a transfer may have outstanding at this side, in bytes.
     pub window_bytes: u64,
+    /// Cost of frames that all transfers of one identity may keep here, in bytes, beyond [`MIN_WINDOW`] for each.
+    pub memory_per_identity: u64,
     /// How long a session without a connection is kept.
     pub lost_after: Duration,
     /// Silence after which a connection counts as lost.
@@ -79,6 +84,7 @@ pub struct Registry {
     authority: Arc<dyn Authority>,
     limits: RegistryLimits,
     sessions: Mutex<HashMap<SessionId, Arc<PeerSession>>>,
+    crowd: Arc<Crowd>,
     opened: AtomicU64,
     /// Set while the daemon drains: no new sessions.
     draining: std::sync::atomic::AtomicBool,
@@ -98,6 +104,7 @@ impl Registry {
         Arc::new(Registry {
             engine,
             authority,
+            crowd: Crowd::new(limits.connections_per_identity),
             limits,
             sessions: Mutex::default(),
             opened: AtomicU64::new(0),
@@ -115,6 +122,10 @@ impl Registry {
         identity: &PeerName,
         serial: &Serial,
     ) -> Result<(), Failure> {
+        let _place = match self.crowd.enter(identity) {
+            Ok(place) => place,
+            Err(most) => return turn_away(connection, identity, most).await,
+        };
         let (version, hello) = accept(&mut connection).await?;
         match hello.role {
             Role::Open => match self.open(&hello, identity, serial) {
@@ -182,7 +193,7 @@ impl Registry {
             transfers: Mutex::default(),
             share: own
                 .first()
-                .map_or_else(|| Arc::new(Semaphore::new(MAX_TRANSFERS)), |first| Arc::clone(&first.share)),
+                .map_or_else(|| Share::new(self.limits.memory_per_identity, window), |first| Arc::clone(&first.share)),
             work: OnceLock::new(),
             send_window: hello.window.min(window),
             window,

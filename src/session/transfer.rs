@@ -399,7 +399,6 @@ pub(super) async fn open_send(
         origin: Origin::ZfsSend,
         compression: step.compression,
         chunk_bytes: chunk_size(step.bwlimit_bytes_per_s),
-        window_bytes: link.send_window(),
         cancelled: cancelled.clone(),
         receiver_ended: receiver_ended.clone(),
         in_one_thread: session.engine.in_one_thread,

@@ -38,7 +38,7 @@ impl Inbox {
     /// When it does not fit into the sender's credit.
     pub fn put(&mut self, frame: Frame) -> Result<(), Overrun> {
         let sequence = frame.header.sequence;
-        if sequence < self.next_in || self.waiting.contains_key(&sequence) {
+        if !self.lacks(sequence) {
             return Ok(());
         }
         let cost = frame.cost();
@@ -51,6 +51,21 @@ impl Inbox {
             self.next_in += 1;
         }
         Ok(())
+    }
+
+    /// True if that frame has not come yet.
+    pub fn lacks(&self, sequence: u64) -> bool {
+        sequence >= self.next_in && !self.waiting.contains_key(&sequence)
+    }
+
+    /// True if that is the frame without which nothing more comes out.
+    pub fn waits_for(&self, sequence: u64) -> bool {
+        sequence == self.next_out
+    }
+
+    /// Cost of what came in and was not consumed.
+    pub fn held(&self) -> u64 {
+        self.held
     }
 
     /// The next frame in order, if it is there.

@@ -162,6 +162,11 @@ impl Outbox {
         self.pushed - self.consumed
     }
 
+    /// Cost of what is kept here, because the other side may not have it.
+    pub fn queued(&self) -> u64 {
+        self.queued
+    }
+
     /// Cost of all frames that the other side has.
     pub fn carried(&self) -> u64 {
         self.pushed - self.queued

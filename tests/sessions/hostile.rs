@@ -308,7 +308,7 @@ fn bytes_that_are_no_protocol_end_their_connection() {
         for bytes in
             [b"GET / HTTP/1.1\r\n\r\n".to_vec(), huge, b"ZMIG\x01\x00\x01\x00\x04\x00\x00\x00\xff\xff\xff\xff".to_vec()]
         {
-            let mut connection = world.link.dial().await.unwrap().connection;
+            let mut connection = link.dial().await.unwrap().connection;
             connection.write_all(&bytes).await.unwrap();
             let mut answer = Vec::new();
             let _ = tokio::time::timeout(Duration::from_secs(60), connection.read_to_end(&mut answer)).await.unwrap();
@@ -385,8 +385,8 @@ fn a_listing_over_the_limit_is_refused_and_a_flood_of_requests_waits() {
 }
 
 /// Opens a session by hand; gives the connection after its welcome.
-async fn by_hand(world: &World, role: Role) -> (Box<dyn Connection>, Result<(u16, Welcome), hello::Refusal>) {
-    let mut connection = world.link.dial().await.unwrap().connection;
+pub async fn by_hand(link: &SimLink, role: Role) -> (Box<dyn Connection>, Result<(u16, Welcome), hello::Refusal>) {
+    let mut connection = link.dial().await.unwrap().connection;
     let (agent, host) = ("test".to_owned(), "near".to_owned());
     let hello = Hello { agent, host, clock_unix_ms: 0, features: 1, window: 4 << 20, role };
     connection.write_all(&hello::encode_hello(&hello).unwrap()).await.unwrap();
@@ -407,7 +407,7 @@ fn replies_that_nobody_takes_do_not_pile_up() {
         for n in 0..12_000 {
             world.source.zfs.create(&ds(&format!("src/{n:0>218}")));
         }
-        let (mut connection, welcome) = by_hand(&world, Role::Open).await;
+        let (mut connection, welcome) = by_hand(&world.link, Role::Open).await;
         assert!(welcome.is_ok());
         let mut ask = async |id: u64, request: Request| {
             let bytes = codec::encode(&Call { id, request }, Use::Request).unwrap();
@@ -459,13 +459,13 @@ fn messages_without_end_and_frames_beyond_the_credit_end_the_session() {
         let other = world.client().await;
         // A message of ever more parts; then a request that decodes to more than it may.
         let part = Bytes::from(vec![0u8; 1 << 20]);
-        let (mut connection, welcome) = by_hand(&world, Role::Open).await;
+        let (mut connection, welcome) = by_hand(&world.link, Role::Open).await;
         assert!(welcome.is_ok());
         let endless = Frame::plain(FrameKind::Message, FLAG_MORE, part.clone());
         let taken = pour(&mut *connection, 0, &endless).await;
         assert!(taken <= 2 + (MAX_REQUEST >> 20) as u64, "{taken} MiB of one message were taken");
         // Frames that are never in turn fill no more than the window.
-        let (mut connection, _) = by_hand(&world, Role::Open).await;
+        let (mut connection, _) = by_hand(&world.link, Role::Open).await;
         let taken = pour(&mut *connection, 1, &Frame::plain(FrameKind::Message, 0, part)).await;
         assert!(taken <= 2 + (CONTROL_WINDOW >> 20), "{taken} MiB were taken");
         // Decoding claims no more than the message has: a list of 2^60 names in a few bytes.
@@ -481,7 +481,7 @@ fn messages_without_end_and_frames_beyond_the_credit_end_the_session() {
 fn what_attaches_to_nothing_is_refused() {
     run(async {
         let world = World::new(Direction::Push).await;
-        let (_open, welcome) = by_hand(&world, Role::Open).await;
+        let (_open, welcome) = by_hand(&world.link, Role::Open).await;
         let session = welcome.unwrap().1.session;
         let attach = |session, channel, stripe| Role::Attach { session, channel, stripe, next: 0 };
         for (role, code) in [
@@ -489,7 +489,7 @@ fn what_attaches_to_nothing_is_refused() {
             (attach(session, 7, 0), RefusalCode::UnknownChannel),
             (attach(SessionId(session.0 ^ 1), 0, 0), RefusalCode::UnknownSession),
         ] {
-            let (_, answer) = by_hand(&world, role.clone()).await;
+            let (_, answer) = by_hand(&world.link, role.clone()).await;
             assert_eq!(answer.unwrap_err().code, Some(code), "{role:?}");
         }
     });

@@ -7,6 +7,7 @@
 
 mod clock;
 mod crashes;
+mod crowds;
 mod cutovers;
 mod fences;
 mod hostile;

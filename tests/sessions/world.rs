@@ -164,7 +164,9 @@ pub const TARGET: &str = "dst/in/a";
 pub fn limits() -> RegistryLimits {
     RegistryLimits {
         sessions_per_identity: 16,
+        connections_per_identity: 192,
         window_bytes: 4 << 20,
+        memory_per_identity: 32 << 20,
         lost_after: Duration::from_secs(120),
         idle_timeout: Duration::from_secs(10),
     }

@@ -1,0 +1,253 @@
+//! Memory that several channels share, those of one peer as a rule: each may keep some by itself, and more only while all together
+//! are within a bound. Who may keep no more takes nothing, neither from its own side nor from a connection, until something has left.
+//!
+//! Invariant: what the channels keep is never above the budget and, for each of them, [`MIN_WINDOW`] and the frames without which it
+//! could not go on: the one that the receiver waits for, or one to send.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::{sync::Notify, time::timeout};
+
+use super::{Channel, State, buffers::Pool};
+use crate::{
+    limits::{MAX_CHUNK, MIN_WINDOW},
+    types::{Failure, FailureClass},
+    wire::frame::Frame,
+};
+
+/// See the module.
+pub struct Budget {
+    bytes: u64,
+    taken: Mutex<u64>,
+    /// One of the channels keeps less than before, or was closed.
+    pub(super) freed: Notify,
+    /// Buffers for what comes in, of all of them: so one that has been full keeps none from the others.
+    pub(super) pool: Pool,
+}
+
+impl Budget {
+    /// For channels that keep at most `bytes` together, beyond what each may keep by itself. Free buffers are kept for one transfer
+    /// with a window of `window` bytes.
+    pub fn new(bytes: u64, window: u64) -> Arc<Budget> {
+        let (taken, freed) = (Mutex::default(), Notify::new());
+        // Twice what a pipeline has in hand, beside the window.
+        Arc::new(Budget { bytes, taken, freed, pool: Pool::new(MAX_CHUNK, (window / MAX_CHUNK as u64) as usize + 8) })
+    }
+
+    /// For one channel whose windows alone bound it.
+    pub(super) fn of_one(window: u64) -> Arc<Budget> {
+        Budget::new(u64::MAX, window)
+    }
+
+    /// What the channels have of it, in bytes.
+    pub fn taken(&self) -> u64 {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one channel has of a budget. It goes back when dropped.
+pub(super) struct Portion {
+    of: Arc<Budget>,
+    taken: u64,
+}
+
+impl Portion {
+    pub(super) fn of(budget: &Arc<Budget>) -> Portion {
+        Portion { of: Arc::clone(budget), taken: 0 }
+    }
+
+    /// Takes what is lacking for a channel that keeps `kept` bytes, or gives back what is too much. False if there is not so much;
+    /// then nothing was taken.
+    fn cover(&mut self, kept: u64) -> bool {
+        let wanted = kept.saturating_sub(MIN_WINDOW);
+        let mut all = self.of.lock();
+        let others = *all - self.taken;
+        if wanted > self.taken && others.saturating_add(wanted) > self.of.bytes {
+            return false;
+        }
+        (*all, self.taken) = (others + wanted, wanted);
+        true
+    }
+}
+
+impl Drop for Portion {
+    fn drop(&mut self) {
+        *self.of.lock() -= self.taken;
+        self.of.freed.notify_waiters();
+    }
+}
+
+impl State {
+    fn kept(&self) -> u64 {
+        self.inbox.held() + self.outbox.queued()
+    }
+
+    /// True if a frame of that cost may be kept as well.
+    pub(super) fn may_keep(&mut self, cost: u64) -> bool {
+        let kept = self.kept();
+        self.portion.cover(kept + cost)
+    }
+
+    /// Gives back what has left.
+    pub(super) fn settle(&mut self) {
+        let kept = self.kept();
+        // What could not be covered is a frame without which nothing would go on.
+        let _ = self.portion.cover(kept);
+        self.portion.of.freed.notify_waiters();
+    }
+}
+
+impl Channel {
+    /// A sequenced frame came in. Waits while there is no memory for it.
+    ///
+    /// # Errors
+    /// When the other side breaks the protocol, or there was none for too long: nothing else that this connection carries can be heard
+    /// meanwhile, so it counts as lost.
+    pub(super) async fn deliver(&self, frame: Frame) -> Result<(), Failure> {
+        let Some(frame) = self.put(frame)? else { return Ok(()) };
+        let idle = self.inner.idle_timeout;
+        match timeout(idle, self.put_when_there_is_room(frame)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let text =
+                    format!("the connection was given up: for {} s there was no memory for more", idle.as_secs());
+                Err(Failure::new(FailureClass::Unreachable, text).transient())
+            }
+        }
+    }
+
+    async fn put_when_there_is_room(&self, mut frame: Frame) -> Result<(), Failure> {
+        loop {
+            let freed = self.inner.budget.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            match self.put(frame)? {
+                Some(again) => frame = again,
+                None => return Ok(()),
+            }
+            freed.await;
+        }
+    }
+
+    /// The frame comes back if there is no room for it.
+    fn put(&self, frame: Frame) -> Result<Option<Frame>, Failure> {
+        let mut state = self.state();
+        let sequence = frame.header.sequence;
+        // What came before is no news; what is waited for makes room itself.
+        let in_any_case = !state.inbox.lacks(sequence) || state.inbox.waits_for(sequence) || state.closed.is_some();
+        if !in_any_case && !state.may_keep(frame.cost()) {
+            return Ok(Some(frame));
+        }
+        let result = state.inbox.put(frame);
+        state.settle();
+        drop(state);
+        self.inner.arrived.notify_waiters();
+        self.inner.to_send.notify_waiters();
+        result.map(|()| None).map_err(|e| Failure::new(FailureClass::Protocol, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::frame::{Ack, FrameKind};
+
+    /// How long is waited for what must not happen.
+    const A_WHILE: Duration = Duration::from_millis(200);
+    const WINDOW: u64 = 64 << 20;
+    const BUDGET: u64 = 8 << 20;
+
+    fn channels(n: usize) -> (Arc<Budget>, Vec<Channel>) {
+        let budget = Budget::new(BUDGET, WINDOW);
+        let one = || Channel::within(&budget, WINDOW, WINDOW, Duration::from_secs(5));
+        let channels = (0..n).map(|_| one()).collect();
+        (budget, channels)
+    }
+
+    fn frame(sequence: u64) -> Frame {
+        let mut frame = Frame::plain(FrameKind::Data, 0, Bytes::from(vec![1; MAX_CHUNK]));
+        frame.header.sequence = sequence;
+        frame
+    }
+
+    /// Takes frames from `first` on until none is taken any more, and says how many those were.
+    async fn fill(channel: &Channel, first: u64) -> u64 {
+        for n in 0.. {
+            match timeout(A_WHILE, channel.deliver(frame(first + n))).await {
+                Ok(delivered) => delivered.unwrap(),
+                Err(_) => return n,
+            }
+        }
+        unreachable!()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_channels_keep_no_more_than_the_budget_and_their_own_each() {
+        let (budget, channels) = channels(6);
+        let mut taken = 0;
+        for channel in &channels {
+            // Frame 0 is left out, so none of them can be consumed.
+            taken += fill(channel, 1).await;
+        }
+        let cost = frame(0).cost();
+        assert!(taken * cost <= BUDGET + 6 * MIN_WINDOW, "{taken} MiB");
+        assert!(taken * cost > BUDGET + 6 * (MIN_WINDOW - cost) - cost, "{taken} MiB: less than may be kept");
+        // What is waited for comes in all the same, and once it is consumed, so does the next.
+        let last = channels.last().unwrap();
+        last.deliver(frame(0)).await.unwrap();
+        let mut late = Box::pin(last.deliver(frame(100)));
+        assert!(timeout(A_WHILE, &mut late).await.is_err(), "there was no room");
+        for _ in 0..4 {
+            last.consumed(last.receive().await.unwrap().cost());
+        }
+        late.await.unwrap();
+        drop(channels);
+        assert_eq!(budget.taken(), 0, "what has ended keeps a part of the budget");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_channel_alone_has_its_whole_window_and_a_full_one_gives_back() {
+        let (budget, channels) = channels(2);
+        let roomy = Channel::within(&Budget::new(8 * WINDOW, WINDOW), WINDOW, WINDOW, Duration::from_secs(5));
+        let most = WINDOW / frame(0).cost();
+        for n in 1..=most {
+            timeout(A_WHILE, roomy.deliver(frame(n))).await.unwrap().unwrap();
+        }
+        // What is sent counts as what comes in does, until the other side has it.
+        let (one, other) = (&channels[0], &channels[1]);
+        let mut sent = 0;
+        while timeout(A_WHILE, one.send(frame(0))).await.is_ok() {
+            sent += 1;
+        }
+        assert_eq!(sent, (BUDGET + MIN_WINDOW) / frame(0).cost());
+        let left = BUDGET - budget.taken() + MIN_WINDOW;
+        assert_eq!(fill(other, 1).await, left / frame(0).cost());
+        let mut waiting = Box::pin(other.deliver(frame(50)));
+        assert!(timeout(A_WHILE, &mut waiting).await.is_err(), "there was no room");
+        one.acknowledged(Ack { next: sent, consumed: 0 }).unwrap();
+        timeout(A_WHILE, waiting).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_finds_no_memory_for_long_is_given_up() {
+        let (_budget, channels) = channels(3);
+        for channel in &channels {
+            fill(channel, 1).await;
+        }
+        let refused = channels[0].deliver(frame(99)).await.unwrap_err();
+        assert!(refused.transient && refused.message.contains("no memory"), "{refused:?}");
+        // Nobody waits at a channel that is closed.
+        let mut waiting = Box::pin(channels[1].deliver(frame(99)));
+        assert!(timeout(A_WHILE, &mut waiting).await.is_err());
+        channels[1].close(Failure::new(FailureClass::Interrupted, "over"));
+        timeout(A_WHILE, waiting).await.unwrap().unwrap();
+    }
+}
