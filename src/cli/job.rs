@@ -24,6 +24,7 @@ use crate::{
         overview::{find, overview},
         run_job,
     },
+    session::live::LiveConnections,
     types::{Failure, FailureClass, JobName, human_bytes, paragraph},
 };
 
@@ -75,7 +76,7 @@ pub(super) fn job_context(config: Config) -> Result<JobContext, Failure> {
         config: Arc::new(config),
         store,
         engine,
-        live: Arc::default(),
+        live: LiveConnections::that_looks(),
         stop: CancellationToken::new(),
         turn: None,
         rollback: false,

@@ -13,6 +13,7 @@ use crate::{
     driver::{Board, DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions, run},
     host,
     plan::{EncryptionMode, History, RenderOptions, Step},
+    session::live::LiveConnections,
     types::{DatasetName, Failure, FailureClass, PeerAddress, SnapshotTag, human_bytes, human_rate, transfer::Streams},
 };
 
@@ -124,7 +125,7 @@ pub(super) fn run_context(global: &Global, peer: &PeerAddress, streams: Streams)
     let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
     let store = host::identity(&config)?;
     Ok(RunContext {
-        link: host::link(&config, &store, peer)?,
+        link: LiveConnections::that_looks().watched(host::link(&config, &store, peer)?, &store),
         engine: host::engine(&config),
         client: host::client_options(&config, streams),
         identity: store.own().name,

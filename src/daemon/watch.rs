@@ -43,6 +43,7 @@ pub(super) async fn watch(daemon: Arc<Daemon>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut list = daemon.enrolment.as_ref().map(|enrolment| AuthorityList::new(enrolment.dirs().clone()));
     let mut told: Option<Instant> = None;
+    let mut seen = daemon.store.reloads();
     loop {
         ticks.tick().await;
         if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
@@ -63,12 +64,16 @@ pub(super) async fn watch(daemon: Arc<Daemon>) {
             None => {}
             Some(Ok(reloaded)) => {
                 tracing::info!(identity = %reloaded.own.name, new = reloaded.new_certificate, "the files of the identity have changed: certificates and revocations were read again");
-                daemon.cut_refused();
             }
             Some(Err(e)) => tracing::error!(
                 hint = e.hint(),
                 "the files of the identity have changed and do not load, so it stays as it was: {e}"
             ),
+        }
+        // A job that dials may have read them before us.
+        let reloads = daemon.store.reloads();
+        if reloads != std::mem::replace(&mut seen, reloads) {
+            daemon.cut_refused();
         }
     }
 }

@@ -6,13 +6,16 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ClientConfig, ServerConfig,
+    CertificateError, ClientConfig, ServerConfig,
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
 use rustls_pki_types::CertificateDer;
@@ -41,6 +44,7 @@ pub struct IdentityStore {
     in_use: ArcSwap<InUse>,
     /// One reload at a time, else the slower one could put back the older files.
     reloading: Mutex<Seen>,
+    reloads: AtomicU64,
 }
 
 /// What the last reload found. Taken before the files are read: what changes in between is seen the next time.
@@ -81,7 +85,13 @@ impl IdentityStore {
         let stamps = Stamps::of(dir);
         let in_use = make(LoadedIdentity::read(dir)?, &time)?;
         let reloading = Mutex::new(Seen { stamps, failed_at: None });
-        Ok(Self { dir: dir.to_owned(), time, in_use: ArcSwap::from_pointee(in_use), reloading })
+        Ok(Self {
+            dir: dir.to_owned(),
+            time,
+            in_use: ArcSwap::from_pointee(in_use),
+            reloading,
+            reloads: AtomicU64::new(0),
+        })
     }
 
     /// Reads the files again. New connections use what they hold; those that are open go on, and the caller asks
@@ -123,7 +133,13 @@ impl IdentityStore {
         }
         let own = id.own.clone();
         self.in_use.store(Arc::new(make(id, &self.time)?));
+        self.reloads.fetch_add(1, SeqCst);
         Ok(Reloaded { new_certificate: own.serial != before.id.own.serial, own })
+    }
+
+    /// How often other files than before have come into use, whoever asked for it: a dial does, too.
+    pub fn reloads(&self) -> u64 {
+        self.reloads.load(SeqCst)
     }
 
     /// The directory that it reads.
@@ -155,15 +171,23 @@ impl IdentityStore {
     }
 
     /// Judges the chain of an open connection again, by the files in use now: this also finds a CA that was
-    /// removed from `ca.pem`. An expiry found here is no reason to cut a transfer; the next connection is refused.
+    /// removed from `ca.pem`. That its time is over since is no reason to cut a transfer, so a certificate that has expired is judged
+    /// as of its last moment; the next connection is refused.
     ///
     /// # Errors
-    /// Why the peer would be refused today.
+    /// Why else the peer would be refused today.
     pub fn verify_again(&self, chain: &[CertificateDer<'_>], peer_dialled: bool) -> Result<Identity, HandshakeError> {
         let (leaf, intermediates) = chain.split_first().ok_or(HandshakeRefusal::NoClientCertificate)?;
         let now = self.time.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
         let usage = if peer_dialled { Usage::Client } else { Usage::Server };
-        Ok(self.in_use.load().id.trust.verify(leaf, intermediates, usage, now)?)
+        let in_use = self.in_use.load();
+        let judge = |at| in_use.id.trust.verify(leaf, intermediates, usage, at);
+        match judge(now) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                Ok(judge(not_after)?)
+            }
+            result => Ok(result?),
+        }
     }
 }
 

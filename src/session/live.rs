@@ -1,5 +1,5 @@
-//! The open connections of a daemon, accepted or dialled, and the certificates that its peers showed, so that those can be cut
-//! that would be refused today.
+//! The open connections of a process, accepted or dialled, and the certificates that its peers showed, so that those can be cut
+//! that would be refused today. A daemon says when; a command looks by itself for as long as it runs.
 //!
 //! A connection is cut, not its session: a node that has a newer certificate dials again with it, and its transfer goes
 //! on. One that has none is refused then. So a CA can be taken out of `ca.pem` under a running transfer, and what still
@@ -11,7 +11,7 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -19,11 +19,19 @@ use std::{
 
 use async_trait::async_trait;
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::AbortOnDropHandle,
+};
 
 use crate::{
     identity::{HandshakeError, HandshakeRefusal, IdentityStore},
+    limits::WATCH_EVERY,
     port::link::{Connection, Dialled, Link},
     types::{Failure, FailureClass, PeerName},
 };
@@ -33,6 +41,8 @@ use crate::{
 pub struct LiveConnections {
     next: AtomicU64,
     open: Mutex<HashMap<u64, Open>>,
+    /// Where nobody else says when the files have changed: the task that looks, once something was dialled.
+    looks: Option<OnceLock<AbortOnDropHandle<()>>>,
 }
 
 struct Open {
@@ -76,6 +86,18 @@ impl LiveConnections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A list that looks by itself, from the first dial on, whether the files of the identity have changed, and then cuts.
+    pub fn that_looks() -> Arc<LiveConnections> {
+        Arc::new(LiveConnections { looks: Some(OnceLock::new()), ..LiveConnections::default() })
+    }
+
+    fn begin_to_look(self: &Arc<Self>, store: &Arc<IdentityStore>) {
+        if let Some(looks) = &self.looks {
+            let task = || AbortOnDropHandle::new(tokio::spawn(look(Arc::downgrade(self), Arc::clone(store))));
+            looks.get_or_init(task);
+        }
+    }
+
     /// Puts a connection on the list. It fails from the moment on at which it is cut.
     ///
     /// # Errors
@@ -115,6 +137,28 @@ impl LiveConnections {
     }
 }
 
+/// See [`LiveConnections::that_looks`].
+async fn look(live: Weak<LiveConnections>, store: Arc<IdentityStore>) {
+    let mut ticks = interval(WATCH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = store.reloads();
+    loop {
+        ticks.tick().await;
+        let looking = Arc::clone(&store);
+        // Files: not for the threads of the runtime.
+        let Ok(refreshed) = spawn_blocking(move || looking.refresh()).await else { return };
+        if let Some(Err(e)) = refreshed {
+            tracing::warn!("the files of the identity have changed and do not load, so it stays as it was: {e}");
+        }
+        let Some(live) = live.upgrade() else { return };
+        // A dial may have read them before us.
+        let reloads = store.reloads();
+        if reloads != std::mem::replace(&mut seen, reloads) {
+            live.cut_refused(&store);
+        }
+    }
+}
+
 /// See [`LiveConnections::watched`].
 struct Watched {
     link: Arc<dyn Link>,
@@ -131,6 +175,7 @@ impl fmt::Display for Watched {
 #[async_trait]
 impl Link for Watched {
     async fn dial(&self) -> Result<Dialled, Failure> {
+        self.live.begin_to_look(&self.store);
         let Dialled { connection, identity, chain } = self.link.dial().await?;
         let shown = Shown { chain: chain.clone(), peer_dialled: false };
         let connection = self.live.watch(&self.store, connection, &identity, shown).map_err(|refusal| {
@@ -243,5 +288,26 @@ mod tests {
         assert_eq!(refused.class, FailureClass::NotGranted, "{refused}");
         drop((to_west, to_north));
         assert!(live.lock().is_empty(), "what has ended stays on the list");
+    }
+
+    #[tokio::test]
+    async fn a_command_notices_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, ca) = (dir.path(), dir.path().join("ca"));
+        Ca::init(&ca, 3650, When::now()).unwrap();
+        ["east", "west"].iter().for_each(|name| issue(&ca, name, dir));
+        let store = Arc::new(IdentityStore::open(&dir.join("east")).unwrap());
+        let chain = CertificateDer::pem_file_iter(dir.join("west/node.pem")).unwrap().map(Result::unwrap).collect();
+        let link = LiveConnections::that_looks().watched(Arc::new(To(chain, Mutex::default())), &store);
+        let mut to_west = link.dial().await.unwrap();
+        let left = tokio::time::timeout(2 * WATCH_EVERY, to_west.connection.read_u8()).await;
+        assert!(left.is_err(), "it was cut without a reason");
+        Ca::revoke(&ca, &"west".parse().unwrap(), When::now()).unwrap();
+        let list = dir.join("list");
+        std::fs::copy(ca.join("crl.pem"), &list).unwrap();
+        std::fs::rename(list, dir.join("east/crl.pem")).unwrap();
+        let within = std::time::Duration::from_secs(20);
+        let cut = tokio::time::timeout(within, to_west.connection.read_u8()).await.expect("nobody looked").unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::ConnectionAborted);
     }
 }

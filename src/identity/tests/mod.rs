@@ -282,6 +282,28 @@ async fn a_revoked_node_is_refused_after_a_reload_and_its_sessions_can_be_found(
 }
 
 #[tokio::test]
+async fn what_has_expired_since_is_judged_by_what_else_there_is() {
+    let fleet = Fleet::new();
+    let (dc1, dc2) = (fleet.issue("dc1"), fleet.issue("dc2"));
+    shake(&dc1, &dc2, None).await.1.unwrap();
+    let chain = [CertificateDer::from_pem_slice(&fs::read(fleet.node("dc1").join("node.pem")).unwrap()).unwrap()];
+    let list = |name: &str| copy(&fleet.ca(name).join("crl.pem"), &fleet.node("dc2").join("crl.pem"));
+    Ca::revoke(&fleet.ca("ca"), &peer("dc1"), START).unwrap();
+    fleet.clock.set(START.after(366 * DAY));
+    dc2.verify_again(&chain, true).unwrap();
+    list("ca");
+    dc2.reload().unwrap();
+    assert_eq!(refused(dc2.verify_again(&chain, true)), HandshakeRefusal::Revoked);
+    // So is one whose authority counts no more.
+    Ca::init(&fleet.ca("new"), 3650, START).unwrap();
+    fleet.issue_from("new", "dc2", 365, START, OnExisting::Renew);
+    copy(&fleet.ca("new").join("ca.pem"), &fleet.node("dc2").join("ca.pem"));
+    list("new");
+    dc2.reload().unwrap();
+    assert_eq!(refused(dc2.verify_again(&chain, true)), HandshakeRefusal::UnknownCa);
+}
+
+#[tokio::test]
 async fn an_old_list_still_counts_and_stops_nobody() {
     let fleet = Fleet::new();
     let (dc1, dc2, dc3) = (fleet.issue("dc1"), fleet.issue("dc2"), fleet.issue("dc3"));
