@@ -153,9 +153,9 @@ pub fn held_back(sender: &SenderTimes, receiver: &ReceiverTimes, streams: u16, l
         return if writing >= unpacking { HeldBack::Writing } else { HeldBack::Unpacking };
     }
     match sender.carrying_s >= 0.5 * sender.credit_s * f64::from(streams.max(1)) {
-        // A pause for the limit is no write.
-        _ if limited => HeldBack::Limit,
+        // A pause for the limit is no write: where writes take the time, the limit was not reached.
         true => HeldBack::Network,
+        false if limited => HeldBack::Limit,
         false => HeldBack::Window,
     }
 }
@@ -184,6 +184,7 @@ mod tests {
         assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 50, 40, 5], false), HeldBack::Unpacking);
         assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], false), HeldBack::Writing);
         // A limit that was not reached held nothing back.
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.5], waits_for_input, true), HeldBack::Network);
         assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], true), HeldBack::Writing);
     }
 
