@@ -344,7 +344,7 @@ pub enum ConfigCommand {
 #[derive(Debug, Parser)]
 #[command(name = "zmigrated", version, max_term_width = 100)]
 #[command(
-    after_help = "SIGHUP reads grants, hooks, jobs, certificates and revocations again; changed certificates and revocations are \
+    after_help = "SIGHUP reads grants, hooks, jobs, [ca], certificates and revocations again; changed certificates and revocations are \
 noticed without it. SIGTERM lets running transfers go on \
 for a minute, then saves their state and ends."
 )]

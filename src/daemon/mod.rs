@@ -16,8 +16,14 @@ mod jobs;
 pub mod metrics;
 mod watch;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use arc_swap::ArcSwapOption;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -83,8 +89,8 @@ struct Daemon {
     registry: Arc<Registry>,
     jobs: Arc<Jobs>,
     live: Arc<LiveConnections>,
-    /// Where this host has the authority's directory.
-    enrolment: Option<Arc<Enrolment>>,
+    /// Where this host has the authority's directory, as the configuration says now.
+    enrolment: ArcSwapOption<Enrolment>,
     handshake_timeout: Duration,
 }
 
@@ -110,11 +116,9 @@ pub async fn run(sources: Sources) -> Result<(), Failure> {
     let jobs = Jobs::new(&config, &store, &engine, &live);
     let registry = Registry::new(Arc::clone(&engine), Arc::clone(&authority) as _, limits);
     let handshake_timeout = Duration::from_secs(config.limits.handshake_timeout_s);
-    let enrolment = config.ca_dir.as_ref().map(|ca| {
-        tracing::info!("nodes may join here with tokens of the authority in {}", ca.display());
-        Enrolment::new(EnrolDirs { ca: ca.clone(), beside: Some(config.identity_dir.clone()) })
-    });
+    let enrolment = ArcSwapOption::empty();
     let daemon = Arc::new(Daemon { sources, store, authority, registry, jobs, live, enrolment, handshake_timeout });
+    daemon.follow_authority(config.ca_dir.as_deref());
     let mut listeners = Vec::new();
     for address in &config.listen {
         listeners.push(listen(*address).await?);
@@ -192,7 +196,9 @@ impl Daemon {
     }
 
     async fn serve(&self, stream: TcpStream, from: SocketAddr) {
-        let shaken = host::accept(&self.store, stream, self.enrolment.as_ref());
+        // One for the whole of it: another may come meanwhile.
+        let enrolment = self.enrolment.load_full();
+        let shaken = host::accept(&self.store, stream, enrolment.as_ref());
         let arrived = match timeout(self.handshake_timeout, shaken).await {
             Ok(Ok(arrived)) => arrived,
             Ok(Err(failure)) => {
@@ -204,7 +210,7 @@ impl Daemon {
                 return;
             }
         };
-        let Accepted { connection, identity, serial, chain } = match (arrived, &self.enrolment) {
+        let Accepted { connection, identity, serial, chain } = match (arrived, &enrolment) {
             (Arrived::Node(accepted), _) => accepted,
             (Arrived::Joining(connection), Some(enrolment)) => {
                 enrolment.serve(connection, from).await;
@@ -271,9 +277,10 @@ impl Daemon {
         match host::config(self.sources.config.as_deref(), self.sources.identity_dir.as_deref()) {
             Ok(config) => {
                 self.authority.replace(config.grants.clone());
+                self.follow_authority(config.ca_dir.as_deref());
                 self.jobs.reload(config);
                 tracing::info!(
-                    "the grants, hooks and jobs were read again; other settings take effect at the next start"
+                    "the grants, hooks and jobs were read again, and [ca]; other settings take effect at the next start"
                 );
             }
             Err(failure) => tracing::error!("the configuration does not load, so it stays as it was: {failure}"),
@@ -286,6 +293,19 @@ impl Daemon {
         }
         self.cut_refused();
         notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Lets nodes join with tokens of the authority in that directory, and of no other.
+    fn follow_authority(&self, ca: Option<&Path>) {
+        let dirs = ca.map(|ca| EnrolDirs { ca: ca.to_owned(), beside: Some(self.store.dir().to_owned()) });
+        if self.enrolment.load().as_ref().map(|now| now.dirs()) == dirs.as_ref() {
+            return;
+        }
+        match ca {
+            Some(ca) => tracing::info!("nodes may join here with tokens of the authority in {}", ca.display()),
+            None => tracing::info!("no node may join here any more"),
+        }
+        self.enrolment.store(dirs.map(Enrolment::new));
     }
 
     /// Ends the sessions of revoked certificates, and the connections of those that would be refused today, also those that jobs

@@ -41,7 +41,7 @@ fn tell_of_the_end(store: &IdentityStore) {
 pub(super) async fn watch(daemon: Arc<Daemon>) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut list = daemon.enrolment.as_ref().map(|enrolment| AuthorityList::new(enrolment.dirs().clone()));
+    let mut list: Option<AuthorityList> = None;
     let mut told: Option<Instant> = None;
     let mut seen = daemon.store.reloads();
     loop {
@@ -49,6 +49,11 @@ pub(super) async fn watch(daemon: Arc<Daemon>) {
         if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             told = Some(Instant::now());
             tell_of_the_end(&daemon.store);
+        }
+        // A reload may have named another authority.
+        let dirs = daemon.enrolment.load().as_ref().map(|enrolment| enrolment.dirs().clone());
+        if list.as_ref().map(|list| &list.dirs) != dirs.as_ref() {
+            list = dirs.map(AuthorityList::new);
         }
         let store = Arc::clone(&daemon.store);
         // Files: not for the threads of the runtime.

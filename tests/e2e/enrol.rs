@@ -14,7 +14,8 @@ use crate::{
     Case, cases,
     process::{Done, wait_for},
     proxy::Proxy,
-    site::Site,
+    safety::{SLOW, SLOW_BYTES},
+    site::{Site, make_ca},
     tls::{dial, dial_as, exchange},
 };
 
@@ -23,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         a_new_node_joins_and_replicates,
         a_token_that_is_none_is_refused_aloud,
         a_host_without_an_authority_takes_nobody_in,
+        another_authority_counts_with_a_reload,
         who_joins_reaches_nothing_else,
         an_authority_without_a_daemon_answers_once,
         a_join_that_breaks_off_leaves_all_or_nothing,
@@ -150,6 +152,31 @@ fn a_host_without_an_authority_takes_nobody_in() {
     nothing_in(&site, "n");
     assert!(exchange(&mut dial_as(site.port, None, "zmigrate-join/1"), b"ZMJN").is_err());
     wait_for("the refusal", 2, || site.log().contains("handshake refused: the peer does not speak zmigrate/1"));
+}
+
+/// As when a fleet's authority is replaced: nothing is restarted.
+fn another_authority_counts_with_a_reload() {
+    let site = Site::new();
+    let db = site.source("db", SLOW_BYTES);
+    let mut push = site.start_push("db", "in/db", &SLOW);
+    push.until_transferred(1 << 20);
+    let new = make_ca(&site.dir, "new-ca");
+    let address = format!("127.0.0.1:{}", site.port);
+    let made = site.start(&["ca", "token", "north", "--dir", &new.to_string_lossy(), "--address", &address]);
+    let token = made.wait(20).must(0).stdout.trim().to_owned();
+    join(&site, &token, "north", &[]).must(4).says(&["has no [ca]"]);
+    site.write_configs(&format!("[ca]\ndir = \"{}\"\n{}", new.display(), site.default_grant()), None);
+    site.reload();
+    join(&site, &token, "north", &[]).must(0);
+    // Its list is taken over from now on, too.
+    wait_for("the new authority's list", 5, || site.log().contains("took over"));
+    // And one that is named no more takes nobody in.
+    site.write_configs(&site.default_grant(), None);
+    site.reload();
+    assert!(exchange(&mut dial_as(site.port, None, "zmigrate-join/1"), b"ZMJN").is_err());
+    assert!(site.log().contains("no node may join here any more"), "{}", site.log());
+    push.wait(60).must(0);
+    site.assert_equal(&db, &site.w("in/db"));
 }
 
 fn who_joins_reaches_nothing_else() {

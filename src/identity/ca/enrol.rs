@@ -97,7 +97,7 @@ pub struct Enrolled {
 }
 
 /// The directories of the side that answers nodes that join.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnrolDirs {
     /// The CA's.
     pub ca: PathBuf,
