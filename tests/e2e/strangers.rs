@@ -26,6 +26,7 @@ use crate::{
     common::noise,
     pin,
     process::{resident_kib, wait_for},
+    proxy::Proxy,
     safety::{SLOW, SLOW_BYTES},
     site::{Site, issue, make_ca},
     tls::{dial, exchange},
@@ -42,6 +43,7 @@ pub fn cases() -> Vec<Case> {
         no_certificate,
         what_is_no_peer_is_refused_and_harms_nobody,
         a_greedy_peer_gets_its_share_and_no_more,
+        one_identity_cannot_hold_every_connection,
     ]
 }
 
@@ -332,4 +334,44 @@ fn a_greedy_peer_gets_its_share_and_no_more() {
     site.assert_equal(&db, &site.w("in/db"));
     site.push("db", "in/db", &[]).must(0);
     assert!(!site.log().contains("panicked"), "{}", site.log());
+}
+
+/// A transfer of another node whose link breaks meanwhile finds a place when it dials again.
+fn one_identity_cannot_hold_every_connection() {
+    const MOST: usize = 24;
+    let mut site = Site::quiet();
+    // Silence does not end those that are held.
+    site.limits = format!(
+        "window_bytes = 4194304\nmax_connections = {MOST}\nmax_sessions_per_identity = 100\nidle_timeout_s = 120"
+    );
+    issue(&site.dir.join("ca"), "greedy", &site.dir.join("greedy"));
+    let grants = format!("{}[grant.greedy]\npull = [\"{}/out\"]\n", site.default_grant(), site.west);
+    site.write_configs(&grants, None);
+    site.start_daemon();
+    let proxy = Proxy::to(site.port, &[]);
+    site.write_configs(&grants, Some(proxy.port));
+    let db = site.source("db", 2 * SLOW_BYTES);
+    let mut push = site.start_push("db", "in/db", &SLOW);
+    push.until_transferred(1 << 20);
+    let mut held = Vec::new();
+    let (code, text) = loop {
+        match open_session(&site, "greedy") {
+            Ok(peer) => held.push(peer),
+            Err(refused) => break refused,
+        }
+        assert!(held.len() < MOST, "it has them all");
+    };
+    assert_eq!((held.len(), code), (MOST - MOST / 4, Some(RefusalCode::Busy)), "{text}");
+    assert_eq!(text, "greedy has 18 connections open, which is its share");
+    assert!(!push.has_ended(), "the transfer was over before its link was cut");
+    let dialled = proxy.accepted();
+    proxy.cut_now();
+    wait_for("the connections after the cut", 10, || proxy.accepted() > dialled);
+    let at = push.transferred();
+    push.until_transferred(at + (2 << 20));
+    push.wait(60).must(0).says(&["dialing again"]);
+    site.assert_equal(&db, &site.w("in/db"));
+    // What has ended is room for more.
+    drop(held);
+    wait_for("a place", 10, || open_session(&site, "greedy").is_ok());
 }

@@ -308,7 +308,7 @@ fn bytes_that_are_no_protocol_end_their_connection() {
         for bytes in
             [b"GET / HTTP/1.1\r\n\r\n".to_vec(), huge, b"ZMIG\x01\x00\x01\x00\x04\x00\x00\x00\xff\xff\xff\xff".to_vec()]
         {
-            let mut connection = link.dial().await.unwrap().connection;
+            let mut connection = world.link.dial().await.unwrap().connection;
             connection.write_all(&bytes).await.unwrap();
             let mut answer = Vec::new();
             let _ = tokio::time::timeout(Duration::from_secs(60), connection.read_to_end(&mut answer)).await.unwrap();

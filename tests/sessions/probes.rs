@@ -87,7 +87,6 @@ fn a_stream_that_is_not_what_it_says_fails_the_probe() {
             origin: zmigrate::pipe::source::Origin::Given("a made-up stream".into()),
             compression: Compression::None,
             chunk_bytes: 1 << 20,
-            window_bytes: 4 << 20,
             cancelled: Default::default(),
             receiver_ended: Default::default(),
             in_one_thread: false,
