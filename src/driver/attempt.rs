@@ -11,6 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
+use tracing::Instrument;
 
 use super::{
     DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions,
@@ -311,7 +312,8 @@ async fn carry_out(
         let own_sizes: Vec<_> = sizes.by_ref().take(dataset.steps().count()).collect();
         let (source, target) = (sources.remove(&dataset.source), targets.remove(&dataset.target));
         let (work, slots) = (Arc::clone(&work), Arc::clone(&slots));
-        running.spawn(async move {
+        let span = tracing::info_span!("transfer", dataset = %dataset.source);
+        let transfer = async move {
             let mut needs_met = true;
             for need in needs {
                 needs_met &= need.wait().await == Some(true);
@@ -332,7 +334,8 @@ async fn carry_out(
             };
             tell.tell(matches!(outcome.result, DatasetResult::Done | DatasetResult::UpToDate));
             outcome
-        });
+        };
+        running.spawn(transfer.instrument(span));
     }
     // As they come, so that a run that is stopped still reports what it has done.
     let mut broken = None;

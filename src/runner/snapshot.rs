@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tracing::Instrument;
 
 use super::{
     hooks::{Stage, run_hook},
@@ -105,7 +106,7 @@ impl Run<'_> {
             // A pool that hangs must not keep a job's place among the others.
             let engine = Arc::clone(&self.context.engine);
             // It goes to its end, whoever waits for it: half of it could leave snapshots where none may be.
-            let taken = tokio::spawn(async move { engine.snapshot_source(request).await });
+            let taken = tokio::spawn(async move { engine.snapshot_source(request).await }.in_current_span());
             let taken = async { taken.await.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e))) };
             match done_in_time(&format!("snapshot {}", job.dataset), RUN_LISTING_WITHIN, taken).await {
                 Ok(notes) => return Ok((tag, notes)),

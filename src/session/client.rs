@@ -11,6 +11,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::{
     engine::{Channels, EngineSession},
@@ -280,7 +281,8 @@ impl Channels for Client {
 }
 
 fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
-    AbortOnDropHandle::new(tokio::spawn(task))
+    // What it says belongs to the run.
+    AbortOnDropHandle::new(tokio::spawn(task.in_current_span()))
 }
 
 fn session_lost(what: &str) -> Failure {

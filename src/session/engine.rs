@@ -12,6 +12,7 @@ use std::{
 
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 use super::{
     cutover::{Hosts, later::Turn},
@@ -333,7 +334,7 @@ impl EngineSession {
         &self,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
-        let done = self.acts.spawn(work).await;
+        let done = self.acts.spawn(work.in_current_span()).await;
         done.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e)))
     }
 
@@ -341,7 +342,7 @@ impl EngineSession {
     /// that dataset next.
     pub(super) fn by_itself(&self, turn: Turn, work: impl Future<Output = ()> + Send + 'static) {
         let closing = self.closing.clone();
-        self.acts.spawn(async move {
+        let work = async move {
             tokio::select! {
                 biased;
                 () = closing.cancelled() => {}
@@ -349,7 +350,8 @@ impl EngineSession {
             }
             work.await;
             drop(turn);
-        });
+        };
+        self.acts.spawn(work.in_current_span());
     }
 
     /// Has done what a receive into this dataset left to do.

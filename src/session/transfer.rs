@@ -4,6 +4,7 @@ use std::{slice::from_ref, sync::Arc};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     bases::hold_tag,
@@ -53,9 +54,9 @@ impl Transfer {
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Transfer {
         let (teller, outcome) = told();
-        tokio::spawn(async move {
+        let watched = async move {
             // A task of its own, so that even a panic in it has an outcome.
-            let result = match tokio::spawn(work).await {
+            let result = match tokio::spawn(work.in_current_span()).await {
                 Ok(result) => result,
                 Err(e) => Err(Failure::new(FailureClass::Internal, format!("the transfer ended unexpectedly: {e}"))),
             };
@@ -65,7 +66,8 @@ impl Transfer {
             }
             teller.tell(result);
             drop(permit);
-        });
+        };
+        tokio::spawn(watched.in_current_span());
         Transfer { outcome, cancelled, receiver_ended, counters }
     }
 

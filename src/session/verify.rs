@@ -16,6 +16,7 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
+use tracing::Instrument;
 
 use super::engine::{EngineSession, refused};
 use crate::{
@@ -98,7 +99,7 @@ impl EngineSession {
         // After it was opened: what lies open cannot become another one.
         let is_it = self.must_be(ask).await;
         // A task of its own, so that the view is shut also when nobody waits for the answer any more.
-        let task = tokio::spawn(async move {
+        let task = async move {
             let looked = match is_it {
                 Ok(_) => spawn_blocking(move || {
                     let progress = move |counts| {
@@ -117,7 +118,8 @@ impl EngineSession {
             }
             drop(turn);
             looked
-        });
+        };
+        let task = tokio::spawn(task.in_current_span());
         tokio::pin!(task);
         loop {
             tokio::select! {

@@ -12,6 +12,7 @@ mod cutovers;
 mod fences;
 mod hostile;
 mod links;
+mod logs;
 mod prepared;
 mod probes;
 mod random;

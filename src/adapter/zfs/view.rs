@@ -30,6 +30,7 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep},
 };
+use tracing::Instrument;
 
 use super::{ZfsCommand, run::error};
 use crate::{
@@ -260,11 +261,12 @@ impl Drop for Open {
         let zfs = Arc::clone(&self.zfs);
         // Without a runtime it is left to the next one: the record stays, and its lock is gone.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
+            let shutting = async move {
                 if let Err(e) = shut(&zfs, record).await {
                     tracing::warn!("{e}; the next view tries again");
                 }
-            });
+            };
+            runtime.spawn(shutting.in_current_span());
         }
     }
 }
