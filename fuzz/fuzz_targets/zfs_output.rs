@@ -5,13 +5,14 @@ use libfuzzer_sys::fuzz_target;
 use zmigrate::adapter::zfs::{
     classify::{self, Exit},
     parse,
+    status,
 };
 
 fuzz_target!(|data: &[u8]| {
     let Some((how, rest)) = data.split_first() else { return };
     // As the adapter does: what is no UTF-8 has become U+FFFD.
     let text = String::from_utf8_lossy(rest);
-    match how % 4 {
+    match how % 5 {
         0 => {
             let (objects, values) = text.split_once('\0').unwrap_or((&text, ""));
             let Ok(values) = parse::values(values) else { return };
@@ -35,6 +36,18 @@ fuzz_target!(|data: &[u8]| {
         }
         2 => {
             let _ = (parse::holds(&text), parse::send_size(&text));
+        }
+        4 => {
+            // What `zpool list` and `zfs allow` print.
+            let lines = text.lines().count();
+            if let Ok(pools) = status::pools(&text) {
+                assert!(pools.len() <= lines);
+            }
+            let Ok(dataset) = "tank/in".parse() else { return };
+            let found = status::delegations(&text, &dataset);
+            assert!(found.len() <= lines);
+            // Sets are replaced by what is in them.
+            assert!(found.iter().flat_map(|d| &d.permissions).all(|permission| !permission.starts_with('@')));
         }
         _ => {
             let Some((code, _)) = rest.split_first() else { return };
