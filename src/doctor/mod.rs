@@ -3,6 +3,7 @@
 //! ```text
 //! here.rs         configuration, identity, clock, directories
 //! zfs.rs          version and its known bugs, pools, what they lack
+//! places.rs       what grants and jobs name: is it there, has it room
 //! permissions.rs  what `zfs allow` still has to give, for a user that is not root
 //! peer.rs         name, TCP, TLS, protocol, round trip, grants, the peer's ZFS
 //!                         └─▶ Checks ─▶ Report ─▶ render.rs, or JSON
@@ -14,6 +15,7 @@
 mod here;
 mod peer;
 mod permissions;
+mod places;
 mod render;
 #[cfg(test)]
 mod tests;

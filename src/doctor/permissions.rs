@@ -1,12 +1,12 @@
-//! Whether the user that runs this may do what the grants promise. docs/unprivileged.md has the reasons for each.
+//! Whether the user that runs this may do what grants promise and jobs need. docs/unprivileged.md has the reasons for each.
 
 use std::{collections::BTreeSet, fs};
 
-use super::{Checks, PATIENCE, Patient};
+use super::{Checks, PATIENCE, Patient, places::Place};
 use crate::{
     port::zfs::ZfsErrorKind,
     session::patience::in_time,
-    types::{Access, DatasetName, Delegate, Delegation, Failure, FailureClass},
+    types::{Access, Delegate, Delegation, Failure, FailureClass},
 };
 
 /// Without these nothing is received.
@@ -76,15 +76,18 @@ impl User {
     }
 }
 
-pub(super) async fn all(checks: &mut Checks, patient: &Patient, granted: &[(Access, DatasetName)]) {
+pub(super) async fn all(checks: &mut Checks, patient: &Patient, places: &[Place]) {
     let user = &patient.user;
     if user.uid == 0 {
         let text =
             "root may do all; if zmigrated runs as another user, run this as that one: sudo -u USER zmigrate doctor";
         return checks.ok("allow", text);
     }
+    if places.is_empty() {
+        return checks.ok("allow", "no permission was checked: no grant and no job names a dataset that is there");
+    }
     let mut complete = 0;
-    for (access, dataset) in granted {
+    for Place { access, dataset, by, snapshots } in places {
         let answer = in_time("list permissions", PATIENCE, patient.zfs.delegations(dataset)).await;
         let delegations = match answer {
             Ok(delegations) => delegations,
@@ -98,15 +101,15 @@ pub(super) async fn all(checks: &mut Checks, patient: &Patient, granted: &[(Acce
             }
         };
         let (needs, wants) = match access {
-            Access::Push => (TARGET_NEEDS, TARGET_WANTS),
-            _ => (SOURCE_NEEDS, &[][..]),
+            Access::Push => (TARGET_NEEDS.to_vec(), TARGET_WANTS),
+            _ if *snapshots => ([SOURCE_NEEDS, &["snapshot"]].concat(), &[][..]),
+            _ => (SOURCE_NEEDS.to_vec(), &[][..]),
         };
-        let (needs, wants) = (user.lacks(needs, &delegations), user.lacks(wants, &delegations));
+        let (needs, wants) = (user.lacks(&needs, &delegations), user.lacks(wants, &delegations));
         let lacking = [needs.clone(), wants.clone()].concat().join(",");
         let hint = format!("as root: zfs allow -u {} {lacking} {dataset}", user.name());
         if !needs.is_empty() {
-            let text =
-                format!("{} may not do {} on {dataset}, which `{access}` of it needs", user.name(), needs.join(", "));
+            let text = format!("{} may not do {} on {dataset}, which {by} needs", user.name(), needs.join(", "));
             checks.fail("allow", FailureClass::Zfs, text, hint);
         } else if !wants.is_empty() {
             let text = format!("{} may not do {} on {dataset}; what needs it will fail", user.name(), wants.join(", "));
@@ -116,6 +119,6 @@ pub(super) async fn all(checks: &mut Checks, patient: &Patient, granted: &[(Acce
         }
     }
     if complete > 0 {
-        checks.ok("allow", format!("{} has all permissions that it needs on {complete} granted datasets", user.name()));
+        checks.ok("allow", format!("{} has all permissions that it needs on {complete} datasets", user.name()));
     }
 }

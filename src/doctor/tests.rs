@@ -213,3 +213,51 @@ async fn the_report_fits_into_80_columns_and_carries_no_control_characters() {
     let quiet = super::text(&report, true);
     assert!(!quiet.contains("peer grant") && quiet.contains("short"));
 }
+
+#[tokio::test]
+async fn what_jobs_name_is_looked_at_as_what_is_granted_is() {
+    let ward = well();
+    let jobs = |text: &str| {
+        let dir = ward.dir.path().display();
+        let head = format!(
+            "state_dir = \"{dir}\"\nruntime_dir = \"{dir}\"\n[identity]\ndir = \"{dir}/pki\"\n[zfs]\ncommand = \"/bin/true\"\n"
+        );
+        let config = Config::parse(&format!("{head}[peer.far]\naddress = \"far.example\"\n{text}"), "z.toml").unwrap();
+        let user = User { uid: 900, names: vec!["zm".into()], groups: Vec::new() };
+        Patient { config, zfs: Arc::clone(&ward.patient.zfs), now: ward.patient.now, user }
+    };
+    let none = examine(&jobs(""), None).await;
+    let allow: Vec<_> = none.checks.iter().filter(|c| c.topic == "allow").map(|c| c.message.as_str()).collect();
+    assert_eq!(allow, ["no permission was checked: no grant and no job names a dataset that is there"]);
+
+    let push = "[job.db]\ndirection = \"push\"\ndataset = \"tank/db\"\npeer = \"far\"\ntarget = \"x/db\"\n";
+    let found = examine(&jobs(push), None).await;
+    assert_eq!(
+        bad(&found).last().unwrap().2,
+        "zm may not do send, hold, release, bookmark, destroy, snapshot on tank/db, which job db needs"
+    );
+    let gone = examine(&jobs(&push.replace("tank/db", "tank/gone")), None).await;
+    assert!(bad(&gone).iter().any(|(topic, level, text)| (*topic, *level) == ("jobs", Level::Warn)
+        && *text == "job db names tank/gone, and there is no such dataset"));
+    // The first run of a pull makes its target, so what is above it has to be allowed.
+    let pull = "[job.db]\ndirection = \"pull\"\ndataset = \"x/db\"\npeer = \"far\"\ntarget = \"tank/in/new/db\"\n";
+    let found = examine(&jobs(pull), None).await;
+    let last = bad(&found).last().unwrap().2;
+    assert!(
+        last.starts_with("zm may not do create, mount,") && last.ends_with("on tank/in, which job db needs"),
+        "{last}"
+    );
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_found_though_the_pool_has_room() {
+    let look = |used: u64, available: u64| {
+        let mut checks = Checks::default();
+        places::left(&mut checks, &"tank/in".parse().unwrap(), used, available);
+        checks.list.into_iter().map(|check| (check.level, check.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(look(94 << 20, 6 << 20), []);
+    assert_eq!(look(95 << 20, 5 << 20), [(Level::Warn, "a quota leaves tank/in 5.00 MiB free".to_owned())]);
+    assert_eq!(look(100 << 20, 0), [(Level::Fail, "a quota leaves tank/in 0 B free".to_owned())]);
+    assert_eq!(look(0, 0)[0].0, Level::Fail);
+}

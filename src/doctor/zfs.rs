@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Checks, PATIENCE, Patient, permissions};
+use super::{Checks, PATIENCE, Patient, places};
 use crate::{
     releases::{Release, known_bugs},
     session::patience::in_time,
-    types::{Access, DatasetName, Failure, FailureClass, PoolStatus, ZfsVersion, human_bytes, listing::Capabilities},
+    types::{Failure, FailureClass, PoolStatus, ZfsVersion, human_bytes, listing::Capabilities},
 };
 
 /// ZFS slows down and fragments from here on.
@@ -47,7 +47,7 @@ pub(super) async fn all(checks: &mut Checks, patient: &Patient) {
         }
     }
     lacks(checks, "zfs", &lacking);
-    grants(checks, patient, &pools).await;
+    places::all(checks, patient, &pools).await;
 }
 
 /// Version, a module that does not fit, and the bugs that are known of it.
@@ -173,43 +173,4 @@ fn missing(can: &Capabilities) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(can, what)| (!can).then_some(what))
     .collect()
-}
-
-/// Whether what is granted exists, and may be done by this user.
-async fn grants(checks: &mut Checks, patient: &Patient, pools: &[PoolStatus]) {
-    let config = &patient.config;
-    let mut wanted: Vec<(Access, DatasetName)> = Vec::new();
-    for (_, grant) in config.grants.iter() {
-        for access in [Access::Push, Access::Pull] {
-            wanted.extend(grant.of(access).iter().map(|dataset| (access, dataset.clone())));
-        }
-    }
-    wanted.sort();
-    wanted.dedup();
-    // What lies in a pool that does not answer is not asked for.
-    let silent = |dataset: &DatasetName| pools.iter().any(|p| p.name == dataset.pool() && !p.answers());
-    wanted.retain(|(_, dataset)| !silent(dataset));
-    let names: Vec<DatasetName> = wanted.iter().map(|(_, dataset)| dataset.clone()).collect();
-    let there = match in_time("look at the granted datasets", PATIENCE, patient.zfs.datasets(&names)).await {
-        Ok(there) => there,
-        Err(e) => return checks.failure("grants", Failure::from(e), LOOK),
-    };
-    let exists = |dataset: &DatasetName| there.iter().any(|d| d.name == *dataset);
-    for (access, dataset) in wanted.iter().filter(|(_, dataset)| !exists(dataset)) {
-        let hint = match access {
-            Access::Pull => "correct the name in the configuration, or remove it".to_owned(),
-            _ => {
-                // Not marked as a placeholder: who replaces one loses the quota and the permissions that were given to it.
-                format!(
-                    "if datasets are pushed to below it: zfs create -o canmount=off -o readonly=on {dataset} (a push to {dataset} itself makes it, and wants it not to be there); or correct the name in the configuration"
-                )
-            }
-        };
-        checks.warn("grants", format!("{access} of {dataset} is granted, and there is no such dataset"), hint);
-    }
-    wanted.retain(|(_, dataset)| exists(dataset));
-    if !wanted.is_empty() {
-        checks.ok("grants", format!("{} granted datasets are there", wanted.len()));
-    }
-    permissions::all(checks, patient, &wanted).await;
 }
