@@ -157,14 +157,14 @@ fn a_host_without_an_authority_takes_nobody_in() {
 /// As when a fleet's authority is replaced: nothing is restarted.
 fn another_authority_counts_with_a_reload() {
     let site = Site::new();
-    let db = site.source("db", SLOW_BYTES);
+    let db = site.source("db", 2 * SLOW_BYTES);
     let mut push = site.start_push("db", "in/db", &SLOW);
     push.until_transferred(1 << 20);
     let new = make_ca(&site.dir, "new-ca");
     let address = format!("127.0.0.1:{}", site.port);
     let made = site.start(&["ca", "token", "north", "--dir", &new.to_string_lossy(), "--address", &address]);
     let token = made.wait(20).must(0).stdout.trim().to_owned();
-    join(&site, &token, "north", &[]).must(4).says(&["has no [ca]"]);
+    join(&site, &token, "n", &[]).must(4).says(&["has no [ca]"]);
     site.write_configs(&format!("[ca]\ndir = \"{}\"\n{}", new.display(), site.default_grant()), None);
     site.reload();
     join(&site, &token, "north", &[]).must(0);
@@ -175,6 +175,7 @@ fn another_authority_counts_with_a_reload() {
     site.reload();
     assert!(exchange(&mut dial_as(site.port, None, "zmigrate-join/1"), b"ZMJN").is_err());
     assert!(site.log().contains("no node may join here any more"), "{}", site.log());
+    assert!(!push.has_ended(), "the transfer was over before all was done");
     push.wait(60).must(0);
     site.assert_equal(&db, &site.w("in/db"));
 }
