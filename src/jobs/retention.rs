@@ -233,13 +233,20 @@ mod tests {
         let prefix: Prefix = "db".parse().unwrap();
         let mut there: Vec<(SnapshotTag, Timestamp)> = Vec::new();
         let mut most = 0;
+        let mut before_the_set_back = Vec::new();
+        let day = 24 * 4;
+        let (off, behind) = (30_000..30_000 + 10 * day, 40_000..40_100);
         for round in 0..2 * 365 * 24 * 4i64 {
             // The host was off for ten days, and for a while its clock was a day behind.
-            if (30_000..30_960).contains(&round) {
+            if off.contains(&round) {
                 continue;
             }
-            let behind = if (40_000..40_100).contains(&round) { 86_400 } else { 0 };
-            let now = Timestamp::from_second(start + round * 900 - behind).unwrap();
+            if round == behind.start {
+                before_the_set_back = there.clone();
+            }
+            let is_behind = behind.contains(&round);
+            let now = start + round * 900 - if is_behind { 86_400 } else { 0 };
+            let now = Timestamp::from_second(now).unwrap();
             let tag = prefix.tag_at(now).unwrap();
             if there.iter().all(|(old, _)| *old != tag) {
                 there.push((tag, now));
@@ -253,6 +260,33 @@ mod tests {
             let mut kept = kept.into_iter();
             there.retain(|_| kept.next().flatten().is_some());
             most = most.max(there.len());
+            let has = |every: i64| -> BTreeSet<i64> {
+                there.iter().map(|(_, at)| at.as_second().div_euclid(every)).collect()
+            };
+            // Each period from so long ago up to now has a snapshot.
+            let is_full = |every: i64, from: i64| {
+                let all = has(every);
+                (from.div_euclid(every)..=now.as_second().div_euclid(every)).all(|period| all.contains(&period))
+            };
+            let hours_ago = |n: i64| now.as_second() - n * 3600;
+            let after = |gap: &std::ops::Range<i64>, days: i64| gap.start <= round && round < gap.end + days * day;
+            if round >= 14 * day && !after(&off, 14) {
+                assert!(is_full(86_400, hours_ago(12 * 24)), "round {round}: a day is missing");
+            }
+            if is_behind {
+                // What is dated in the future stays, and what is taken now is kept beside it.
+                let ahead: Vec<_> = before_the_set_back.iter().filter(|(_, at)| *at > now).collect();
+                assert!(ahead.iter().all(|old| there.contains(old)), "round {round}: a set-back cost snapshots");
+                assert!(round > behind.start + 8 || ahead.len() > 20, "{} were ahead", ahead.len());
+                let set_back = start + behind.start * 900 - 86_400;
+                assert!(is_full(3600, set_back.max(hours_ago(22))), "round {round}: an hour since is missing");
+            } else if after(&behind, 1) {
+                // Of the day that was had twice, and since.
+                let newest = has(3600).range(hours_ago(50).div_euclid(3600)..).count();
+                assert!(newest >= 24, "round {round}: {newest} hours right after the clock was set right");
+            } else if round >= day && !after(&off, 1) {
+                assert!(is_full(3600, hours_ago(23)), "round {round}: an hour is missing");
+            }
         }
         let now = Timestamp::from_second(start + 2 * 365 * 86_400).unwrap();
         let ages: Vec<i64> = there.iter().map(|(_, at)| (now.as_second() - at.as_second()) / 86_400).collect();
