@@ -140,7 +140,7 @@ fn is_watched(status: &JobStatus) -> bool {
 fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     let max_lag_s = args.max_lag.map(|span| span.as_s()).or(status.max_lag_s);
     let warn_lag_s = args.warn_lag.map(|span| span.as_s());
-    let lacking = status.datasets.iter().find(|d| d.common.is_none());
+    let lacking = status.datasets.iter().find_map(|d| d.lacks_base());
     let worst = status.datasets.iter().max_by_key(|d| d.lag_s);
     let behind = |lag: u64| {
         let dataset = worst.map_or(status.source.as_str(), |d| d.source.as_str());
@@ -151,10 +151,7 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     let ahead = status.datasets.iter().find(|d| d.taken.is_some_and(|taken| taken.duration_since(now) > AHEAD));
     let (level, why) = match (status.lag_s, max_lag_s) {
         _ if status.error.is_some() => (Level::Unknown, status.error.clone().unwrap_or_default()),
-        _ if lacking.is_some() => {
-            let dataset = lacking.map_or(status.source.as_str(), |d| d.source.as_str());
-            (Level::Critical, format!("{dataset} and its target have no snapshot in common"))
-        }
+        _ if lacking.is_some() => (Level::Critical, lacking.unwrap_or_default()),
         (None, _) => (Level::Critical, "nothing has been replicated yet".to_owned()),
         (Some(lag), Some(max)) if lag > max => {
             (Level::Critical, format!("{}, more than {}", behind(lag), human_seconds(max)))

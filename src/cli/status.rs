@@ -107,7 +107,11 @@ pub fn table(jobs: &[JobStatus], now: Timestamp) -> String {
         }
         let lacking: Vec<_> = job.datasets.iter().filter(|d| d.common.is_none()).collect();
         for dataset in lacking.iter().take(3) {
-            line(&mut text, &format!("  ! {}: no snapshot in common", dataset.source));
+            let what = match dataset.unsent_snapshots {
+                Some(0) => "no snapshot left, while its copy has",
+                _ => "no snapshot in common",
+            };
+            line(&mut text, &format!("  ! {}: {what}", dataset.source));
         }
         if let Some(error) = &job.error {
             paragraph(&mut text, "  ! ", 4, error);

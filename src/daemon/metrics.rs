@@ -67,11 +67,11 @@ metrics! {
     "zmigrate_job_last_exit_code" gauge ["job_name"] "The exit code of the last run that ended.",
     "zmigrate_job_next_start_timestamp_seconds" gauge ["job_name"] "When the job is to start next, in seconds since 1970.",
     "zmigrate_job_max_lag_seconds" gauge ["job_name"] "The configured max_lag.",
-    "zmigrate_job_datasets" gauge ["job_name"] "Datasets that the job replicates, as seen last.",
+    "zmigrate_job_datasets" gauge ["job_name"] "Datasets with snapshots that the job replicates, as seen last.",
     "zmigrate_job_datasets_without_base" gauge ["job_name"] "Of those, datasets whose target has no snapshot in common with them.",
     "zmigrate_dataset_lag_seconds" gauge ["job_name, source, target"] "Age of the newest snapshot that both sides have.",
-    "zmigrate_dataset_unsent_snapshots" gauge ["job_name, source, target"] "Snapshots that the target has not got, as seen last.",
-    "zmigrate_dataset_unsent_bytes" gauge ["job_name, source, target"] "Bytes that the target has not got, as seen last; absent where ZFS cannot say.",
+    "zmigrate_dataset_unsent_snapshots" gauge ["job_name, source, target"] "Snapshots that the target has not got, as counted last; absent where that is not known.",
+    "zmigrate_dataset_unsent_bytes" gauge ["job_name, source, target"] "Bytes that the target has not got, as counted last; absent where that is not known, or ZFS cannot say.",
 }
 
 /// Answers whoever asks, for as long as the daemon lives.
@@ -190,7 +190,7 @@ fn of_job(lines: &mut String, metric: &Metric, short: &str, job: &JobStatus) {
     for dataset in &job.datasets {
         let value = match short {
             "dataset_lag_seconds" => dataset.lag_s.map(|lag| lag as f64),
-            "dataset_unsent_snapshots" => Some(dataset.unsent_snapshots as f64),
+            "dataset_unsent_snapshots" => dataset.unsent_snapshots.map(|n| n as f64),
             "dataset_unsent_bytes" => dataset.unsent_bytes.map(|bytes| bytes as f64),
             _ => None,
         };
@@ -246,7 +246,7 @@ mod tests {
             source: format!("t/db{name}").parse().unwrap(),
             target: format!("t/x{name}").parse().unwrap(),
             common,
-            unsent_snapshots: 2,
+            unsent_snapshots: Some(2),
             unsent_bytes: Some(4096),
         };
         let state = JobState {

@@ -32,7 +32,7 @@ use crate::{
     types::{
         DatasetName, Failure, FailureClass, Guid, JobId, JobName, SnapshotTag,
         listing::{DatasetInfo, JOB},
-        transfer::{Base, Depth, SendFlags, SendSpec},
+        transfer::{Depth, SendSpec},
     },
     wire::{
         hello::features,
@@ -99,7 +99,7 @@ pub struct SnapshotReport {
 /// What was found and done.
 #[derive(Clone, Debug, Default)]
 pub struct Upkeep {
-    /// One for each dataset of the source.
+    /// As [`lags`] tells them.
     pub lags: Vec<Lag>,
     /// Both sides of each dataset, where there are rules.
     pub pruned: Vec<PruneReport>,
@@ -354,15 +354,7 @@ async fn prune_target(
 
 /// Asks how long the streams would be that are missing, where that is few and can be said.
 async fn estimate(source: &Side, has: &Listed, lags: &mut [Lag]) -> Result<(), Failure> {
-    let spec = |lag: &Lag| {
-        let common = lag.common.as_ref().filter(|_| lag.unsent_snapshots > 0)?;
-        let newest = has.listing.get(&lag.source)?.newest()?;
-        Some(SendSpec::Incremental {
-            base: Base::Snapshot(lag.source.snapshot(&common.tag).ok()?),
-            snapshot: lag.source.snapshot(&newest.tag).ok()?,
-            flags: SendFlags::default(),
-        })
-    };
+    let spec = |lag: &Lag| lag.missing(has.listing.get(&lag.source)?);
     let (places, specs): (Vec<usize>, Vec<SendSpec>) =
         lags.iter().enumerate().filter_map(|(at, lag)| Some((at, spec(lag)?))).take(MAX_SIZES).unzip();
     if specs.is_empty() || !has.capabilities.send_estimate {

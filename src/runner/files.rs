@@ -456,4 +456,27 @@ mod tests {
         files.first_seen(&other, seen).unwrap();
         assert_eq!(files.load(&other).unwrap().first_seen, Some(seen));
     }
+
+    /// A dataset without snapshots is in no lag: once it has some, all stay until it is seen that the target has one.
+    #[test]
+    fn what_no_lag_tells_of_is_needed_whole() {
+        let (dir, job) = (tempfile::tempdir().unwrap(), job());
+        let job = Job { recursive: true, ..job };
+        let files = JobFiles::new(dir.path());
+        let needs = JobNeeds::new([(job.name.clone(), job.clone())].into(), files.clone());
+        let has =
+            |name: &str| needs.of(&name.parse().unwrap(), None).into_iter().map(|need| need.has).collect::<Vec<_>>();
+        assert_eq!(has("t/db/new"), [None]);
+        let common = crate::jobs::lag::Common { tag: "s".parse().unwrap(), guid: Guid(7), taken_unix_s: 5 };
+        let lag = Lag {
+            source: "t/db".parse().unwrap(),
+            target: "t/x".parse().unwrap(),
+            common: Some(common),
+            unsent_snapshots: None,
+            unsent_bytes: None,
+        };
+        let (source, target) = (job.dataset.to_string(), place(&job));
+        files.save(&job, &JobState { source, target, lags: vec![lag], ..JobState::default() }).unwrap();
+        assert_eq!((has("t/db"), has("t/db/new")), (vec![Some(Guid(7))], vec![None]));
+    }
 }

@@ -12,6 +12,7 @@ pub mod history;
 mod hooks;
 pub mod overview;
 mod report;
+mod recount;
 mod run;
 mod snapshot;
 pub mod turn;

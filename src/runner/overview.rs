@@ -23,9 +23,9 @@ pub struct DatasetStatus {
     pub taken: Option<Timestamp>,
     /// Seconds since that one was taken; `null` where there is none.
     pub lag_s: Option<u64>,
-    /// Snapshots of the source that were newer.
-    pub unsent_snapshots: usize,
-    /// Bytes that were still to be sent; `null` where that could not be told.
+    /// Snapshots of the source that were newer when they were counted last; `null` where that could not be told.
+    pub unsent_snapshots: Option<usize>,
+    /// Bytes that were still to be sent then; `null` where that could not be told.
     pub unsent_bytes: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ pub struct JobStatus {
     pub lag_s: Option<u64>,
     /// From when on that is too much, as configured.
     pub max_lag_s: Option<u64>,
-    /// Bytes still to be sent when it was looked at last, as far as that can be told.
+    /// Bytes still to be sent when they were counted last; `null` if that could not be told of all its datasets.
     pub unsent_bytes: Option<u64>,
     /// Runs so far.
     pub runs: u64,
@@ -122,7 +122,7 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> JobStatus {
     let now_s = u64::try_from(now.as_second()).unwrap_or_default();
     let datasets: Vec<DatasetStatus> = state.lags.iter().map(|lag| dataset(lag, now_s)).collect();
     let lags: Option<Vec<u64>> = datasets.iter().map(|d| d.lag_s).collect();
-    let unsent: Vec<u64> = datasets.iter().filter_map(|d| d.unsent_bytes).collect();
+    let unsent: Option<Vec<u64>> = datasets.iter().map(|d| d.unsent_bytes).collect();
     let last_started = state.last.as_ref().map(|last| last.started);
     let since = state.first_seen.map_or(now, |seen| seen.min(now));
     let next = job.schedule.next(last_started, since, now, job.seed()).filter(|_| !paused);
@@ -155,7 +155,7 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> JobStatus {
         looked: state.looked,
         lag_s: lags.and_then(|lags| lags.into_iter().max()),
         max_lag_s: job.max_lag.map(|span| span.as_s()),
-        unsent_bytes: if unsent.is_empty() { None } else { Some(unsent.iter().sum()) },
+        unsent_bytes: unsent.filter(|all| !all.is_empty()).map(|all| all.iter().sum()),
         runs: state.runs,
         failed_runs: state.failed_runs,
         wire_bytes: state.wire_bytes,
@@ -174,6 +174,20 @@ fn dataset(lag: &Lag, now_s: u64) -> DatasetStatus {
         lag_s: lag.age_s(now_s),
         unsent_snapshots: lag.unsent_snapshots,
         unsent_bytes: lag.unsent_bytes,
+    }
+}
+
+impl DatasetStatus {
+    /// What is wrong if both sides have nothing in common, for people.
+    pub fn lacks_base(&self) -> Option<String> {
+        let (source, target) = (&self.source, &self.target);
+        match (&self.common, self.unsent_snapshots) {
+            (Some(_), _) => None,
+            (None, Some(0)) => {
+                Some(format!("{source} has no snapshot left, while its copy {target} has: nothing of it is replicated"))
+            }
+            (None, _) => Some(format!("{source} and its target have no snapshot in common")),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     history::History,
     hooks::{Stage, run_hook},
     report::{JobReport, Started, conclude, first_trouble, record, run_id},
+    recount::count_unsent,
     snapshot::NAME_TRIES,
     turn::Turn,
 };
@@ -21,7 +22,7 @@ use crate::{
     host,
     identity::IdentityStore,
     jobs::{Direction, Job, lag::Lag, span::Span},
-    limits::RUN_LISTING_WITHIN,
+    limits::{LISTING_WITHIN, RUN_LISTING_WITHIN},
     plan::{ExcludePattern, History as Snapshots},
     port::zfs::Zfs,
     session::{engine::Engine, live::LiveConnections, patience::in_time},
@@ -30,6 +31,9 @@ use crate::{
 
 /// What runs of jobs work with.
 #[derive(Clone)]
+/// How long it may take to count what is unsent when a run is to end: twice that is less than a daemon waits for its runs.
+const COUNTED_WHEN_STOPPED: Duration = Duration::from_secs(5);
+
 pub struct JobContext {
     /// The configuration.
     pub config: Arc<Config>,
@@ -102,7 +106,14 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
         tracing::info!("begun by {}", by.word());
         let result = run.carry_out(&mut report, &mut state).await;
         conclude(&mut report, result, since.elapsed());
+        let looked = state.looked.take();
         report.all_notes().iter().for_each(|note| tracing::info!("{note}"));
+        if state.looked.is_none() {
+            // It did not come to see both sides.
+            state.looked = looked;
+            let within = if context.stop.is_cancelled() { COUNTED_WHEN_STOPPED } else { LISTING_WITHIN };
+            count_unsent(run.zfs(), job, &mut state.lags, within).await;
+        }
         let error =
             report.error.as_ref().map(ToString::to_string).or_else(|| first_trouble(&report)).unwrap_or_default();
         // On a terminal the report says so.

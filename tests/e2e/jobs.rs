@@ -95,9 +95,14 @@ fn from_cron_it_is_silent_and_keeps_a_history() {
     assert_eq!(runs[0]["steps"].as_array().unwrap().len(), 2, "s1 and the job's own: {history}");
     // The peer is away: it says so, with the exit code, and the snapshot was taken all the same.
     site.signal_daemon(rustix::process::Signal::KILL);
+    let base = own(&db).pop().unwrap();
     let done = run(&site, &["job", "run", "db", "--cron"]).must(5).says(&["job db, run", "error:"]);
     assert_eq!(done.stdout, "");
     assert_eq!(own(&db).len(), 3);
+    // What the peer has stays known, and what it lacks is counted here.
+    let status = json(&site.start(&["status", "--output", "json"]).wait(20).must(0));
+    let seen = &status["jobs"][0]["datasets"][0];
+    assert_eq!((&seen["common"], &seen["unsent_snapshots"]), (&base.into(), &1.into()), "{seen}");
     let text = site.start(&["history"]).wait(20).must(0).stdout;
     assert!(text.contains("failed") && text.lines().count() >= 5, "{text}");
 }

@@ -87,7 +87,9 @@ async fn kept_up(datasets: usize, with_news: usize) -> [BTreeMap<Op, u64>; 2] {
     };
     let before = [counts(&world.source.zfs), counts(&world.target.zfs)];
     let record = |lags: &[Lag]| {
-        assert!(lags.len() == datasets && lags.iter().all(|lag| lag.common.is_some() && lag.unsent_snapshots == 0));
+        assert!(
+            lags.len() == datasets && lags.iter().all(|lag| lag.common.is_some() && lag.unsent_snapshots == Some(0))
+        );
         Ok(())
     };
     let done = upkeep(&world.context(), &options, &record).await.unwrap();
