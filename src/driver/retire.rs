@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::{
     Upkeep, UpkeepOptions,
-    attempt::lock,
     side::{Side, unexpected},
+    upkeep::lock_to_prune,
 };
 use crate::{
     jobs::{gone::GoneMark, span::Span},
@@ -176,7 +176,7 @@ pub(super) async fn retire(
         ));
         return Ok(());
     }
-    lock(target, &options.target).await?;
+    lock_to_prune(target, client, options).await?;
     // Of no account where nothing is gone.
     let after = options.destroy_deleted.unwrap_or(Span::seconds(u64::MAX));
     for Wish { info, what } in wishes {

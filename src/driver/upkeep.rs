@@ -175,9 +175,8 @@ async fn with_session(
         Direction::Push => (here, there, client.identity()),
         Direction::Pull => (there, here, &context.identity),
     };
-    let prunes_target = options.keep_target.is_some();
-    if prunes_target {
-        lock(&target, &options.target).await?;
+    if options.keep_target.is_some() {
+        lock_to_prune(&target, client, options).await?;
     }
     let depth = if options.recursive { Depth::Tree } else { Depth::Root };
     let list = |root: &DatasetName, role| Request::List { root: root.clone(), depth, role };
@@ -233,6 +232,12 @@ async fn with_session(
     let retired = retire(&target, (client, identity), options, listings, takes_part, &mut found).await;
     found.unless_it_ends_all(retired)?;
     Ok(found)
+}
+
+/// Keeps runs away from the target while it is pruned. A dry run keeps away nobody, but at a peer that answers only who does.
+pub(super) async fn lock_to_prune(target: &Side, client: &Client, options: &UpkeepOptions) -> Result<(), Failure> {
+    let answers_anybody = matches!(target, Side::Local(_)) || client.has(features::DRY);
+    if options.dry_run && answers_anybody { Ok(()) } else { lock(target, &options.target).await }
 }
 
 /// One line for the target that keeps most of what would go but for it.

@@ -13,6 +13,8 @@ mod hooks;
 pub mod overview;
 mod report;
 mod recount;
+mod report;
+mod retry;
 mod run;
 mod snapshot;
 pub mod turn;

@@ -13,6 +13,8 @@ use super::{
     hooks::{Stage, run_hook},
     report::{JobReport, Started, conclude, first_trouble, record, run_id},
     recount::count_unsent,
+    report::{JobReport, Started, conclude, first_trouble, record, run_id},
+    retry::may_pass,
     snapshot::NAME_TRIES,
     turn::Turn,
 };
@@ -101,7 +103,7 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
         return Err(failure);
     }
     let span = tracing::info_span!("job", job = %job.name, run = %report.run, dataset = %job.dataset);
-    let run = Run { context, job, files: &files };
+    let run = Run { context, job, files: &files, by };
     async {
         tracing::info!("begun by {}", by.word());
         let result = run.carry_out(&mut report, &mut state).await;
@@ -162,7 +164,7 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
 pub async fn preview(context: &JobContext, job: &Job, act: bool) -> Result<Upkeep, Failure> {
     let files = JobFiles::new(&context.config.state_dir);
     let _lock = if act { Some(files.lock(&job.name)?) } else { None };
-    let run = Run { context, job, files: &files };
+    let run = Run { context, job, files: &files, by: Started::Person };
     let mut state = files.load(job)?;
     (state.source, state.target) = (job.dataset.to_string(), place(job));
     let exclude = run.exclude().await?;
@@ -173,6 +175,7 @@ pub(super) struct Run<'a> {
     pub context: &'a JobContext,
     pub job: &'a Job,
     files: &'a JobFiles,
+    by: Started,
 }
 
 impl Run<'_> {
@@ -326,9 +329,7 @@ impl Run<'_> {
                 // It may have been taken, and only the answer lost.
                 tag = Some(self.tag(Timestamp::now())?);
             }
-            let passing =
-                |e: &Failure| e.class == FailureClass::Unreachable || (e.transient && e.class != FailureClass::Locked);
-            let again = done.exit_code == 5 || done.error.iter().chain(done.failures()).any(passing);
+            let again = done.exit_code == 5 || done.error.iter().chain(done.failures()).any(|e| may_pass(e, self.by));
             let why = done.error.as_ref().or_else(|| done.failures().next()).map(ToString::to_string);
             report.replication = Some(done);
             let Some(wait) = job.wait_before(report.attempts).filter(|_| again) else { return Ok(()) };

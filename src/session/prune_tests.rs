@@ -101,8 +101,13 @@ async fn what_was_asked_for_goes_and_is_in_the_journal_first() {
 async fn a_dry_run_says_the_same_and_changes_nothing() {
     let target = target().await;
     let request = PruneRequest { dry_run: true, ..target.request(&[0, 4]) };
-    let said = target.prune(request).await.unwrap();
+    let said = target.prune(request.clone()).await.unwrap();
     assert!(said[0].is_empty() && !said[1].is_empty(), "{said:?}");
+    // A run has the target: who only looks neither needs it nor waits.
+    let looks = bare::session(&target.engine, "you");
+    let Reply::Pruned(pruned) = looks.handle(Request::Prune(request)).await.unwrap() else { panic!() };
+    assert_eq!(pruned.into_iter().map(|p| p.spared.unwrap_or_default()).collect::<Vec<_>>(), said);
+    assert!(!looks.holds_locks());
     assert_eq!(target.left().await, [0, 1, 2, 3, 4]);
 }
 

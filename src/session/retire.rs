@@ -35,7 +35,9 @@ impl EngineSession {
     /// Marks a dataset whose source is gone, destroys it when its time has come, or takes the mark off.
     pub(super) async fn retire(&self, request: RetireRequest, now: Timestamp) -> Result<Reply, Failure> {
         let dataset = &request.dataset;
-        self.must_hold_above(dataset)?;
+        if !request.dry_run {
+            self.must_hold_above(dataset)?;
+        }
         let prefix: Prefix = request.prefix.parse().map_err(|e| Failure::new(FailureClass::Protocol, e))?;
         let listing = self.zfs().list(dataset, Depth::Tree).await?;
         let Some(info) = listing.get(dataset) else { return Ok(Reply::Retired(Retired::Destroyed)) };

@@ -129,7 +129,10 @@ async fn it_is_marked_waits_and_goes_and_the_journal_says_so_first() {
         assert_eq!(target.mark().unwrap(), format!("{t0} 2026-10-31T12:00:00Z"));
     }
     let dry = RetireRequest { dry_run: true, ..target.request() };
-    assert_eq!(target.ask(dry, "2026-11-01T12:00:00Z").await.unwrap(), Retired::Destroyed);
+    assert_eq!(target.ask(dry.clone(), "2026-11-01T12:00:00Z").await.unwrap(), Retired::Destroyed);
+    // Who only looks needs no lock.
+    let looks = bare::session(&target.engine, "you").retire(dry, at("2026-11-01T12:00:00Z")).await;
+    assert_eq!(looks.unwrap(), Reply::Retired(Retired::Destroyed));
     assert!(target.is_there());
     assert_eq!(target.ask(target.request(), "2026-11-01T12:00:00Z").await.unwrap(), Retired::Destroyed);
     assert_eq!(target.zfs.kind(&ds("tank/in/db")), None);

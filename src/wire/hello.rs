@@ -40,8 +40,12 @@ pub mod features {
     pub const NOTES: u64 = 128;
     /// The request `Prepare`.
     pub const PREPARE: u64 = 256;
+    /// The request `Limit`.
+    pub const LIMIT: u64 = 512;
+    /// A dry run of `Prune` or `Retire` asks for no lock.
+    pub const DRY: u64 = 1024;
     /// All that this build has.
-    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE | RETIRE | NOTES | PREPARE;
+    pub const OURS: u64 = STRIPING | PROBE | ABOUT | CUTOVER | VERIFY | PRUNE | RETIRE | NOTES | PREPARE | LIMIT | DRY;
 }
 
 /// A session's unguessable name; valid only together with the identity that opened it.

@@ -220,7 +220,8 @@ pub enum Request {
 /// Snapshots that a job no longer keeps on its target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneRequest {
-    /// The target, or a dataset below it. It must be under a lock of the session, and bear `zmigrate:job` of this job.
+    /// The target, or a dataset below it. It must bear `zmigrate:job` of this job, and be under a lock of the session but for a dry run
+    /// ([`super::hello::features::DRY`]).
     pub dataset: DatasetName,
     /// The job.
     pub job: JobId,
@@ -244,7 +245,7 @@ pub struct Pruned {
 /// A dataset on a target whose source was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetireRequest {
-    /// Below a target under a lock of the session. It must bear `zmigrate:job` of this job.
+    /// Below a target under a lock of the session, but for a dry run, as with [`PruneRequest`]. It must bear `zmigrate:job` of this job.
     pub dataset: DatasetName,
     /// The job.
     pub job: JobId,

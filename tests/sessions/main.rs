@@ -14,6 +14,8 @@ mod hostile;
 mod links;
 mod logs;
 mod prepared;
+mod looks;
+mod months;
 mod probes;
 mod random;
 mod releases;

@@ -61,8 +61,8 @@ impl Trouble {
 struct Wire {
     inner: Option<DuplexStream>,
     trouble: Trouble,
-    /// The hello names only what the first release had, and so does the answer.
-    of_the_first_release: bool,
+    /// Features that the hello does not name, and so neither does the answer.
+    lacks: u64,
     sent: u64,
     heard: u64,
     silent: bool,
@@ -119,8 +119,8 @@ impl AsyncWrite for Wire {
         if this.silent {
             return Poll::Ready(Ok(bytes.len()));
         }
-        if this.of_the_first_release && this.sent == 0 {
-            let old = hello_of_the_first_release(bytes);
+        if this.lacks != 0 && this.sent == 0 {
+            let old = hello_without(this.lacks, bytes);
             let Some(inner) = &mut this.inner else { return Poll::Ready(Err(reset())) };
             let n = ready!(Pin::new(inner).poll_write(cx, &old))?;
             assert_eq!(n, old.len(), "an empty pipe takes a hello");
@@ -145,9 +145,9 @@ impl AsyncWrite for Wire {
 }
 
 /// The same hello, with the features of the first release alone.
-fn hello_of_the_first_release(bytes: &[u8]) -> Vec<u8> {
+fn hello_without(lacks: u64, bytes: &[u8]) -> Vec<u8> {
     let hello: Hello = codec::decode(&bytes[PREFACE_LEN..], Use::Hello).expect("the client writes its hello at once");
-    encode_hello(&Hello { features: features::STRIPING, ..hello }).unwrap()
+    encode_hello(&Hello { features: hello.features & !lacks, ..hello }).unwrap()
 }
 
 /// Grants in memory.
@@ -244,7 +244,7 @@ impl Daemon {
         &self,
         identity: &PeerName,
         trouble: Trouble,
-        old: bool,
+        lacks: u64,
         dead: &CancellationToken,
         latency: Duration,
     ) -> Wire {
@@ -261,7 +261,7 @@ impl Daemon {
         Wire {
             inner: Some(ours),
             trouble,
-            of_the_first_release: old,
+            lacks,
             sent: 0,
             heard: 0,
             silent: false,
@@ -283,7 +283,7 @@ pub struct SimLink {
     down: AtomicBool,
     /// Of each connection, in either direction.
     latency: Mutex<Duration>,
-    of_the_first_release: AtomicBool,
+    lacks: AtomicU64,
     live: Mutex<CancellationToken>,
 }
 
@@ -297,7 +297,7 @@ impl SimLink {
             dials: AtomicU64::new(0),
             down: AtomicBool::new(false),
             latency: Mutex::default(),
-            of_the_first_release: AtomicBool::new(false),
+            lacks: AtomicU64::new(0),
             live: Mutex::default(),
         })
     }
@@ -319,7 +319,12 @@ impl SimLink {
 
     /// From now on either side takes the other for one of the first release.
     pub fn of_the_first_release(&self) {
-        self.of_the_first_release.store(true, Ordering::SeqCst);
+        self.lacks(!features::STRIPING);
+    }
+
+    /// From now on either side takes the other for one without these features.
+    pub fn lacks(&self, features: u64) {
+        self.lacks.store(features, Ordering::SeqCst);
     }
 
     /// Troubles that no connection has met yet.
@@ -361,8 +366,8 @@ impl Link for SimLink {
         let latency = *self.latency.lock().unwrap();
         // What TCP and TLS say to each other first, two round trips.
         tokio::time::sleep(4 * latency).await;
-        let old = self.of_the_first_release.load(Ordering::SeqCst);
-        let connection = Box::new(self.daemon.connect(&self.us, trouble, old, &dead, latency));
+        let lacks = self.lacks.load(Ordering::SeqCst);
+        let connection = Box::new(self.daemon.connect(&self.us, trouble, lacks, &dead, latency));
         let identity = if trouble.somebody_else { "somebody-else".parse().unwrap() } else { self.them.clone() };
         Ok(Dialled { connection, identity, chain: Vec::new() })
     }
