@@ -9,23 +9,64 @@ use tokio::time::Instant;
 
 use crate::wire::bucket::TokenBucket;
 
-/// A rate that all transfers of a run or session keep to together.
+/// A rate that all transfers of a run or session keep to together. It may change while they run.
 pub struct RateLimit {
-    bucket: Mutex<TokenBucket>,
+    /// `None` while there is no limit.
+    bucket: Mutex<Option<TokenBucket>>,
     epoch: Instant,
 }
 
 impl RateLimit {
-    /// A limit in bytes on the wire per second.
-    pub fn new(rate_bytes_per_s: u64) -> Arc<RateLimit> {
-        Arc::new(RateLimit {
-            bucket: Mutex::new(TokenBucket::new(rate_bytes_per_s, Duration::ZERO)),
-            epoch: Instant::now(),
-        })
+    /// A limit in bytes on the wire per second; `None` for none as yet.
+    pub fn new(rate_bytes_per_s: Option<u64>) -> Arc<RateLimit> {
+        let limit = RateLimit { bucket: Mutex::new(None), epoch: Instant::now() };
+        limit.set(rate_bytes_per_s);
+        Arc::new(limit)
+    }
+
+    /// From the next frame on another limit, or none.
+    pub fn set(&self, rate_bytes_per_s: Option<u64>) {
+        let (mut bucket, now) = (self.lock(), self.epoch.elapsed());
+        match (&mut *bucket, rate_bytes_per_s) {
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate, now),
+            (bucket, rate) => *bucket = rate.map(|rate| TokenBucket::new(rate, now)),
+        }
     }
 
     pub(super) fn pause_for(&self, bytes: u64) -> Duration {
-        let mut bucket = self.bucket.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        bucket.take(bytes, self.epoch.elapsed())
+        let mut bucket = self.lock();
+        bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.take(bytes, self.epoch.elapsed()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<TokenBucket>> {
+        self.bucket.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds that so many frames of 1000 bytes take.
+    async fn send(limit: &RateLimit, frames: u32) -> f64 {
+        let began = Instant::now();
+        for _ in 0..frames {
+            tokio::time::sleep(limit.pause_for(1000)).await;
+        }
+        began.elapsed().as_secs_f64()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_comes_changes_and_goes_while_it_is_in_use() {
+        let limit = RateLimit::new(None);
+        assert_eq!(send(&limit, 10_000).await, 0.0);
+        limit.set(Some(10_000));
+        let took = send(&limit, 100).await;
+        assert!((9.5..10.5).contains(&took), "{took} s for 100,000 bytes at 10,000 a second");
+        limit.set(Some(1000));
+        let took = send(&limit, 100).await;
+        assert!((98.0..102.0).contains(&took), "{took} s for 100,000 bytes at 1,000 a second");
+        limit.set(None);
+        assert_eq!(send(&limit, 10_000).await, 0.0);
     }
 }

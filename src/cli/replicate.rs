@@ -131,6 +131,7 @@ pub(super) fn run_context(global: &Global, peer: &PeerAddress, streams: Streams)
         identity: store.own().name,
         board: Arc::new(Board::default()),
         stop: CancellationToken::new(),
+        limit: None,
     })
 }
 

@@ -122,6 +122,7 @@ fn lead_from_here(
         identity: daemon.store.own().name,
         board: Arc::new(Board::default()),
         stop: stop.child_token(),
+        limit: None,
     });
     let (notices, mut heard) = mpsc::unbounded_channel();
     let mut lead = Lead::take_over(context, &*host::ledgers(config), name, notices)?;

@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use super::{
     DatasetReport, DatasetResult, Direction, Report, RunContext, RunOptions,
+    limit::keep_to,
     side::{Side, unexpected},
     step::Work,
     stopped,
@@ -94,6 +95,10 @@ pub(super) async fn with_session(
     let (source, target, target_identity) = match options.direction {
         Direction::Push => (here, there, client.identity().clone()),
         Direction::Pull => (there, here, context.identity.clone()),
+    };
+    let _limited = match &context.limit {
+        Some(limit) => keep_to(limit, &source, client).await?,
+        None => None,
     };
     if options.dry_run && options.snapshot.is_some() {
         report.notes.push("a run would take a snapshot first, and send it as well; this plan is without it".to_owned());

@@ -12,6 +12,7 @@
 mod attempt;
 mod board;
 pub mod cutover;
+mod limit;
 mod probe;
 mod report;
 mod retire;
@@ -22,7 +23,10 @@ pub mod verify;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
@@ -99,6 +103,9 @@ pub struct RunContext {
     pub board: Arc<Board>,
     /// Set when the run is to end early; what has been received is kept.
     pub stop: CancellationToken,
+    /// Where the limit changes while the run is at work: wire bytes per second for all transfers together, in place of that of the
+    /// options. A source that is too old to be told keeps to theirs.
+    pub limit: Option<watch::Receiver<Option<u64>>>,
 }
 
 /// Attempts in a row without any step done before a passing failure is taken for a lasting one.

@@ -7,11 +7,11 @@
 //! Invariants: a job never overlaps itself, in whatever process, because its lock is the kernel's; nothing is pruned on a
 //! source before what its target has is on disk; a run that was begun is in the history, also if it never ended.
 
+mod bandwidth;
 pub mod files;
 pub mod history;
 mod hooks;
 pub mod overview;
-mod report;
 mod recount;
 mod report;
 mod retry;

@@ -8,10 +8,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
 use super::{
+    bandwidth::Limit,
     files::{JobFiles, JobState, LastRun, Progress, place},
     history::History,
     hooks::{Stage, run_hook},
-    report::{JobReport, Started, conclude, first_trouble, record, run_id},
     recount::count_unsent,
     report::{JobReport, Started, conclude, first_trouble, record, run_id},
     retry::may_pass,
@@ -31,11 +31,11 @@ use crate::{
     types::{Failure, FailureClass, JobName, SnapshotTag},
 };
 
-/// What runs of jobs work with.
-#[derive(Clone)]
 /// How long it may take to count what is unsent when a run is to end: twice that is less than a daemon waits for its runs.
 const COUNTED_WHEN_STOPPED: Duration = Duration::from_secs(5);
 
+/// What runs of jobs work with.
+#[derive(Clone)]
 pub struct JobContext {
     /// The configuration.
     pub config: Arc<Config>,
@@ -106,16 +106,16 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
     let run = Run { context, job, files: &files, by };
     async {
         tracing::info!("begun by {}", by.word());
-        let result = run.carry_out(&mut report, &mut state).await;
-        conclude(&mut report, result, since.elapsed());
         let looked = state.looked.take();
-        report.all_notes().iter().for_each(|note| tracing::info!("{note}"));
+        let result = run.carry_out(&mut report, &mut state).await;
         if state.looked.is_none() {
             // It did not come to see both sides.
             state.looked = looked;
             let within = if context.stop.is_cancelled() { COUNTED_WHEN_STOPPED } else { LISTING_WITHIN };
             count_unsent(run.zfs(), job, &mut state.lags, within).await;
         }
+        conclude(&mut report, result, since.elapsed());
+        report.all_notes().iter().for_each(|note| tracing::info!("{note}"));
         let error =
             report.error.as_ref().map(ToString::to_string).or_else(|| first_trouble(&report)).unwrap_or_default();
         // On a terminal the report says so.
@@ -259,7 +259,7 @@ impl Run<'_> {
         &*self.context.engine.zfs
     }
 
-    fn run_context(&self) -> Result<RunContext, Failure> {
+    fn run_context(&self, limit: Option<&Limit>) -> Result<RunContext, Failure> {
         let context = self.context;
         Ok(RunContext {
             link: context.live.watched(host::link(&context.config, &context.store, &self.job.peer)?, &context.store),
@@ -269,6 +269,7 @@ impl Run<'_> {
             // One for each attempt: a board counts on.
             board: Arc::new(Board::default()),
             stop: context.stop.clone(),
+            limit: limit.map(Limit::watched),
         })
     }
 
@@ -279,6 +280,7 @@ impl Run<'_> {
         mut tag: Option<SnapshotTag>,
     ) -> Result<(), Failure> {
         let (job, mut names) = (self.job, 1..NAME_TRIES);
+        let limit = Limit::by_hour(job, Timestamp::now);
         loop {
             report.attempts += 1;
             let options = RunOptions {
@@ -300,7 +302,7 @@ impl Run<'_> {
                 bwlimit_bytes_per_s: job.bandwidth.at(Timestamp::now(), job.zone()),
             };
             let done = {
-                let context = self.run_context()?;
+                let context = self.run_context(limit.as_ref())?;
                 let shown = AbortOnDropHandle::new(tokio::spawn(show(
                     self.files.clone(),
                     job.name.clone(),
@@ -399,7 +401,7 @@ impl Run<'_> {
             // Without the job's lock nothing is written.
             if dry_run { Ok(()) } else { self.files.save(job, &state) }
         };
-        let found = upkeep(&self.run_context()?, &options, &record).await?;
+        let found = upkeep(&self.run_context(None)?, &options, &record).await?;
         let state = known.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         state.renamed.clone_from(&found.renamed);
         state.kept_for.clone_from(&found.kept_for);

@@ -265,9 +265,11 @@ impl EngineSession {
             }
             Request::OpenSend { channel, step } => {
                 let rate = match step.bwlimit_bytes_per_s {
-                    Some(rate) => Some(Arc::clone(self.rate.get_or_init(async || RateLimit::new(rate)).await)),
-                    None => None,
+                    // What the whole session was told counts for more: the step may have been planned before.
+                    limit @ Some(_) => Some(self.rate.get_or_init(async || RateLimit::new(limit)).await),
+                    None => self.rate.get(),
                 };
+                let rate = rate.map(Arc::clone);
                 let transfer = open_send(self, channel, step, rate).await?;
                 self.keep(channel, transfer)?;
                 Ok(Reply::Done)
@@ -312,6 +314,10 @@ impl EngineSession {
             }
             Request::Acknowledge { snapshot, guid, job, superseded } => {
                 self.acknowledge(&snapshot, guid, &job, &superseded).await
+            }
+            Request::Limit { bytes_per_s } => {
+                self.rate.get_or_init(async || RateLimit::new(bytes_per_s)).await.set(bytes_per_s);
+                Ok(Reply::Done)
             }
             Request::Prune(request) => self.prune_target(request).await,
             Request::Retire(request) => self.retire(request, jiff::Timestamp::now()).await,

@@ -75,7 +75,7 @@ impl ProbeSend {
     pub fn start(session: &Arc<EngineSession>, channel: u32, source: ProbeSource) -> Result<ProbeSend, Failure> {
         let (permit, link) = session.place(channel)?;
         if let Some(rate) = source.bwlimit_bytes_per_s {
-            link.limit_rate(RateLimit::new(rate));
+            link.limit_rate(RateLimit::new(Some(rate)));
         }
         let counters = Arc::new(Counters::default());
         let (cancelled, receiver_ended) = (CancellationToken::new(), CancellationToken::new());

@@ -18,6 +18,13 @@ impl TokenBucket {
         Self { rate_bytes_per_s, level: rate_bytes_per_s as f64 / 4.0, at: now }
     }
 
+    /// From now on another rate. What was sent beyond the old one is paid off at the new one.
+    pub fn set_rate(&mut self, rate_bytes_per_s: u64, now: Duration) {
+        self.take(0, now);
+        self.rate_bytes_per_s = rate_bytes_per_s.max(1);
+        self.level = self.level.min(self.rate_bytes_per_s as f64 / 4.0);
+    }
+
     /// Takes `bytes` out and returns how long to wait before they may be sent.
     pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
         let rate = self.rate_bytes_per_s as f64;
@@ -41,6 +48,26 @@ mod tests {
         }
         // 50,000 bytes at 1,000 a second, less the first burst of 250.
         assert!((now.as_secs_f64() - 49.75).abs() < 0.01, "{now:?}");
+    }
+
+    #[test]
+    fn a_new_rate_holds_from_then_on() {
+        let mut now = Duration::ZERO;
+        let mut bucket = TokenBucket::new(1000, now);
+        let mut send = |bucket: &mut TokenBucket, frames: u32| {
+            let began = now;
+            (0..frames).for_each(|_| now += bucket.take(500, now));
+            ((now - began).as_secs_f64(), now)
+        };
+        let (_, at) = send(&mut bucket, 10);
+        bucket.set_rate(100_000, at);
+        // 50,000 bytes.
+        let (took, at) = send(&mut bucket, 100);
+        assert!((took - 0.5).abs() < 0.05, "{took}");
+        // What was saved up at the higher rate is no burst at the lower one.
+        bucket.set_rate(1000, at + Duration::from_secs(60));
+        assert_eq!(bucket.take(250, at + Duration::from_secs(60)), Duration::ZERO);
+        assert_eq!(bucket.take(500, at + Duration::from_secs(60)), Duration::from_millis(500));
     }
 
     #[test]

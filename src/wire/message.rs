@@ -215,6 +215,12 @@ pub enum Request {
         /// The transfer's channel.
         channel: u32,
     },
+    /// With [`super::hello::features::LIMIT`]: from now on all transfers that this session sends keep to this rate together, whatever
+    /// their steps say.
+    Limit {
+        /// Wire bytes per second; `None` for no limit.
+        bytes_per_s: Option<u64>,
+    },
 }
 
 /// Snapshots that a job no longer keeps on its target.
@@ -413,6 +419,7 @@ impl Request {
             Request::Verify(_) => Some(features::VERIFY),
             Request::Retire(_) => Some(features::RETIRE),
             Request::Prepare { .. } => Some(features::PREPARE),
+            Request::Limit { .. } => Some(features::LIMIT),
             _ => None,
         }
     }
@@ -469,6 +476,7 @@ impl Request {
             | Request::About
             // Any grant will do for these, without which there is no session.
             | Request::Prepare { .. }
+            | Request::Limit { .. }
             | Request::OpenProbe { .. }
             | Request::FinishProbe { .. } => vec![],
         }

@@ -71,6 +71,8 @@ fn requests_keep_their_numbers() {
     assert_eq!(number(Request::OpenProbe { channel: 3, stream }), [16, 3, 5, 1, 6, 1, 0]);
     assert_eq!(number(Request::FinishProbe { channel: 3 }), [17, 3]);
     assert_eq!(number(Request::Prepare { channel: 3 }), [22, 3]);
+    assert_eq!(number(Request::Limit { bytes_per_s: None }), [23, 0]);
+    assert_eq!(number(Request::Limit { bytes_per_s: Some(5) }), [23, 1, 5]);
     let times = ReceiverTimes { input_us: 1, unpacking_us: 2, judging_us: 3, writing_us: 4 };
     let transferred = Transferred { raw_bytes: 300, wire_bytes: 200, warnings: vec!["w".into()] };
     let bytes = encode(&Reply::Probed { transferred, times }, Use::Reply).unwrap();

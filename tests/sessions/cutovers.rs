@@ -329,6 +329,7 @@ impl Sides {
             identity: peer("near"),
             board: Arc::new(Board::default()),
             stop: CancellationToken::new(),
+            limit: None,
         })
     }
 

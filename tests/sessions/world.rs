@@ -278,6 +278,7 @@ impl World {
             identity: peer("near"),
             board: Arc::new(Board::default()),
             stop: CancellationToken::new(),
+            limit: None,
         }
     }
 
