@@ -6,11 +6,14 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
-use zmigrate::driver::{Direction, RunContext, RunOptions, run as run_it};
+use zmigrate::{
+    driver::{Direction, RunContext, RunOptions, run},
+    fake::FakeZfs,
+};
 
 use crate::{
-    clock::{Dice, run},
-    world::{SOURCE, World, ds},
+    clock::{Dice, run_alone},
+    world::{Host, SOURCE, World, ds},
 };
 
 /// One transfer whose limit changes so long after its first bytes.
@@ -28,7 +31,8 @@ struct Transfer {
 impl Transfer {
     /// Seconds that it takes.
     async fn takes(self) -> f64 {
-        let mut world = World::new(self.direction).await;
+        let [source, target] = [1, 2].map(|seed| Host::in_one_thread(FakeZfs::new(seed)));
+        let mut world = World::between(self.direction, source, target).await;
         world.link.is_long(self.latency);
         if self.is_old {
             world.link.of_the_first_release();
@@ -49,7 +53,7 @@ impl Transfer {
             std::future::pending::<()>().await
         };
         let report = tokio::select! {
-            report = run_it(&context, &options) => report,
+            report = run(&context, &options) => report,
             () = changes => unreachable!(),
         };
         assert_eq!(report.exit_code, 0, "{report:?}");
@@ -75,7 +79,7 @@ fn slow(direction: Direction, then: Option<u64>) -> Transfer {
 #[test]
 fn what_was_limited_goes_on_without_a_limit() {
     for direction in BOTH {
-        let took = run(slow(direction, None).takes());
+        let took = run_alone(slow(direction, None).takes());
         assert!((20.0..500.0).contains(&took), "{direction:?}: {took} s");
     }
 }
@@ -84,7 +88,7 @@ fn what_was_limited_goes_on_without_a_limit() {
 fn a_lower_limit_holds_for_what_is_under_way() {
     for direction in BOTH {
         // At 100,000 it would be 42 s.
-        let took = run(Transfer { limits: [Some(100_000), Some(4_000)], ..slow(direction, None) }.takes());
+        let took = run_alone(Transfer { limits: [Some(100_000), Some(4_000)], ..slow(direction, None) }.takes());
         assert!(took > 400.0, "{direction:?}: {took} s");
     }
 }
@@ -93,14 +97,16 @@ fn a_lower_limit_holds_for_what_is_under_way() {
 #[test]
 fn what_had_no_limit_gets_one() {
     for direction in BOTH {
-        let took = run(Transfer {
-            bytes: 32 << 20,
-            latency: Duration::from_millis(500),
-            limits: [None, Some(20_000)],
-            changes_after: Duration::ZERO,
-            ..slow(direction, None)
-        }
-        .takes());
+        let took = run_alone(
+            Transfer {
+                bytes: 32 << 20,
+                latency: Duration::from_millis(500),
+                limits: [None, Some(20_000)],
+                changes_after: Duration::ZERO,
+                ..slow(direction, None)
+            }
+            .takes(),
+        );
         assert!(took > 400.0, "{direction:?}: {took} s");
     }
 }
@@ -108,6 +114,6 @@ fn what_had_no_limit_gets_one() {
 /// Its steps say the limit of when the run began, and it keeps to that.
 #[test]
 fn a_source_of_an_older_release_keeps_to_the_limit_of_its_steps() {
-    let took = run(Transfer { is_old: true, ..slow(Direction::Pull, None) }.takes());
+    let took = run_alone(Transfer { is_old: true, ..slow(Direction::Pull, None) }.takes());
     assert!(took > 800.0, "{took} s");
 }
