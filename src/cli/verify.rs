@@ -58,6 +58,7 @@ pub fn run(global: &Global, args: Verify, output: &Output) -> Result<u8, Failure
         recursive: args.recursive,
         content: args.content,
         most: args.max_differences.into(),
+        seen: None,
     };
     let context = run_context(global, &peer, Streams::Fixed(1))?;
     let runtime = runtime()?;

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     session::{client::Client, engine::EngineSession},
     types::{
-        DatasetName, Failure, FailureClass, SnapshotName,
+        DatasetName, Failure, FailureClass, Guid, SnapshotName,
         content::ContentCounts,
         listing::{DatasetInfo, Listing, SnapshotInfo},
         transfer::Depth,
@@ -41,6 +41,17 @@ use crate::{
 
 /// After a stop, how long views are waited for to be shut. What is left then is shut by the next one.
 const SHUT_WITHIN: Duration = Duration::from_secs(5);
+
+/// A dataset that a job's run saw on both sides.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// On the source.
+    pub source: DatasetName,
+    /// On the target.
+    pub target: DatasetName,
+    /// The newest snapshot that both had.
+    pub common: Guid,
+}
 
 /// What to compare.
 #[derive(Clone, Debug)]
@@ -57,6 +68,16 @@ pub struct VerifyOptions {
     pub content: bool,
     /// Differences of one dataset's content that are told.
     pub most: usize,
+    /// Of a job: what its run saw on both sides just now. Only that is compared. What came to the source since is no difference,
+    /// nor is what the target alone has: the copy of a dataset that was deleted at the source.
+    pub seen: Option<Vec<Seen>>,
+}
+
+impl VerifyOptions {
+    /// The newest snapshot that the job's run saw on both sides.
+    fn seen_of(&self, source: &DatasetInfo) -> Option<Guid> {
+        self.seen.iter().flatten().find(|seen| seen.source == source.name).map(|seen| seen.common)
+    }
 }
 
 /// What is being looked into on this side, and how far that is.
@@ -209,6 +230,11 @@ fn pairs(
         Some("") | None => Some(to.clone()),
         Some(below) => format!("{to}/{below}").parse::<DatasetName>().ok(),
     };
+    if let Some(seen) = &options.seen {
+        // One that is gone from the source by now is nobody's fault.
+        let there = seen.iter().filter_map(|seen| Some((source.get(&seen.source)?, target.get(&seen.target))));
+        return there.map(|(source, target)| (Some(source.clone()), target.cloned())).collect();
+    }
     let mut all = Vec::new();
     let mut met = HashSet::new();
     for info in &source.datasets {
@@ -222,10 +248,7 @@ fn pairs(
 }
 
 /// The newest snapshot that both have, by its name on each side.
-fn newest_common(
-    source: &DatasetInfo,
-    target: &DatasetInfo,
-) -> Option<((SnapshotName, crate::types::Guid), SnapshotName)> {
+fn newest_common(source: &DatasetInfo, target: &DatasetInfo) -> Option<((SnapshotName, Guid), SnapshotName)> {
     source.snapshots.iter().rev().find_map(|snapshot| {
         let there = target.snapshot_by_guid(snapshot.guid)?;
         let names = (source.snapshot_name(snapshot).ok()?, target.snapshot_name(there).ok()?);
@@ -261,6 +284,15 @@ fn by_guids(options: &VerifyOptions, source: Option<&DatasetInfo>, target: Optio
     if let (Some(here), Some(there)) = (source, target) {
         let (at_source, at_target) = (Alone::of(here, there), Alone::of(there, here));
         verified.only_at_source = at_source.newer;
+        if options.seen.is_some() {
+            // Newer than what the run saw is what was taken since.
+            let seen = options.seen_of(here).and_then(|guid| here.snapshot_by_guid(guid));
+            let kept = |tag: &String| {
+                let of = here.snapshots.iter().find(|s| s.tag.as_str() == tag);
+                of.zip(seen).is_some_and(|(one, seen)| one.createtxg <= seen.createtxg)
+            };
+            verified.only_at_source.retain(kept);
+        }
         verified.only_at_target = at_target.newer;
         for (side, older) in
             [("source", at_source.older), ("target", at_target.older)].into_iter().filter(|(_, n)| *n > 0)

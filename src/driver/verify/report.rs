@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::VerifyOptions;
-use crate::types::{DatasetName, Failure, FailureClass};
+use crate::types::{DatasetName, Failure, FailureClass, human_bytes};
 
 /// How a comparison ended, of one dataset or of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -17,6 +17,17 @@ pub enum VerifyResult {
     Different,
     /// It could not be found out.
     Failed,
+}
+
+impl VerifyResult {
+    /// The word for it, as in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            VerifyResult::Equal => "equal",
+            VerifyResult::Different => "different",
+            VerifyResult::Failed => "failed",
+        }
+    }
 }
 
 /// The newest snapshot that both sides have.
@@ -117,6 +128,38 @@ impl DatasetVerified {
             (false, true) => VerifyResult::Failed,
             (false, false) => VerifyResult::Equal,
         };
+    }
+
+    /// Which datasets differ, and in what, on one line; `None` unless they do.
+    pub fn difference(&self) -> Option<String> {
+        if self.result != VerifyResult::Different {
+            return None;
+        }
+        let (pair, only) = match (&self.source, &self.target) {
+            (Some(source), Some(target)) => (format!("{source} and {target}"), None),
+            (Some(source), None) => (source.to_string(), Some("the target does not have it")),
+            (None, Some(target)) => (target.to_string(), Some("the source does not have it")),
+            (None, None) => return None,
+        };
+        let mut what: Vec<String> = only.map(str::to_owned).into_iter().collect();
+        if only.is_none() && self.common.is_none() {
+            what.push("no snapshot is on both sides".to_owned());
+        }
+        for (side, tags) in [("source", &self.only_at_source), ("target", &self.only_at_target)] {
+            match tags.as_slice() {
+                [] => {}
+                [one] => what.push(format!("@{one} is only at the {side}")),
+                [first, ..] => what.push(format!("{} snapshots, such as @{first}, are only at the {side}", tags.len())),
+            }
+        }
+        if let Some(bytes) = self.target_written_bytes.filter(|bytes| *bytes > 0) {
+            what.push(format!("the target was written to since its newest snapshot ({})", human_bytes(bytes)));
+        }
+        if let Some(content) = self.content.as_ref().filter(|content| !content.equal) {
+            let first = content.differences.first().map(|d| format!(", first at {}: {}", d.path, d.what));
+            what.push(format!("the content of @{} differs{}", content.snapshot, first.unwrap_or_default()));
+        }
+        Some(format!("{pair}: {}", what.join("; ")))
     }
 }
 

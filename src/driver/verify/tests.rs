@@ -1,6 +1,6 @@
 use super::*;
 use crate::types::{
-    CreateTxg, Guid,
+    CreateTxg,
     listing::{DatasetKind, SnapshotInfo},
 };
 
@@ -12,6 +12,7 @@ fn options() -> VerifyOptions {
         recursive: true,
         content: false,
         most: 10,
+        seen: None,
     }
 }
 
@@ -110,6 +111,57 @@ fn datasets_of_one_side_are_told() {
         })
         .collect();
     assert_eq!(shown, ["a/src b/dst", "a/src/x -", "a/src/z b/dst/z", "- b/dst/y"]);
+}
+
+/// A job's verification is about what its run has replicated, however the sides went on since.
+#[test]
+fn what_came_or_went_since_the_run_is_no_difference_and_what_the_target_lost_is_one() {
+    let seen = |below: &str| Seen {
+        source: format!("a/src{below}").parse().unwrap(),
+        target: format!("b/dst{below}").parse().unwrap(),
+        common: Guid(2),
+    };
+    let of_job = |seen: Vec<Seen>| VerifyOptions { seen: Some(seen), ..options() };
+    let judge = |source: &[(&str, u64)], target: &[(&str, u64)]| {
+        let (source, target) = (dataset("a/src", source), dataset("b/dst", target));
+        let mut verified = by_guids(&of_job(vec![seen("")]), Some(&source), Some(&target));
+        verified.judge();
+        (verified.result, verified.only_at_source)
+    };
+    let same = judge(&[("x", 1), ("y", 2), ("z", 3)], &[("x", 1), ("y", 2)]);
+    assert_eq!(same, (VerifyResult::Equal, Vec::new()), "z was taken since");
+    let pruned = judge(&[("y", 2), ("z", 3)], &[("x", 1), ("y", 2)]);
+    assert_eq!(pruned.0, VerifyResult::Equal);
+    let lost = judge(&[("x", 1), ("y", 2), ("z", 3)], &[("x", 1)]);
+    assert_eq!(lost, (VerifyResult::Different, vec!["y".to_owned()]), "the target had y");
+    assert_eq!(judge(&[("x", 1), ("y", 2)], &[("x", 1), ("y", 2), ("own", 9)]).0, VerifyResult::Different);
+    assert_eq!(judge(&[("y", 2)], &[("y", 4)]).0, VerifyResult::Different);
+    // Of the datasets: b and d were not seen, c was deleted at the source long ago, e is gone from the target, f from the source.
+    let listing = |names: &[&str]| Listing { datasets: names.iter().map(|name| dataset(name, &[])).collect() };
+    let source = listing(&["a/src", "a/src/b", "a/src/d", "a/src/e"]);
+    let target = listing(&["b/dst", "b/dst/c", "b/dst/d"]);
+    let pairs = pairs(&of_job(vec![seen(""), seen("/e"), seen("/f")]), &source, &target);
+    let shown: Vec<_> = pairs.iter().map(|(a, b)| (a.as_ref().unwrap().name.as_str(), b.is_some())).collect();
+    assert_eq!(shown, [("a/src", true), ("a/src/e", false)]);
+}
+
+#[test]
+fn a_difference_is_told_in_one_line() {
+    let differs = |change: fn(&mut DatasetVerified)| {
+        let mut verified = judged(&[("x", 1)], &[("x", 1)]);
+        change(&mut verified);
+        verified.judge();
+        verified.difference()
+    };
+    assert_eq!(differs(|_| {}), None);
+    assert_eq!(differs(|v| v.error = Some(Failure::new(FailureClass::Zfs, "x"))), None, "nobody knows");
+    let written = differs(|v| v.target_written_bytes = Some(7)).unwrap();
+    assert_eq!(written, "a/src and b/dst: the target was written to since its newest snapshot (7 B)");
+    assert!(differs(|v| v.common = None).unwrap().contains("no snapshot is on both sides"));
+    assert!(
+        differs(|v| v.only_at_target = vec!["o".into(), "p".into()]).unwrap().contains("2 snapshots, such as @o, ")
+    );
+    assert_eq!(differs(|v| (v.target, v.common) = (None, None)).unwrap(), "a/src: the target does not have it");
 }
 
 #[test]
