@@ -7,8 +7,9 @@
 //! ```
 
 mod about;
+pub mod alone;
 #[cfg(test)]
-mod bare;
+pub(crate) mod bare;
 pub mod bases;
 pub mod client;
 pub mod crash;

@@ -10,7 +10,7 @@ use super::engine::{EngineSession, refused};
 use crate::{
     jobs::{
         names::Prefix,
-        spare::{Decision, Subject},
+        spare::{Decision, Need, Subject},
     },
     limits::MAX_PRUNED,
     port::{
@@ -78,6 +78,11 @@ impl EngineSession {
         }
     }
 
+    /// What the jobs of this host need of a dataset.
+    pub fn needs_of(&self, dataset: &DatasetName) -> Vec<Need> {
+        self.engine.needs().of(dataset, None)
+    }
+
     async fn prune(
         &self,
         info: &DatasetInfo,
@@ -86,7 +91,7 @@ impl EngineSession {
         dry_run: bool,
     ) -> Result<Vec<Pruned>, Failure> {
         let holds = self.holds_of(info).await?;
-        let needs = self.engine.needs().of(&info.name, None);
+        let needs = self.needs_of(&info.name);
         let subject = Subject { dataset: info, holds: &holds, needs: &needs, prefix };
         let spared = subject.spared();
         let there: HashMap<&SnapshotTag, (Guid, &Option<String>)> =
