@@ -3,7 +3,7 @@
 //! Invariant: only a name that [`Prefix::time_of`] reads is a job's own. A snapshot that a person or another program named
 //! is none, whatever its name begins with.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,13 @@ impl Prefix {
         self.time_of(&tag).is_some().then_some(tag)
     }
 
+    /// What the name of a snapshot begins with that any job made; `None` if it is none of a job's.
+    pub fn of(tag: &SnapshotTag) -> Option<Prefix> {
+        let at = tag.as_str().len().checked_sub(TIME_BYTES)?;
+        let prefix: Prefix = tag.as_str().get(..at)?.parse().ok()?;
+        prefix.time_of(tag).is_some().then_some(prefix)
+    }
+
     /// When a snapshot of this job was taken, by its name; `None` if it is not one of this job's.
     pub fn time_of(&self, tag: &SnapshotTag) -> Option<Timestamp> {
         let time = tag.as_str().strip_prefix(&self.0)?;
@@ -87,6 +94,18 @@ impl Prefix {
         };
         time.bytes().enumerate().all(shape).then(|| time.parse().ok()).flatten()
     }
+}
+
+/// The prefix that most of these names have, and how many, where none or one alone has `own`: the job had another name, or takes no
+/// snapshots and its rules fit none.
+pub fn renamed(own: &Prefix, tags: &[&SnapshotTag]) -> Option<(Prefix, usize)> {
+    let mut by_prefix: BTreeMap<Prefix, usize> = BTreeMap::new();
+    tags.iter().filter_map(|tag| Prefix::of(tag)).for_each(|prefix| *by_prefix.entry(prefix).or_default() += 1);
+    if by_prefix.remove(own).unwrap_or_default() > 1 {
+        return None;
+    }
+    let most = by_prefix.into_iter().max_by_key(|(_, n)| *n);
+    most.filter(|(_, n)| *n > 1 && n * 2 > tags.len())
 }
 
 #[cfg(test)]
@@ -131,6 +150,40 @@ mod tests {
         for bad in ["", "_x", "-x", "a b", "a/b", "a@b", "a:b", &"x".repeat(41)] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn the_prefix_of_any_jobs_snapshot_is_told() {
+        let of = |text: &str| Prefix::of(&tag(text)).map(String::from);
+        assert_eq!(of("db_2026-11-26T04:00:00Z").as_deref(), Some("db"));
+        assert_eq!(of("a_b_2026-11-26T04:00:00Z").as_deref(), Some("a_b"));
+        for none in [
+            "db",
+            "_2026-11-26T04:00:00Z",
+            "-x_2026-11-26T04:00:00Z",
+            "db_2026-13-26T04:00:00Z",
+            "é2026-11-26T04:00:00Z",
+        ] {
+            assert_eq!(none.parse::<SnapshotTag>().ok().and_then(|tag| Prefix::of(&tag)), None, "{none}");
+        }
+    }
+
+    /// Its snapshots keep the name that it had, and its rules no longer know them.
+    #[test]
+    fn a_job_that_was_renamed_is_found_out_once() {
+        let own: Prefix = "new".parse().unwrap();
+        let found = |tags: &[&str]| {
+            let tags: Vec<SnapshotTag> = tags.iter().map(|text| tag(text)).collect();
+            renamed(&own, &tags.iter().collect::<Vec<_>>()).map(|(prefix, n)| (prefix.to_string(), n))
+        };
+        let (a, b, c) = ("old_2026-11-26T04:00:00Z", "old_2026-11-26T05:00:00Z", "old_2026-11-26T06:00:00Z");
+        let (first, second) = ("new_2026-11-26T07:00:00Z", "new_2026-11-26T08:00:00Z");
+        assert_eq!(found(&[a, b, first]), Some(("old".to_owned(), 2)));
+        assert_eq!(found(&[a, b, c, "by-hand"]), Some(("old".to_owned(), 3)));
+        assert_eq!(found(&[a, b, c, first, second]), None, "it was said after its first run");
+        assert_eq!(found(&[a, "by-hand", "too", first]), None);
+        assert_eq!(found(&[first]), None);
+        assert_eq!(found(&[]), None);
     }
 
     proptest! {
