@@ -71,6 +71,8 @@ pub const MAX_JOBS_AT_A_TIME: usize = 8;
 pub const MAX_PRUNED: usize = 1000;
 /// How long a dataset must have been gone at the source before its copy is destroyed, whatever a job says: a day to notice in.
 pub const MIN_GONE: SignedDuration = SignedDuration::from_hours(24);
+/// The shortest time between two verifications of a job: each lists both sides once more, and may read all of their content.
+pub const MIN_VERIFY: Duration = Duration::from_secs(3600);
 /// How long a peer asks its ZFS for what it tells of itself: a pool that hangs must not keep a session.
 pub const ABOUT_WITHIN: Duration = Duration::from_secs(20);
 /// How long a listing may take that a person waits for, of datasets or of holds, or the estimate of one stream: a million snapshots at 5,000 a

@@ -8,7 +8,7 @@ use std::{fmt::Display, path::Path};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{args::Global, job_args::CheckArgs, output::Output};
+use super::{args::Global, job_args::CheckArgs, output::Output, status::ago};
 use crate::{
     config::Config,
     driver::cutover::standing,
@@ -21,6 +21,8 @@ use crate::{
 
 /// How far ahead of this clock that of a source may be.
 const AHEAD: SignedDuration = SignedDuration::from_secs(300);
+/// How late a job of this host alone may begin before that is told: others run as well, eight at a time.
+const LATE: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -123,7 +125,7 @@ pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Fai
         Ok(looked) => looked,
         Err(failure) => return Ok(not_known(&failure, output)),
     };
-    let watched = statuses.iter().filter(|status| args.name.is_some() || is_watched(status));
+    let watched = statuses.iter().filter(|status| args.name.is_some() || is_watched(status, now));
     let jobs: Vec<Judged> = watched.map(|status| judge(status, args, now)).collect();
     let levels = jobs.iter().map(|job| job.level).chain(others.iter().map(|found| found.level));
     let level = levels.max_by_key(|level| level.rank()).unwrap_or(Level::Unknown);
@@ -133,11 +135,20 @@ pub fn run(global: &Global, args: &CheckArgs, output: &Output) -> Result<u8, Fai
 }
 
 /// A job that only people start is late by nobody's fault, unless it is asked for. One with a limit is meant to keep it, whoever starts it.
-fn is_watched(status: &JobStatus) -> bool {
-    status.schedule.is_some() || status.max_lag_s.is_some()
+/// What a verification found is told in any case.
+fn is_watched(status: &JobStatus, now: Timestamp) -> bool {
+    let trouble = status.verification.as_ref().and_then(|verification| verification.trouble(now));
+    status.schedule.is_some() || status.max_lag_s.is_some() || trouble.is_some()
 }
 
 fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
+    if status.target.is_none() {
+        let (level, why) = judge_local(status, now);
+        return Judged { job: status.job.clone(), level, lag_s: None, max_lag_s: None, why: one_line(&why) };
+    }
+    let verification = status.verification.as_ref();
+    let unverified = verification.and_then(|verification| verification.trouble(now));
+    let differs = verification.is_some_and(|verification| verification.difference.is_some());
     let max_lag_s = args.max_lag.map(|span| span.as_s()).or(status.max_lag_s);
     let warn_lag_s = args.warn_lag.map(|span| span.as_s());
     let lacking = status.datasets.iter().find_map(|d| d.lacks_base());
@@ -152,6 +163,7 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     let (level, why) = match (status.lag_s, max_lag_s) {
         _ if status.error.is_some() => (Level::Unknown, status.error.clone().unwrap_or_default()),
         _ if lacking.is_some() => (Level::Critical, lacking.unwrap_or_default()),
+        _ if differs => (Level::Critical, unverified.unwrap_or_default()),
         (None, _) => (Level::Critical, "nothing has been replicated yet".to_owned()),
         (Some(lag), Some(max)) if lag > max => {
             (Level::Critical, format!("{}, more than {}", behind(lag), human_seconds(max)))
@@ -170,12 +182,33 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
         (Some(lag), _) if status.kept_for.is_some() => {
             (Level::Warning, format!("{}; {}", behind(lag), status.kept_for.clone().unwrap_or_default()))
         }
+        (Some(lag), _) if unverified.is_some() => {
+            (Level::Warning, format!("{}; {}", behind(lag), unverified.unwrap_or_default()))
+        }
         (Some(_), None) if warn_lag_s.is_none() => {
             (Level::Unknown, "no limit: give --max-lag, or set max_lag in the job".to_owned())
         }
         (Some(lag), _) => (Level::Ok, behind(lag)),
     };
     Judged { job: status.job.clone(), level, lag_s: status.lag_s, max_lag_s, why: one_line(&why) }
+}
+
+/// A job of this host alone has no lag: it is well as long as it runs, and its runs go well.
+fn judge_local(status: &JobStatus, now: Timestamp) -> (Level, String) {
+    let failed = status.last_ended.as_ref().filter(|last| last.exit_code != 0);
+    let late = status.next.filter(|next| now.duration_since(*next) > LATE && status.state != "running");
+    match (status.last_good, failed) {
+        _ if status.error.is_some() => (Level::Unknown, status.error.clone().unwrap_or_default()),
+        (_, Some(last)) => (Level::Warning, format!("the last run failed: {}", last.error.clone().unwrap_or_default())),
+        _ if status.paused => (Level::Warning, "it is paused".to_owned()),
+        _ if late.is_some() => {
+            let due = late.map_or(String::new(), |due| ago(due, now));
+            (Level::Warning, format!("it was due {due} and did not run"))
+        }
+        _ if status.kept_for.is_some() => (Level::Warning, status.kept_for.clone().unwrap_or_default()),
+        (None, None) => (Level::Warning, "no run has gone well yet".to_owned()),
+        (Some(good), None) => (Level::Ok, format!("the last run went well {}", ago(good, now))),
+    }
 }
 
 /// The cutovers of this host that go no further without a person.
@@ -210,4 +243,75 @@ fn text(level: Level, jobs: &[Judged], others: &[Other], args: &CheckArgs) -> St
         jobs.iter().for_each(|job| text.push_str(&format!("\n{} job {}: {}", job.level.word(), job.job, job.why)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::{
+        Verified,
+        files::{JobFiles, JobState, LastRun, place},
+    };
+
+    fn now() -> Timestamp {
+        "2026-11-26T04:00:00Z".parse().unwrap()
+    }
+
+    /// What is said of a job whose runs left that state; the names of its datasets are filled in.
+    fn judged(keys: &str, state: JobState) -> (Level, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("state_dir = \"{}\"\n[job.db]\ndataset = \"t/db\"\n{keys}", dir.path().display());
+        let config = Config::parse(&text, "z").unwrap();
+        let job = config.jobs.values().next().unwrap();
+        let state = JobState { source: job.dataset.to_string(), target: place(job), ..state };
+        JobFiles::new(dir.path()).save(job, &state).unwrap();
+        let status = overview(&config, None, now()).unwrap().remove(0);
+        let args = CheckArgs { name: None, max_lag: None, warn_lag: None };
+        let judged = judge(&status, &args, now());
+        (judged.level, judged.why)
+    }
+
+    fn run(exit_code: u8) -> LastRun {
+        let error = (exit_code != 0).then(|| "what went wrong".to_owned());
+        LastRun { started: now(), ended: Some(now()), exit_code, error, ..LastRun::default() }
+    }
+
+    fn says(told: (Level, String), level: Level, part: &str) {
+        assert!(told.0 == level && told.1.contains(part), "{told:?} is not {level:?} with {part:?}");
+    }
+
+    #[test]
+    fn what_a_verification_found_is_told_until_one_passes() {
+        let keys = "direction = \"push\"\npeer = \"b\"\ntarget = \"t/x\"\nmax_lag = \"1h\"\nverify = \"7d\"\n";
+        let lag = serde_json::json!({
+            "source": "t/db", "target": "t/x", "unsent_snapshots": 0, "unsent_bytes": null,
+            "common": { "tag": "s", "guid": 1, "taken_unix_s": now().as_second() - 60 },
+        });
+        let with = |verified: Verified| {
+            let lags = vec![serde_json::from_value(lag.clone()).unwrap()];
+            judged(keys, JobState { last: Some(run(0)), last_good: Some(now()), lags, verified, ..JobState::default() })
+        };
+        let days_ago = |days: i64| Some(now() - SignedDuration::from_hours(24 * days));
+        says(with(Verified::default()), Level::Ok, "is 1 min behind");
+        says(with(Verified { good: days_ago(14), ..Verified::default() }), Level::Ok, "is 1 min behind");
+        let overdue = with(Verified { good: days_ago(15), ..Verified::default() });
+        says(overdue, Level::Warning, "both sides were last found equal 15 d ago");
+        says(with(Verified { since: days_ago(15), ..Verified::default() }), Level::Warning, "never been compared");
+        let found = Verified { good: days_ago(1), difference: Some("t/db and t/x: bad".into()), ..Verified::default() };
+        says(with(found), Level::Critical, "found a difference: t/db and t/x: bad");
+    }
+
+    #[test]
+    fn a_job_of_this_host_alone_is_judged_by_its_runs() {
+        let local = |keys: &str, state: JobState| judged(&format!("direction = \"local\"\n{keys}"), state);
+        says(local("", JobState::default()), Level::Warning, "no run has gone well yet");
+        let ran = |code: u8| JobState { last: Some(run(code)), last_good: Some(now()), ..JobState::default() };
+        says(local("every = \"1h\"\n", ran(0)), Level::Ok, "the last run went well 0 s ago");
+        says(local("every = \"1h\"\n", ran(6)), Level::Warning, "the last run failed: what went wrong");
+        let long_ago = now() - SignedDuration::from_hours(5);
+        let late = JobState { last: Some(LastRun { started: long_ago, ..run(0) }), ..ran(0) };
+        says(local("every = \"1h\"\n", late), Level::Warning, "it was due 4 h ago and did not run");
+        let kept = JobState { kept_for: Some("3 snapshots stay".into()), ..ran(0) };
+        says(local("", kept), Level::Warning, "3 snapshots stay");
+    }
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    driver::verify::VerifyResult,
     host,
     identity::{Identity, RENEW_NODE, When},
     jobs::span::{Span, human_seconds},
@@ -94,6 +95,10 @@ fn run_one(config: Config, name: &JobName, (cron, rollback): (bool, bool), outpu
     }
     if cron && !job.schedule.allows(Timestamp::now()) {
         return Ok(0);
+    }
+    if rollback && job.remote.is_none() {
+        let text = format!("job {name} is of this host alone: it has no target to roll back");
+        return Err(Failure::new(FailureClass::Usage, text).hint("leave --rollback out"));
     }
     let context = JobContext { rollback, ..job_context(config)? };
     let files = JobFiles::new(&context.config.state_dir);
@@ -179,6 +184,9 @@ fn text(report: &JobReport) -> String {
     }
     if report.pruned > 0 {
         let _ = write!(words, ", {} snapshots pruned", report.pruned);
+    }
+    if report.verified() == Some(VerifyResult::Equal) {
+        words.push_str(", both sides compared and equal");
     }
     paragraph(&mut text, &format!("job {}: ", report.job), 2, &words);
     for lag in &report.lags {

@@ -91,12 +91,15 @@ pub fn table(jobs: &[JobStatus], now: Timestamp) -> String {
             None => "-".to_owned(),
         };
         line(&mut text, &row([&short(job.job.as_str()), job.state, &lag, &unsent, &last, &next]));
-        let (from, to) = job.way();
-        if from.chars().count() + to.chars().count() + 5 <= WIDTH {
-            line(&mut text, &format!("  {from} → {to}"));
-        } else {
-            line(&mut text, &format!("  {from}"));
-            line(&mut text, &format!("    → {to}"));
+        match &job.way {
+            (here, None) => line(&mut text, &format!("  {here} (this host alone)")),
+            (from, Some(to)) if from.chars().count() + to.chars().count() + 5 <= WIDTH => {
+                line(&mut text, &format!("  {from} → {to}"));
+            }
+            (from, Some(to)) => {
+                line(&mut text, &format!("  {from}"));
+                line(&mut text, &format!("    → {to}"));
+            }
         }
         if let Some(progress) = &job.progress {
             let of = progress.planned_bytes.map_or(String::new(), |all| format!(" of {}", human_bytes(all)));
@@ -118,6 +121,9 @@ pub fn table(jobs: &[JobStatus], now: Timestamp) -> String {
         }
         if let Some(error) = job.last.as_ref().and_then(|last| last.error.as_ref()) {
             paragraph(&mut text, "  ! ", 4, error);
+        }
+        if let Some(trouble) = job.verification.as_ref().and_then(|verification| verification.trouble(now)) {
+            paragraph(&mut text, "  ! ", 4, &trouble);
         }
     }
     text

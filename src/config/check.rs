@@ -14,7 +14,7 @@ use crate::{
     identity::{
         CA_FILE, CERT_FILE, CRL_FILE, IdentityError, KEY_FILE, LoadedIdentity, RENEW_NODE, When, ca::CA_KEY_FILE,
     },
-    jobs::{Direction, Job},
+    jobs::{Direction, Job, Remote},
     types::{DatasetName, PeerAddress, PeerName},
 };
 
@@ -286,10 +286,13 @@ impl Findings {
 
     fn jobs(&mut self, config: &Config) {
         for (at, job) in config.jobs.values().enumerate() {
-            let anybody = match &job.peer {
-                PeerAddress::Name(name) if config.peers.contains_key(name) => None,
-                PeerAddress::Name(name) => Some(format!("there is no [peer.{name}], so {name} is taken for a host")),
-                PeerAddress::Direct(at) => Some(format!("{at} is no [peer.NAME]")),
+            let anybody = match job.remote.as_ref().map(|remote| &remote.peer) {
+                None => None,
+                Some(PeerAddress::Name(name)) if config.peers.contains_key(name) => None,
+                Some(PeerAddress::Name(name)) => {
+                    Some(format!("there is no [peer.{name}], so {name} is taken for a host"))
+                }
+                Some(PeerAddress::Direct(at)) => Some(format!("{at} is no [peer.NAME]")),
             };
             if let Some(why) = anybody {
                 self.add(
@@ -306,9 +309,11 @@ impl Findings {
 
     fn two_jobs(&mut self, one: &Job, other: &Job) {
         let meet = |a: &DatasetName, b: &DatasetName| a.is_at_or_below(b) || b.is_at_or_below(a);
-        let same_host =
-            one.direction == other.direction && (one.direction == Direction::Pull || one.peer == other.peer);
-        if same_host && meet(&one.target, &other.target) {
+        let writes_into_each_other = |(a, b): (&Remote, &Remote)| {
+            let same_host = a.direction == b.direction && (a.direction == Direction::Pull || a.peer == b.peer);
+            same_host && meet(&a.target, &b.target)
+        };
+        if one.remote.as_ref().zip(other.remote.as_ref()).is_some_and(writes_into_each_other) {
             self.add(
                 Severity::Warning,
                 format!("jobs {} and {} write into each other's target", one.name, other.name),
@@ -316,8 +321,9 @@ impl Findings {
             );
         }
         let both_prune = one.keep.is_some() && other.keep.is_some() && one.keep != other.keep;
-        let both_push = one.direction == Direction::Push && other.direction == Direction::Push;
-        if both_push && both_prune && one.prefix == other.prefix && meet(&one.dataset, &other.dataset) {
+        // A pull prunes its target by keep, the others what they read.
+        let here = |job: &Job| !job.is(Direction::Pull);
+        if here(one) && here(other) && both_prune && one.prefix == other.prefix && meet(&one.dataset, &other.dataset) {
             self.add(
                 Severity::Warning,
                 format!("jobs {} and {} prune the same snapshots here by different rules", one.name, other.name),
@@ -329,11 +335,18 @@ impl Findings {
         if same_data && one.snapshot && other.snapshot && one.prefix != other.prefix && prunes_peer {
             self.add(
                 Severity::Warning,
-                format!(
-                    "jobs {} and {} send the same datasets with different prefixes: either target also gets the other's \
-                     snapshots, which its own keep_peer does not prune, and they grow in number without end",
-                    one.name, other.name
-                ),
+                match [one, other].into_iter().find(|job| job.remote.is_none()) {
+                    None => format!(
+                        "jobs {} and {} send the same datasets with different prefixes: either target also gets the other's \
+                         snapshots, which its own keep_peer does not prune, and they grow in number without end",
+                        one.name, other.name
+                    ),
+                    Some(local) => format!(
+                        "jobs {} and {} take snapshots of the same datasets with different prefixes: a target also gets those of {}, \
+                         which its keep_peer does not prune, and they grow in number without end",
+                        one.name, other.name, local.name
+                    ),
+                },
                 "give both one prefix, with keep in one of them alone; snapshot = false in the other if one snapshot for both is enough"
                     .to_owned(),
             );

@@ -38,6 +38,8 @@ fn a_job_with_every_key() {
         keep = "24x1h"
         keep_peer = "last 3"
         destroy_deleted = "30d"
+        verify = "7d"
+        verify_content = true
         before = ["/bin/true", "a b"]
         after = "/bin/false"
         hook_timeout = "2m"
@@ -58,6 +60,8 @@ fn a_job_with_every_key() {
     assert_eq!((db.prefix.as_str(), db.keep.as_ref().unwrap().to_string().as_str()), ("auto", "24 × 1h"));
     assert_eq!((db.bandwidth.otherwise, db.bandwidth.by_hour[0].1), (Some(100 << 20), 20 << 20));
     assert_eq!((plain.snapshot, plain.retries, plain.prefix.as_str()), (false, 3, "plain"));
+    assert_eq!((db.verify.map(|s| s.to_string()).as_deref(), db.verify_content), (Some("7d"), true));
+    assert_eq!((plain.verify, plain.verify_content), (None, false));
     assert_eq!(db.destroy_deleted.map(|s| s.to_string()).as_deref(), Some("30d"));
     assert_eq!(
         (db.jobs, db.streams, db.compress, db.encryption),
@@ -91,6 +95,8 @@ fn mistakes_in_jobs_have_their_place() {
         ("exclude = [\"a\"]", "6:1", "only recursive = true"),
         ("destroy_deleted = \"30d\"", "6:19", "only recursive = true"),
         ("recursive = true\ndestroy_deleted = \"23h\"", "7:19", "a day at least"),
+        ("verify = \"59m\"", "6:10", "an hour at least"),
+        ("verify_content = true", "6:1", "belongs to verify"),
         ("bwlimit = \"0\"", "6:11", "lets nothing through"),
         ("bwlimit_hours = [\"20M\"]", "6:18", "is not like"),
         ("prefix = \"a/b\"", "6:10", "prefix"),
@@ -102,7 +108,7 @@ fn mistakes_in_jobs_have_their_place() {
     }
     for (text, part) in [
         (GOOD.replace("peer = \"b\"\n", ""), "[job.a] has no peer"),
-        (GOOD.replace("\"push\"", "\"up\""), "must be \"push\" or \"pull\""),
+        (GOOD.replace("\"push\"", "\"up\""), "must be \"push\", \"pull\" or \"local\""),
         (GOOD.replace("[job.a]", "[job.\"a/b\"]"), "job name"),
         (GOOD.replace("push", "pull") + "keep_peer = \"last 1\"\n", "is for jobs that push"),
         ("job = 1\n".to_owned(), "job must be a table"),
@@ -110,6 +116,42 @@ fn mistakes_in_jobs_have_their_place() {
         let errors = errors(&text);
         assert!(errors.contains(part), "{text}: {errors}");
     }
+}
+
+#[test]
+fn a_job_of_this_host_alone_has_no_other_side() {
+    const LOCAL: &str = "[job.a]\ndirection = \"local\"\ndataset = \"t/a\"\n";
+    let job = |text: &str| Config::parse(text, "z.toml").unwrap().jobs.into_values().next().unwrap();
+    let plain = job(LOCAL);
+    assert!(plain.remote.is_none() && plain.snapshot && plain.word() == "local");
+    assert!(!plain.sends(&plain.dataset), "it needs nothing of the dataset");
+    let keys = "recursive = true\nexclude = \"x\"\nexclude_property = \"a:b=c\"\nsnapshot = false\nprefix = \"p\"\nkeep = \"last 1\"\nafter = \"/bin/true\"\n";
+    assert!(!job(&format!("{LOCAL}{keys}")).snapshot);
+    // Whatever another side would be needed for is refused, each by its name, also beside what is missing of it.
+    for line in [
+        "peer = \"b\"",
+        "target = \"t/b\"",
+        "jobs = 1",
+        "streams = 1",
+        "compress = \"none\"",
+        "encryption = \"raw\"",
+        "bwlimit = \"1M\"",
+        "bwlimit_hours = [\"08:00-18:00 20M\"]",
+        "retries = 1",
+        "retry_wait = \"1s\"",
+        "keep_peer = \"last 1\"",
+        "destroy_deleted = \"30d\"",
+        "verify = \"7d\"",
+        "verify_content = true",
+        "max_lag = \"1h\"",
+    ] {
+        let key = line.split(' ').next().unwrap();
+        let errors = errors(&format!("{LOCAL}recursive = true\n{line}\n"));
+        let said = format!("z.toml:5:1: job.a.{key} is nothing for direction = \"local\"");
+        assert!(errors.contains(&said), "{line}: {errors}");
+    }
+    assert!(errors(&format!("{LOCAL}snapshot = false\n")).contains("[job.a] does nothing"));
+    assert!(errors("[job.a]\ndirection = \"local\"\n").contains("[job.a] has no dataset"));
 }
 
 #[test]
@@ -143,6 +185,20 @@ fn jobs_that_are_in_each_others_way_are_found() {
     ] {
         assert!(!two(one, other).contains(grows), "{one} {other}");
     }
+    // One of this host alone: what it takes goes to the target of the other, and both prune here.
+    let local = |of_one: &str, of_local: &str| {
+        found(
+            &(job("one", "t/x", of_one) + &format!("[job.l]\ndirection = \"local\"\ndataset = \"t/a\"\n{of_local}\n")),
+        )
+    };
+    let grown = local("keep_peer = \"last 2\"", "");
+    assert!(grown.contains(grows) && grown.contains("a target also gets those of l"), "{grown}");
+    for (one, other) in [("keep_peer = \"last 2\"", "prefix = \"one\""), ("", "")] {
+        assert!(!local(one, other).contains(grows), "{one} {other}");
+    }
+    let both = local("keep = \"last 2\"", "prefix = \"one\"\nkeep = \"last 1\"");
+    assert!(both.contains("jobs l and one prune the same snapshots here by different rules"), "{both}");
+    assert!(!both.contains("job l: ") && !both.contains("write into each other"), "{both}");
     // A child that only one of them takes along.
     let below = |recursive: &str| {
         let two = job("two", "t/y", "").replace("\"t/a\"", "\"t/a/b\"");

@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{
     jobs::{
-        Direction, Job,
+        Direction, Job, Remote,
         schedule::{Bandwidth, Hours, Schedule, Trigger},
         span::Span,
     },
-    limits::MIN_GONE,
+    limits::{MIN_GONE, MIN_VERIFY},
     plan::EncryptionMode,
     types::{
-        ByteSize, JobName, NameError,
+        ByteSize, DatasetName, JobName, NameError, PeerAddress,
         transfer::{Compression, Streams, StreamsError},
     },
 };
@@ -33,6 +33,32 @@ const MAX_RETRIES: i128 = 100;
 const MAX_PARALLEL: i128 = 64;
 /// Words of a hook's command.
 const MAX_WORDS: usize = 64;
+
+/// Keys of jobs that replicate.
+const OF_TWO_HOSTS: [&str; 15] = [
+    "peer",
+    "target",
+    "jobs",
+    "streams",
+    "compress",
+    "encryption",
+    "bwlimit",
+    "bwlimit_hours",
+    "retries",
+    "retry_wait",
+    "keep_peer",
+    "destroy_deleted",
+    "verify",
+    "verify_content",
+    "max_lag",
+];
+
+/// What `direction` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Remote(Direction),
+    Local,
+}
 
 /// The tables so far.
 #[derive(Default)]
@@ -152,14 +178,32 @@ impl Table<'_> {
     }
 
     fn job(&mut self, at: &Place) -> Option<Job> {
-        for key in ["direction", "dataset", "peer", "target"] {
-            if !self.entries.contains_key(key) {
+        let way = self.way();
+        let needed: &[&str] = match way {
+            Some(Way::Local) => &["dataset"],
+            _ => &["direction", "dataset", "peer", "target"],
+        };
+        for key in needed {
+            if !self.entries.contains_key(*key) {
                 self.problems.push(Problem::new(at, format!("[job.{}] has no {key}", self.name)));
             }
         }
-        let direction = self.direction();
-        let (dataset, peer, target) = (self.parsed("dataset"), self.parsed("peer"), self.parsed("target"));
-        let push = direction == Some(Direction::Push);
+        if way == Some(Way::Local) {
+            self.of_this_host_alone(at);
+        }
+        let dataset = self.parsed("dataset");
+        // What is amiss with peer or target was reported; then there is no job.
+        let remote = match way {
+            Some(Way::Local) => Some(None),
+            Some(Way::Remote(direction)) => {
+                let (peer, target) = (self.parsed("peer"), self.parsed("target"));
+                peer.zip(target).map(|(peer, target)| Some(Remote { direction, peer, target }))
+            }
+            None => {
+                let _: (Option<PeerAddress>, Option<DatasetName>) = (self.parsed("peer"), self.parsed("target"));
+                None
+            }
+        };
         let recursive = self.boolean("recursive", false);
         let exclude = self.list("exclude");
         let exclude_property = self.parsed("exclude_property");
@@ -172,7 +216,7 @@ impl Table<'_> {
             ("exclude_property", "use exclude, or pull what is wanted"),
             ("keep_peer", "a source is pruned by a job on its own host, which alone knows who else needs it"),
         ] {
-            if let Some(entry) = self.entries.get(key).filter(|_| direction == Some(Direction::Pull)) {
+            if let Some(entry) = self.entries.get(key).filter(|_| way == Some(Way::Remote(Direction::Pull))) {
                 let text = format!("job.{}.{key} is for jobs that push", self.name);
                 self.problems.push(Problem::new(&entry.key_at, text).hint(hint));
             }
@@ -180,7 +224,6 @@ impl Table<'_> {
         let prefix = self.prefix();
         let job = Job {
             name: self.name.clone(),
-            direction: direction.unwrap_or(Direction::Push),
             recursive,
             exclude,
             exclude_property,
@@ -192,20 +235,37 @@ impl Table<'_> {
             encryption: self.encryption(),
             retries: self.number("retries", (0, MAX_RETRIES), 3),
             retry_wait: self.parsed("retry_wait").unwrap_or(Span::seconds(30)),
-            snapshot: self.boolean("snapshot", push),
+            snapshot: self.boolean("snapshot", way != Some(Way::Remote(Direction::Pull))),
             prefix: prefix?,
             keep: self.parsed("keep"),
             keep_peer: self.parsed("keep_peer"),
             destroy_deleted: self.destroy_deleted(recursive),
+            verify: self.verify(),
+            verify_content: self.boolean("verify_content", false),
             before: self.command("before"),
             after: self.command("after"),
             hook_timeout: self.parsed("hook_timeout").unwrap_or(Span::seconds(60)),
             max_lag: self.parsed("max_lag"),
             dataset: dataset?,
-            peer: peer?,
-            target: target?,
+            remote: remote?,
         };
-        direction.map(|_| job)
+        Some(job)
+    }
+
+    /// What a job of this host alone cannot have, and what it must do.
+    fn of_this_host_alone(&mut self, at: &Place) {
+        for key in OF_TWO_HOSTS {
+            if let Some(entry) = self.entries.get(key) {
+                let text =
+                    format!("job.{}.{key} is nothing for direction = \"local\", which has no other host", self.name);
+                let hint = "take it out; or write \"push\" or \"pull\" to replicate, with peer and target";
+                self.problems.push(Problem::new(&entry.key_at, text).hint(hint));
+            }
+        }
+        if !self.boolean("snapshot", true) && !self.entries.contains_key("keep") {
+            let text = format!("[job.{}] does nothing: it takes no snapshot, and has no keep to prune by", self.name);
+            self.problems.push(Problem::new(at, text));
+        }
     }
 
     fn destroy_deleted(&mut self, recursive: bool) -> Option<Span> {
@@ -221,13 +281,27 @@ impl Table<'_> {
         Some(after)
     }
 
-    fn direction(&mut self) -> Option<Direction> {
+    fn verify(&mut self) -> Option<Span> {
+        let alone = !self.entries.contains_key("verify");
+        if let Some(entry) = self.entries.get("verify_content").cloned().filter(|_| alone) {
+            self.problem(&entry.key_at, "verify_content", "belongs to verify, which is not there");
+        }
+        let every: Span = self.parsed("verify")?;
+        let (_, at) = self.text("verify")?;
+        if every.as_s() < MIN_VERIFY.as_secs() {
+            self.problem(&at, "verify", "must be an hour at least");
+        }
+        Some(every)
+    }
+
+    fn way(&mut self) -> Option<Way> {
         let (text, at) = self.text("direction")?;
         match text.as_str() {
-            "push" => Some(Direction::Push),
-            "pull" => Some(Direction::Pull),
+            "push" => Some(Way::Remote(Direction::Push)),
+            "pull" => Some(Way::Remote(Direction::Pull)),
+            "local" => Some(Way::Local),
             _ => {
-                self.problem(&at, "direction", format!("must be \"push\" or \"pull\", not {text:?}"));
+                self.problem(&at, "direction", format!("must be \"push\", \"pull\" or \"local\", not {text:?}"));
                 None
             }
         }

@@ -68,6 +68,8 @@ pub const KEYS: &[&str] = &[
     "job.NAME.keep",
     "job.NAME.keep_peer",
     "job.NAME.destroy_deleted",
+    "job.NAME.verify",
+    "job.NAME.verify_content",
     "job.NAME.before",
     "job.NAME.after",
     "job.NAME.hook_timeout",

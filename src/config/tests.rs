@@ -236,6 +236,7 @@ fn hooks_are_read_with_their_defaults() {
 }
 
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
+const JOBS: &str = include_str!("../../docs/jobs.md");
 const EXAMPLE: &str = include_str!("../../docs/zmigrate.example.toml");
 
 #[test]
@@ -244,10 +245,12 @@ fn the_examples_are_taken() {
     assert!(!example.peers.is_empty() && example.grants.iter().next().is_some());
     // Every limit is shown with its default.
     assert_eq!(example.limits, Limits::default());
-    let blocks: Vec<&str> = REFERENCE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(!blocks.is_empty());
-    for block in blocks {
-        Config::parse(block, "configuration.md").unwrap();
+    for (name, text) in [("configuration.md", REFERENCE), ("jobs.md", JOBS)] {
+        let blocks: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            Config::parse(block, name).unwrap();
+        }
     }
 }
 

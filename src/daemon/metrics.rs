@@ -67,6 +67,9 @@ metrics! {
     "zmigrate_job_last_exit_code" gauge ["job_name"] "The exit code of the last run that ended.",
     "zmigrate_job_next_start_timestamp_seconds" gauge ["job_name"] "When the job is to start next, in seconds since 1970.",
     "zmigrate_job_max_lag_seconds" gauge ["job_name"] "The configured max_lag.",
+    "zmigrate_job_verified_timestamp_seconds" gauge ["job_name"] "When a verification last found both sides equal, in seconds since 1970.",
+    "zmigrate_job_verify_failed" gauge ["job_name"] "1 from a verification that found a difference until one finds none.",
+    "zmigrate_job_verify_overdue" gauge ["job_name"] "1 while both sides were not found equal for more than twice the configured verify.",
     "zmigrate_job_datasets" gauge ["job_name"] "Datasets with snapshots that the job replicates, as seen last.",
     "zmigrate_job_datasets_without_base" gauge ["job_name"] "Of those, datasets whose target has no snapshot in common with them.",
     "zmigrate_dataset_lag_seconds" gauge ["job_name, source, target"] "Age of the newest snapshot that both sides have.",
@@ -166,6 +169,7 @@ fn render(jobs: &[JobStatus], cutovers: &Standing, sessions: usize, expires: Whe
 fn of_job(lines: &mut String, metric: &Metric, short: &str, job: &JobStatus) {
     let ended = job.last_ended.as_ref();
     let seconds = |at: jiff::Timestamp| at.as_second() as f64;
+    let verification = job.verification.as_ref();
     let value = match short {
         "job_running" => Some(f64::from(job.state == "running")),
         "job_paused" => Some(f64::from(job.paused)),
@@ -180,6 +184,11 @@ fn of_job(lines: &mut String, metric: &Metric, short: &str, job: &JobStatus) {
         "job_last_exit_code" => ended.map(|last| f64::from(last.exit_code)),
         "job_next_start_timestamp_seconds" => job.next.map(seconds),
         "job_max_lag_seconds" => job.max_lag_s.map(|lag| lag as f64),
+        "job_verified_timestamp_seconds" => verification.and_then(|verification| verification.good).map(seconds),
+        "job_verify_failed" => verification.map(|verification| f64::from(verification.difference.is_some())),
+        "job_verify_overdue" => verification.map(|verification| f64::from(verification.overdue)),
+        // One of this host alone replicates none.
+        "job_datasets" | "job_datasets_without_base" if job.target.is_none() => None,
         "job_datasets" => Some(job.datasets.len() as f64),
         "job_datasets_without_base" => Some(job.datasets.iter().filter(|d| d.common.is_none()).count() as f64),
         _ => None,
@@ -215,7 +224,10 @@ mod tests {
     use crate::{
         config::Config,
         jobs::lag::{Common, Lag},
-        runner::files::{JobFiles, JobState, LastRun, place},
+        runner::{
+            Verified,
+            files::{JobFiles, JobState, LastRun, place},
+        },
         types::Guid,
     };
 
@@ -234,7 +246,7 @@ mod tests {
     fn what_is_given_is_what_the_table_says() {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
-            "state_dir = \"{}\"\n[job.db]\ndirection = \"push\"\ndataset = \"t/db\"\npeer = \"b\"\ntarget = \"t/x\"\nevery = \"1h\"\nmax_lag = \"2h\"\n",
+            "state_dir = \"{}\"\n[job.db]\ndirection = \"push\"\ndataset = \"t/db\"\npeer = \"b\"\ntarget = \"t/x\"\nevery = \"1h\"\nmax_lag = \"2h\"\nverify = \"7d\"\n",
             dir.path().display()
         );
         let config = Config::parse(&text, "z").unwrap();
@@ -255,6 +267,7 @@ mod tests {
             last: Some(LastRun { started: now, ended: Some(now), exit_code: 5, ..LastRun::default() }),
             last_good: Some(now),
             lags: vec![lag("", Some(common)), lag("/b", None)],
+            verified: Verified { good: Some(now), difference: Some("x".into()), ..Verified::default() },
             runs: 3,
             failed_runs: 1,
             ..JobState::default()
@@ -274,6 +287,9 @@ mod tests {
             "zmigrate_job_last_exit_code{job_name=\"db\"} 5",
             "zmigrate_job_runs_total{job_name=\"db\"} 3",
             "zmigrate_job_datasets_without_base{job_name=\"db\"} 1",
+            "zmigrate_job_verified_timestamp_seconds{job_name=\"db\"} 1795665600",
+            "zmigrate_job_verify_failed{job_name=\"db\"} 1",
+            "zmigrate_job_verify_overdue{job_name=\"db\"} 0",
             "zmigrate_dataset_lag_seconds{job_name=\"db\",source=\"t/db\",target=\"t/x\"} 90",
             "zmigrate_job_next_start_timestamp_seconds{job_name=\"db\"} 1795669200",
         ] {

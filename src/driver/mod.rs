@@ -13,6 +13,7 @@ mod attempt;
 mod board;
 pub mod cutover;
 mod limit;
+mod local;
 mod probe;
 mod report;
 mod retire;
@@ -30,6 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
+pub use local::{LocalOptions, keep_up_here};
 pub use probe::{ProbeOptions, ProbeReport, ReceiverSeconds, probe};
 pub use report::{DatasetReport, DatasetResult, Report, StepReport};
 pub use retire::RetiredReport;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{
     Direction, RunContext,
     attempt::lock,
+    local::stranded,
     retire::{RetiredReport, retire},
     side::{Side, unexpected},
     stopped,
@@ -79,7 +80,7 @@ pub struct UpkeepOptions {
 pub struct PruneReport {
     /// The dataset.
     pub dataset: DatasetName,
-    /// `source` or `target`.
+    /// `source` or `target`; `local` of a job of this host alone.
     pub side: &'static str,
     /// One for each snapshot, oldest first.
     pub snapshots: Vec<SnapshotReport>,
@@ -124,7 +125,7 @@ impl Upkeep {
 
 impl Upkeep {
     /// Keeps a failure of one dataset; one of the session ends everything.
-    fn unless_it_ends_all(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
+    pub(super) fn unless_it_ends_all(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
         match result {
             Err(failure) if matches!(failure.class, FailureClass::Zfs | FailureClass::Refused) => {
                 self.failure.get_or_insert(failure);
@@ -193,6 +194,10 @@ async fn with_session(
     estimate(&source, &source_has, &mut found.lags).await?;
     record(&found.lags)?;
     let own = target_has.listing.get(&options.target).and_then(|root| root.local(JOB));
+    if let Some(root) = target_has.listing.get(&options.target).filter(|_| own.is_some()) {
+        let has_rules = options.keep_source.is_some() || options.keep_target.is_some();
+        found.notes.extend(stranded(root, &options.prefix, &options.name).filter(|_| has_rules));
+    }
     let mut kept_for = Vec::new();
     for lag in found.lags.clone() {
         let (Some(from), to) = (source_has.listing.get(&lag.source), target_has.listing.get(&lag.target)) else {
@@ -205,7 +210,8 @@ async fn with_session(
             let subject = Subject { dataset: from, holds: &[], needs: &needs, prefix: &options.prefix };
             let mut decided = subject.decide(Some(rules), options.now);
             let asked = wanted(&decided).len();
-            let pruned = prune_source(local, options, &lag.source, &mut decided).await;
+            let how = (&options.prefix, options.dry_run);
+            let pruned = prune_source(local, how, &lag.source, &mut decided).await;
             // Of what was to go and stayed, only the holds tell why.
             let holds = match asked > wanted(&decided).len() {
                 true => local.holds_of(from).await.unwrap_or_default(),
@@ -241,7 +247,7 @@ pub(super) async fn lock_to_prune(target: &Side, client: &Client, options: &Upke
 }
 
 /// One line for the target that keeps most of what would go but for it.
-fn given_up(root: &DatasetName, kept: &[(KeptFor, &DatasetName)]) -> Option<String> {
+pub(super) fn given_up(root: &DatasetName, kept: &[(KeptFor, &DatasetName)]) -> Option<String> {
     // By job: snapshots, seconds, and the datasets.
     let mut all: BTreeMap<&str, (usize, u64, Vec<&DatasetName>)> = BTreeMap::new();
     for (kept, dataset) in kept {
@@ -274,20 +280,21 @@ fn need(options: &UpkeepOptions, has: Option<Guid>) -> Need {
 }
 
 /// What is to go, oldest first.
-fn wanted(decided: &[Decision]) -> Vec<(SnapshotTag, Guid)> {
+pub(super) fn wanted(decided: &[Decision]) -> Vec<(SnapshotTag, Guid)> {
     decided.iter().filter(|d| !d.keep).map(|d| (d.tag.clone(), d.guid)).collect()
 }
 
-async fn prune_source(
+/// `how`: the prefix of what may go, and whether nothing is to be destroyed.
+pub(super) async fn prune_source(
     local: &Arc<EngineSession>,
-    options: &UpkeepOptions,
+    how: (&Prefix, bool),
     dataset: &DatasetName,
     decided: &mut [Decision],
 ) -> Result<(), Failure> {
     let wanted = wanted(decided);
     for (at, batch) in wanted.chunks(MAX_PRUNED).enumerate() {
-        let (ours, dataset, prefix) = (Arc::clone(local), dataset.clone(), options.prefix.clone());
-        let (batch, dry_run) = (batch.to_vec(), options.dry_run);
+        let (ours, dataset, prefix) = (Arc::clone(local), dataset.clone(), how.0.clone());
+        let (batch, dry_run) = (batch.to_vec(), how.1);
         let act = async move { ours.prune_source(&dataset, &prefix, &batch, dry_run).await };
         match local.to_its_end(act).await {
             Ok(pruned) => correct(decided, pruned),
@@ -373,7 +380,7 @@ async fn estimate(source: &Side, has: &Listed, lags: &mut [Lag]) -> Result<(), F
     Ok(())
 }
 
-fn report(dataset: &DatasetName, side: &'static str, decided: Vec<Decision>) -> PruneReport {
+pub(super) fn report(dataset: &DatasetName, side: &'static str, decided: Vec<Decision>) -> PruneReport {
     let snapshots = decided.into_iter().map(|d| SnapshotReport { tag: d.tag, keep: d.keep, why: d.why }).collect();
     PruneReport { dataset: dataset.clone(), side, snapshots }
 }

@@ -1,9 +1,8 @@
 //! One job, as the configuration describes it.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use jiff::tz::TimeZone;
-use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
@@ -21,8 +20,7 @@ use crate::{
 };
 
 /// Which way a job's data go, seen from this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The source is here.
     Push,
@@ -30,13 +28,25 @@ pub enum Direction {
     Pull,
 }
 
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Direction {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
             Direction::Push => "push",
             Direction::Pull => "pull",
-        })
+        }
     }
+}
+
+/// The other side of a job that replicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Which way.
+    pub direction: Direction,
+    /// The other host.
+    pub peer: PeerAddress,
+    /// The dataset that is written.
+    pub target: DatasetName,
 }
 
 /// A user property with a value, written `NAME=VALUE`. Its name has a colon, as `zfsprops(7)` wants it.
@@ -74,20 +84,16 @@ impl FromStr for UserProperty {
 pub struct Job {
     /// NAME.
     pub name: JobName,
-    /// Which way.
-    pub direction: Direction,
-    /// The dataset that is read.
+    /// Where it replicates to or from; `None` for one that takes and prunes snapshots of this host alone.
+    pub remote: Option<Remote>,
+    /// The dataset that is read; of a job of this host alone, the one that is looked after.
     pub dataset: DatasetName,
     /// All below it as well.
     pub recursive: bool,
     /// Left out, each with all below it.
     pub exclude: Vec<ExcludePattern>,
-    /// Datasets that have this are left out as well, each with all below it. Of a push alone.
+    /// Datasets that have this are left out as well, each with all below it. Not of a pull.
     pub exclude_property: Option<UserProperty>,
-    /// The other host.
-    pub peer: PeerAddress,
-    /// The dataset that is written.
-    pub target: DatasetName,
     /// When it runs.
     pub schedule: Schedule,
     /// Datasets in parallel.
@@ -114,6 +120,10 @@ pub struct Job {
     pub keep_peer: Option<Retention>,
     /// How long a copy stays whose source was deleted; `None` for ever.
     pub destroy_deleted: Option<Span>,
+    /// How old the last verification may be before both sides are compared again; `None` for never.
+    pub verify: Option<Span>,
+    /// By their content as well.
+    pub verify_content: bool,
     /// A program and its arguments, run before the snapshot is taken. Empty for none.
     pub before: Vec<String>,
     /// The same, run after the snapshot was taken.
@@ -150,7 +160,17 @@ impl Job {
         let within = relative.is_some_and(|below| {
             below.is_empty() || (self.recursive && !self.exclude.iter().any(|pattern| pattern.excludes(below)))
         });
-        self.direction == Direction::Push && within
+        self.is(Direction::Push) && within
+    }
+
+    /// True if it replicates that way.
+    pub fn is(&self, direction: Direction) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.direction == direction)
+    }
+
+    /// Its `direction`, as in the configuration: `push`, `pull` or `local`.
+    pub fn word(&self) -> &'static str {
+        self.remote.as_ref().map_or("local", |remote| remote.direction.word())
     }
 
     /// True if that snapshot is one that this job made, or one like it.

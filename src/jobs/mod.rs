@@ -21,4 +21,4 @@ pub mod spare;
 #[cfg(test)]
 mod tests;
 
-pub use job::{Direction, Job, UserProperty, UserPropertyError};
+pub use job::{Direction, Job, Remote, UserProperty, UserPropertyError};

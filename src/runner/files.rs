@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::verify::Verified;
 use crate::{
     jobs::{Job, lag::Lag, spare::Need},
     plan::ExcludePattern,
@@ -108,6 +109,9 @@ pub struct JobState {
     /// What stayed for a target that may have been given up, when it was pruned last.
     #[serde(default)]
     pub kept_for: Option<String>,
+    /// What its verifications found.
+    #[serde(default)]
+    pub verified: Verified,
     /// When it was first seen, so that what is missed before its first run is made up for.
     #[serde(default)]
     pub first_seen: Option<Timestamp>,
@@ -138,9 +142,9 @@ impl JobState {
     }
 }
 
-/// The target with its peer.
+/// The target with its peer; of a job of this host alone, what is no target's place.
 pub fn place(job: &Job) -> String {
-    format!("{} {}", job.peer, job.target)
+    job.remote.as_ref().map_or("-".to_owned(), |remote| format!("{} {}", remote.peer, remote.target))
 }
 
 /// How often a lock is tried again, and how long after.
@@ -407,7 +411,7 @@ impl Needs for JobNeeds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::{config::Config, jobs::Remote};
 
     fn job() -> Job {
         let text = "[job.db]\ndirection = \"push\"\ndataset = \"t/db\"\npeer = \"b\"\ntarget = \"t/x\"\ncron = \"0 3 * * *\"\n";
@@ -427,6 +431,7 @@ mod tests {
         fs::write(files.path(&job.name, "json"), text).unwrap();
         let state = files.load(&job).unwrap();
         assert_eq!((state.runs, state.first_seen, state.kept_for, state.renamed.len()), (7, None, None, 0));
+        assert_eq!(state.verified, Verified::default());
     }
 
     /// So a time that passed while the host was off is one that was missed, and a new job waits for its first.
@@ -448,7 +453,8 @@ mod tests {
         assert_eq!(files.first_seen(&job, later).unwrap(), later);
         assert_eq!(files.load(&job).unwrap().first_seen, Some(later));
         // While a run is at work only it writes; and one with another target is another job.
-        let other = Job { target: "t/y".parse().unwrap(), ..job.clone() };
+        let elsewhere = Remote { target: "t/y".parse().unwrap(), ..job.remote.clone().unwrap() };
+        let other = Job { remote: Some(elsewhere), ..job.clone() };
         let lock = files.lock(&job.name).unwrap();
         assert_eq!(files.first_seen(&other, seen).unwrap(), seen);
         assert_eq!(files.load(&job).unwrap().first_seen, Some(later));

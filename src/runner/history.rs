@@ -99,6 +99,9 @@ pub struct Record {
     /// Snapshots that were destroyed.
     #[serde(default)]
     pub pruned: usize,
+    /// How its comparison of both sides ended: `equal`, `different` or `failed`; absent where none was due.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub verified: Option<String>,
     /// Its streams, at most [`MAX_STEPS`].
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub steps: Vec<Step>,
@@ -238,6 +241,7 @@ mod tests {
             seconds: 1.0,
             datasets: 1,
             pruned: 0,
+            verified: None,
             steps: Vec::new(),
             troubles: Vec::new(),
             notes: Vec::new(),

@@ -1,7 +1,7 @@
 //! Running jobs: what `zmigrate job run` and `zmigrated` share.
 //!
 //! ```text
-//! lock ─ history "begun" ─ before ─ snapshot ─ after ─ driver::run, again where that may help ─ driver::upkeep ─ history "ended"
+//! lock ─ history "begun" ─ before ─ snapshot ─ after ─ driver::run, again where that may help ─ driver::upkeep ─ verification, if due ─ history "ended"
 //! ```
 //!
 //! Invariants: a job never overlaps itself, in whatever process, because its lock is the kernel's; nothing is pruned on a
@@ -11,6 +11,7 @@ mod bandwidth;
 pub mod files;
 pub mod history;
 mod hooks;
+mod local;
 pub mod overview;
 mod recount;
 mod report;
@@ -18,6 +19,8 @@ mod retry;
 mod run;
 mod snapshot;
 pub mod turn;
+mod verify;
 
 pub use report::{JobReport, Started};
 pub use run::{JobContext, preview, run_job};
+pub use verify::Verified;

@@ -3,10 +3,13 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::files::{JobFiles, JobState, LastRun, Progress};
+use super::{
+    files::{JobFiles, JobState, LastRun, Progress},
+    verify::Verified,
+};
 use crate::{
     config::Config,
-    jobs::{Direction, Job, lag::Lag},
+    jobs::{Direction, Job, Remote, lag::Lag, span::human_seconds},
     types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag},
 };
 
@@ -29,19 +32,62 @@ pub struct DatasetStatus {
     pub unsent_bytes: Option<u64>,
 }
 
+/// A job's verifications.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerificationStatus {
+    /// The time between two of them, as configured.
+    pub every_s: u64,
+    /// By content as well.
+    pub content: bool,
+    /// When one came to its end last, whatever it found.
+    pub last: Option<Timestamp>,
+    /// When both sides were found equal last.
+    pub good: Option<Timestamp>,
+    /// What the last one found to differ.
+    pub difference: Option<String>,
+    /// Both sides were not found equal for more than twice that time.
+    pub overdue: bool,
+}
+
+impl VerificationStatus {
+    fn of(job: &Job, verified: Verified, now: Timestamp) -> Option<VerificationStatus> {
+        let every = job.verify?;
+        Some(VerificationStatus {
+            every_s: every.as_s(),
+            content: job.verify_content,
+            overdue: verified.is_overdue(job, now),
+            last: verified.last,
+            good: verified.good,
+            difference: verified.difference,
+        })
+    }
+
+    /// Why a person should look, in words.
+    pub fn trouble(&self, now: Timestamp) -> Option<String> {
+        if let Some(difference) = &self.difference {
+            return Some(format!("the last verification found a difference: {difference}"));
+        }
+        let since = |at: Timestamp| human_seconds(u64::try_from(now.as_second() - at.as_second()).unwrap_or_default());
+        self.overdue.then(|| match self.good {
+            Some(good) => format!("both sides were last found equal {} ago", since(good)),
+            None => "both sides have never been compared yet".to_owned(),
+        })
+    }
+}
+
 /// One job.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobStatus {
     /// Its name.
     pub job: JobName,
-    /// Which way.
-    pub direction: Direction,
+    /// Which way: `push`, `pull`, or `local` for one of this host alone.
+    pub direction: &'static str,
     /// The dataset that is read.
     pub source: DatasetName,
-    /// The peer.
-    pub peer: String,
-    /// The dataset that is written.
-    pub target: DatasetName,
+    /// The peer; `null` of one of this host alone.
+    pub peer: Option<String>,
+    /// The dataset that is written; `null` of one of this host alone.
+    pub target: Option<DatasetName>,
     /// `running`, `paused`, `idle`, `new` if it never ran, or `unreadable`.
     pub state: &'static str,
     /// No run begins by itself.
@@ -79,6 +125,12 @@ pub struct JobStatus {
     /// What stays for a target that may have been given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept_for: Option<String>,
+    /// Where its data come from, and where they go, unless they stay.
+    #[serde(skip)]
+    pub way: (String, Option<String>),
+    /// Its verifications, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationStatus>,
     /// Its datasets, as they were seen last.
     pub datasets: Vec<DatasetStatus>,
 }
@@ -134,10 +186,10 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> JobStatus {
     let progress = files.progress(&job.name).filter(|p| running && last.as_ref().is_some_and(|last| last.run == p.run));
     JobStatus {
         job: job.name.clone(),
-        direction: job.direction,
+        direction: job.word(),
         source: job.dataset.clone(),
-        peer: job.peer.to_string(),
-        target: job.target.clone(),
+        peer: job.remote.as_ref().map(|remote| remote.peer.to_string()),
+        target: job.remote.as_ref().map(|remote| remote.target.clone()),
         state: match (running, paused, &last) {
             _ if error.is_some() => "unreadable",
             (true, _, _) => "running",
@@ -161,6 +213,8 @@ fn status(job: &Job, files: &JobFiles, now: Timestamp) -> JobStatus {
         wire_bytes: state.wire_bytes,
         progress,
         kept_for: state.kept_for,
+        verification: VerificationStatus::of(job, state.verified, now),
+        way: way(job),
         datasets,
     }
 }
@@ -191,14 +245,14 @@ impl DatasetStatus {
     }
 }
 
-impl JobStatus {
-    /// Where its data come from, and where they go.
-    pub fn way(&self) -> (String, String) {
-        let separator = if self.peer.starts_with("zm://") { '/' } else { ':' };
-        let there = |dataset: &DatasetName| format!("{}{separator}{dataset}", self.peer);
-        match self.direction {
-            Direction::Push => (self.source.to_string(), there(&self.target)),
-            Direction::Pull => (there(&self.source), self.target.to_string()),
-        }
+/// Where its data come from, and where they go.
+fn way(job: &Job) -> (String, Option<String>) {
+    let Some(Remote { direction, peer, target }) = &job.remote else { return (job.dataset.to_string(), None) };
+    let peer = peer.to_string();
+    let separator = if peer.starts_with("zm://") { '/' } else { ':' };
+    let there = |dataset: &DatasetName| format!("{peer}{separator}{dataset}");
+    match direction {
+        Direction::Push => (job.dataset.to_string(), Some(there(target))),
+        Direction::Pull => (there(&job.dataset), Some(target.to_string())),
     }
 }

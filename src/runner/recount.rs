@@ -24,9 +24,9 @@ pub(super) async fn count_unsent(zfs: &dyn Zfs, job: &Job, lags: &mut [Lag], wit
         return;
     }
     let depth = if job.recursive { Depth::Tree } else { Depth::Root };
-    let listed = match job.direction {
-        Direction::Push => timeout(within, zfs.list(&job.dataset, depth)).await.ok().and_then(Result::ok),
-        Direction::Pull => None,
+    let listed = match job.is(Direction::Push) {
+        true => timeout(within, zfs.list(&job.dataset, depth)).await.ok().and_then(Result::ok),
+        false => None,
     };
     let Some(listing) = listed else {
         lags.iter_mut().for_each(Lag::forget_unsent);

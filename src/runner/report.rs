@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use super::history::{MAX_NOTES, MAX_STEPS, Record, Step, Trouble};
 use crate::{
-    driver::{DatasetResult, Report},
+    driver::{
+        DatasetResult, Report,
+        verify::{VerifyReport, VerifyResult},
+    },
     jobs::lag::Lag,
     types::{Failure, FailureClass, JobName, SnapshotTag},
 };
@@ -67,6 +70,9 @@ pub struct JobReport {
     pub wire_bytes: u64,
     /// Snapshots that were destroyed.
     pub pruned: usize,
+    /// The comparison of both sides, if one was due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerifyReport>,
     /// What a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -76,6 +82,11 @@ pub struct JobReport {
 }
 
 impl JobReport {
+    /// How its comparison of both sides ended.
+    pub fn verified(&self) -> Option<VerifyResult> {
+        self.verification.as_ref().map(|found| found.result)
+    }
+
     /// What a person should know of all that it did, each once: of the job, of the replication, and of each dataset, with its name.
     pub fn all_notes(&self) -> Vec<String> {
         let replication = self.replication.iter();
@@ -100,12 +111,18 @@ pub(super) fn conclude(report: &mut JobReport, result: Result<(), Failure>, elap
     let replicated = report.replication.as_ref();
     let (result_word, exit_code) = replicated.map_or(("failed", 0), |r| (r.result, r.exit_code));
     report.error = replicated.and_then(|r| r.error.clone());
+    // What needs no other host has no replication to tell of.
+    let result_word = if replicated.is_none() && result.is_ok() { "done" } else { result_word };
     (report.result, report.exit_code) = (result_word, exit_code);
     if let Err(failure) = result {
         // What went wrong first names the code.
         if report.exit_code == 0 {
             report.exit_code = failure.class.exit_code();
-            report.result = if failure.class == FailureClass::Refused { "refused" } else { "failed" };
+            report.result = match report.verified() {
+                Some(VerifyResult::Different) => "different",
+                _ if failure.class == FailureClass::Refused => "refused",
+                _ => "failed",
+            };
             report.error = Some(failure);
         } else {
             report.notes.push(failure.to_string());
@@ -154,6 +171,7 @@ pub(super) fn record(report: &JobReport, by: Started, ended: Option<Timestamp>) 
         seconds: report.seconds,
         datasets: datasets.len(),
         pruned: report.pruned,
+        verified: report.verified().map(|result| result.word().to_owned()),
         steps: steps.collect(),
         troubles: troubles.take(MAX_STEPS).collect(),
         notes: report.all_notes().into_iter().map(short).take(MAX_NOTES).collect(),

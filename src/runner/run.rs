@@ -23,7 +23,7 @@ use crate::{
     driver::{self, Board, RunContext, RunOptions, Upkeep, UpkeepOptions, upkeep},
     host,
     identity::IdentityStore,
-    jobs::{Direction, Job, lag::Lag, span::Span},
+    jobs::{Direction, Job, Remote, lag::Lag, span::Span},
     limits::{LISTING_WITHIN, RUN_LISTING_WITHIN},
     plan::{ExcludePattern, History as Snapshots},
     port::zfs::Zfs,
@@ -75,6 +75,7 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
         raw_bytes: 0,
         wire_bytes: 0,
         pruned: 0,
+        verification: None,
         notes: Vec::new(),
         error: None,
     };
@@ -82,6 +83,7 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
     let (mut state, damaged) = files.load_or_set_aside(job)?;
     report.notes.extend(damaged);
     (state.source, state.target) = (job.dataset.to_string(), place(job));
+    state.verified.begin(job, started);
     state.begin(LastRun { run: report.run.clone(), started, result: "running".into(), ..LastRun::default() });
     files.save(job, &state)?;
     if let Err(e) = history.append(&record(&report, by, None)) {
@@ -165,24 +167,26 @@ pub async fn preview(context: &JobContext, job: &Job, act: bool) -> Result<Upkee
     let files = JobFiles::new(&context.config.state_dir);
     let _lock = if act { Some(files.lock(&job.name)?) } else { None };
     let run = Run { context, job, files: &files, by: Started::Person };
+    let exclude = run.exclude().await?;
+    let Some(remote) = &job.remote else { return run.keep_up_here(exclude, !act).await };
     let mut state = files.load(job)?;
     (state.source, state.target) = (job.dataset.to_string(), place(job));
-    let exclude = run.exclude().await?;
-    run.keep_up(exclude, &mut state, true, !act).await
+    run.keep_up(remote, exclude, &mut state, true, !act).await
 }
 
 pub(super) struct Run<'a> {
     pub context: &'a JobContext,
     pub job: &'a Job,
     files: &'a JobFiles,
-    by: Started,
+    pub(super) by: Started,
 }
 
 impl Run<'_> {
     async fn carry_out(&self, report: &mut JobReport, state: &mut JobState) -> Result<(), Failure> {
         let job = self.job;
         let exclude = self.exclude().await?;
-        let push = job.direction == Direction::Push;
+        let Some(remote) = &job.remote else { return self.carry_out_here(report, state, exclude).await };
+        let push = remote.direction == Direction::Push;
         let tag = if job.snapshot { Some(self.tag(report.started)?) } else { None };
         // A program that fails after the snapshot fails the run, at its end: what was asked of it is done, and backups go on.
         let mut late = None;
@@ -196,7 +200,7 @@ impl Run<'_> {
         if !push {
             self.before(report, "").await?;
         }
-        let replicated = self.replicate(report, &exclude, remote_tag).await;
+        let replicated = self.replicate(remote, report, &exclude, remote_tag).await;
         if !push {
             let result = if replicated.is_ok() { "ok" } else { "failed" };
             late = run_hook(job, &report.run, Stage::After, "", result).await.err();
@@ -207,7 +211,7 @@ impl Run<'_> {
         }
         let exit_code = report.replication.as_ref().map(|r| r.exit_code);
         if exit_code.is_some_and(|code| !matches!(code, 2 | 4 | 5 | 75 | 130)) {
-            let found = self.keep_up(exclude, state, exit_code == Some(0), false).await;
+            let found = self.keep_up(remote, exclude, state, exit_code == Some(0), false).await;
             let failure = match found {
                 Ok(found) => {
                     report.pruned = found.destroyed();
@@ -223,6 +227,10 @@ impl Run<'_> {
                 (None, failure) => late = failure,
                 (Some(_), None) => {}
             }
+        }
+        let went_well = late.is_none() && exit_code == Some(0);
+        if went_well && state.verified.is_due(job, Timestamp::now(), self.by == Started::Person) {
+            return self.verify(remote, report, &mut state.verified).await;
         }
         late.map_or(Ok(()), Err)
     }
@@ -243,7 +251,7 @@ impl Run<'_> {
         {
             let below = dataset.relative_to(root).unwrap_or_default();
             if value == wanted.value && below.is_empty() {
-                let text = format!("{root} itself has {}={value}, so nothing of it is replicated", wanted.name);
+                let text = format!("{root} itself has {}={value}, so nothing is left for the job", wanted.name);
                 return Err(Failure::new(FailureClass::Refused, text)
                     .hint("take the property off the root, or exclude_property out of the job"));
             }
@@ -259,10 +267,10 @@ impl Run<'_> {
         &*self.context.engine.zfs
     }
 
-    fn run_context(&self, limit: Option<&Limit>) -> Result<RunContext, Failure> {
+    pub(super) fn run_context(&self, remote: &Remote, limit: Option<&Limit>) -> Result<RunContext, Failure> {
         let context = self.context;
         Ok(RunContext {
-            link: context.live.watched(host::link(&context.config, &context.store, &self.job.peer)?, &context.store),
+            link: context.live.watched(host::link(&context.config, &context.store, &remote.peer)?, &context.store),
             engine: Arc::clone(&context.engine),
             client: host::client_options(&context.config, self.job.streams),
             identity: context.store.own().name,
@@ -275,6 +283,7 @@ impl Run<'_> {
 
     async fn replicate(
         &self,
+        remote: &Remote,
         report: &mut JobReport,
         exclude: &[ExcludePattern],
         mut tag: Option<SnapshotTag>,
@@ -284,9 +293,9 @@ impl Run<'_> {
         loop {
             report.attempts += 1;
             let options = RunOptions {
-                direction: direction(job),
+                direction: direction(remote),
                 source: job.dataset.clone(),
-                target: job.target.clone(),
+                target: remote.target.clone(),
                 recursive: job.recursive,
                 exclude: exclude.to_vec(),
                 history: Snapshots::All,
@@ -302,7 +311,7 @@ impl Run<'_> {
                 bwlimit_bytes_per_s: job.bandwidth.at(Timestamp::now(), job.zone()),
             };
             let done = {
-                let context = self.run_context(limit.as_ref())?;
+                let context = self.run_context(remote, limit.as_ref())?;
                 let shown = AbortOnDropHandle::new(tokio::spawn(show(
                     self.files.clone(),
                     job.name.clone(),
@@ -367,20 +376,21 @@ impl Run<'_> {
     /// nobody tried.
     async fn keep_up(
         &self,
+        remote: &Remote,
         exclude: Vec<ExcludePattern>,
         state: &mut JobState,
         is_whole: bool,
         dry_run: bool,
     ) -> Result<Upkeep, Failure> {
         let job = self.job;
-        let push = job.direction == Direction::Push;
+        let push = remote.direction == Direction::Push;
         let (keep_source, keep_target) =
             if push { (job.keep.clone(), job.keep_peer.clone()) } else { (None, job.keep.clone()) };
         let options = UpkeepOptions {
             name: job.name.clone(),
-            direction: direction(job),
+            direction: direction(remote),
             source: job.dataset.clone(),
-            target: job.target.clone(),
+            target: remote.target.clone(),
             recursive: job.recursive,
             exclude,
             prefix: job.prefix.clone(),
@@ -401,7 +411,7 @@ impl Run<'_> {
             // Without the job's lock nothing is written.
             if dry_run { Ok(()) } else { self.files.save(job, &state) }
         };
-        let found = upkeep(&self.run_context(None)?, &options, &record).await?;
+        let found = upkeep(&self.run_context(remote, None)?, &options, &record).await?;
         let state = known.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         state.renamed.clone_from(&found.renamed);
         state.kept_for.clone_from(&found.kept_for);
@@ -435,8 +445,8 @@ async fn show(files: JobFiles, name: JobName, run: String, board: Arc<Board>) {
     }
 }
 
-fn direction(job: &Job) -> driver::Direction {
-    match job.direction {
+pub(super) fn direction(remote: &Remote) -> driver::Direction {
+    match remote.direction {
         Direction::Push => driver::Direction::Push,
         Direction::Pull => driver::Direction::Pull,
     }

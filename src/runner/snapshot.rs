@@ -1,4 +1,4 @@
-//! The snapshot at the beginning of a push, and the programs around it.
+//! The snapshot at the beginning of a push, or of a run of this host alone, and the programs around it.
 //!
 //! Invariants: the program after the snapshot runs however the one before it, or the snapshot, has ended; nothing is snapshotted
 //! that others write to.
@@ -49,14 +49,16 @@ impl Run<'_> {
         let found = in_time(&format!("look at {root}"), RUN_LISTING_WITHIN, found).await?;
         let Some(info) = found.first() else {
             return Err(Failure::new(FailureClass::Zfs, format!("there is no dataset {root} on this host"))
-                .hint("it may have been renamed, or its pool is not imported; the target keeps what it has"));
+                .hint("it may have been renamed, or its pool is not imported; a target keeps what it has"));
         };
         // Before anything is stopped for it; the engine looks again, and at what is below.
         if let Some(failure) = not_ours(info) {
+            let does = if job.remote.is_some() { "passes on" } else { "prunes" };
             let job = &job.name;
             let hint = failure.hint.clone().unwrap_or_default();
-            return Err(failure
-                .hint(format!("{hint}; with snapshot = false, [job.{job}] passes on the snapshots that are there")));
+            return Err(
+                failure.hint(format!("{hint}; with snapshot = false, [job.{job}] {does} the snapshots that are there"))
+            );
         }
         let mut except: Vec<DatasetName> = Vec::new();
         if job.recursive && !exclude.is_empty() {

@@ -43,28 +43,28 @@ fn site(jobs: &str) -> Site {
 }
 
 /// Datasets below `E` and `W` as what they are called there; a word that only ends so is none.
-fn in_pools(text: &str, site: &Site) -> String {
+pub fn in_pools(text: &str, site: &Site) -> String {
     text.replace("\"E/", &format!("\"{}/", site.east)).replace("\"W/", &format!("\"{}/", site.west))
 }
 
-fn job(name: &str, target: &str, more: &str) -> String {
+pub fn job(name: &str, target: &str, more: &str) -> String {
     format!(
         "[job.{name}]\ndirection = \"push\"\ndataset = \"E/db\"\npeer = \"west\"\ntarget = \"W/in/{target}\"\nretries = 0\n{more}\n"
     )
 }
 
 /// Names are times to the second, so runs in the same second would each take a name a second ahead.
-fn run(site: &Site, args: &[&str]) -> Done {
+pub fn run(site: &Site, args: &[&str]) -> Done {
     sleep(Duration::from_millis(1100));
     site.start(args).wait(120)
 }
 
-fn json(done: &Done) -> serde_json::Value {
+pub fn json(done: &Done) -> serde_json::Value {
     serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}", done.stdout))
 }
 
 /// Snapshots of the job's own, oldest first.
-fn own(dataset: &str) -> Vec<String> {
+pub fn own(dataset: &str) -> Vec<String> {
     let time = "db_2026-11-26T04:00:00Z".len();
     tags(dataset).into_iter().filter(|tag| tag.starts_with("db_2") && tag.len() == time).collect()
 }

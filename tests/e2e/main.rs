@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod authority;
+mod care;
 mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         links::cases(),
         reload::cases(),
         jobs::cases(),
+        care::cases(),
         scheduler::cases(),
         enrol::cases(),
         authority::cases(),

@@ -1,0 +1,61 @@
+//! A run of a job of this host alone: a snapshot, and the pruning by its rules.
+
+use jiff::Timestamp;
+
+use super::{files::JobState, report::JobReport, run::Run};
+use crate::{
+    driver::{LocalOptions, Upkeep, keep_up_here},
+    plan::ExcludePattern,
+    types::Failure,
+};
+
+impl Run<'_> {
+    pub(super) async fn carry_out_here(
+        &self,
+        report: &mut JobReport,
+        state: &mut JobState,
+        exclude: Vec<ExcludePattern>,
+    ) -> Result<(), Failure> {
+        report.attempts = 1;
+        let mut late = None;
+        if self.job.snapshot {
+            let taken = self.snapshot(report, &self.tag(report.started)?, &exclude).await?;
+            (report.snapshot, late) = (Some(taken.tag), taken.after.err());
+            report.notes.extend(taken.notes);
+        }
+        let failure = match self.keep_up_here(exclude, false).await {
+            Ok(found) => {
+                report.pruned = found.destroyed();
+                state.kept_for = found.kept_for;
+                report.notes.extend(found.notes);
+                found.failure
+            }
+            Err(failure) => Some(failure),
+        };
+        // Of two the first is the cause; neither is lost.
+        match (late, failure) {
+            (Some(late), failure) => {
+                report.notes.extend(failure.map(|failure| failure.to_string()));
+                Err(late)
+            }
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Prunes by the job's rules, or says what would go.
+    pub(super) async fn keep_up_here(&self, exclude: Vec<ExcludePattern>, dry_run: bool) -> Result<Upkeep, Failure> {
+        let job = self.job;
+        let options = LocalOptions {
+            name: job.name.clone(),
+            dataset: job.dataset.clone(),
+            recursive: job.recursive,
+            exclude,
+            prefix: job.prefix.clone(),
+            keep: job.keep.clone(),
+            now: Timestamp::now(),
+            dry_run,
+        };
+        keep_up_here(&self.context.engine, &self.context.stop, &options).await
+    }
+}
