@@ -294,6 +294,13 @@ fn by_guids(options: &VerifyOptions, source: Option<&DatasetInfo>, target: Optio
             verified.only_at_source.retain(kept);
         }
         verified.only_at_target = at_target.newer;
+        if options.seen.is_some() {
+            // What the source has no more but as a bookmark came from there, and so did all before it.
+            let marked = |s: &SnapshotInfo| here.bookmarks.iter().any(|b| b.guid == s.guid);
+            let sent = there.snapshots.iter().rposition(marked).map_or(0, |at| at + 1);
+            let own: HashSet<&str> = there.snapshots.iter().skip(sent).map(|s| s.tag.as_str()).collect();
+            verified.only_at_target.retain(|tag| own.contains(tag.as_str()));
+        }
         for (side, older) in
             [("source", at_source.older), ("target", at_target.older)].into_iter().filter(|(_, n)| *n > 0)
         {

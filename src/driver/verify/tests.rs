@@ -1,7 +1,7 @@
 use super::*;
 use crate::types::{
     CreateTxg,
-    listing::{DatasetKind, SnapshotInfo},
+    listing::{BookmarkInfo, DatasetKind, SnapshotInfo},
 };
 
 fn options() -> VerifyOptions {
@@ -136,6 +136,19 @@ fn what_came_or_went_since_the_run_is_no_difference_and_what_the_target_lost_is_
     assert_eq!(lost, (VerifyResult::Different, vec!["y".to_owned()]), "the target had y");
     assert_eq!(judge(&[("x", 1), ("y", 2)], &[("x", 1), ("y", 2), ("own", 9)]).0, VerifyResult::Different);
     assert_eq!(judge(&[("y", 2)], &[("y", 4)]).0, VerifyResult::Different);
+    // The source has y no more but as a bookmark; what the target has after it is its own.
+    let bookmarked = |target: &[(&str, u64)]| {
+        let (mut source, target) = (dataset("a/src", &[("x", 1)]), dataset("b/dst", target));
+        let tag = "zmigrate:0:2".parse().unwrap();
+        source.bookmarks.push(BookmarkInfo { tag, guid: Guid(2), createtxg: CreateTxg(1), creation_unix_s: 0 });
+        let of_x = Seen { common: Guid(1), ..seen("") };
+        let mut verified = by_guids(&of_job(vec![of_x]), Some(&source), Some(&target));
+        verified.judge();
+        (verified.result, verified.only_at_target)
+    };
+    assert_eq!(bookmarked(&[("x", 1), ("t", 7), ("y", 2)]), (VerifyResult::Equal, Vec::new()));
+    let own = bookmarked(&[("x", 1), ("y", 2), ("own", 9)]);
+    assert_eq!(own, (VerifyResult::Different, vec!["own".to_owned()]));
     // Of the datasets: b and d were not seen, c was deleted at the source long ago, e is gone from the target, f from the source.
     let listing = |names: &[&str]| Listing { datasets: names.iter().map(|name| dataset(name, &[])).collect() };
     let source = listing(&["a/src", "a/src/b", "a/src/d", "a/src/e"]);
