@@ -104,7 +104,7 @@ fn every_mutant_is_caught() {
 fn the_setups_of_the_mutants_are_clean() {
     let mut seen = Vec::new();
     for setup in mutants::ALL.iter().map(|m| mutants::setup(*m)) {
-        let key = (setup.budget, setup.on_activate_failure);
+        let key = (setup.budget, setup.on_activate_failure, setup.journal_counts);
         if !seen.contains(&key) {
             seen.push(key);
             assert_eq!(explore(setup, Box::new(Actual)).1, None);

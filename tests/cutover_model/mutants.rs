@@ -176,6 +176,7 @@ pub fn setup(mutation: Mutation) -> Setup {
         M::HoldReturns | M::ReturnHolds => b.failures = 1,
         _ => b.crashes = 1,
     }
+    s.journal_counts = mutation != M::ResumeForgetsTheFence;
     if matches!(mutation, M::ReturnHolds | M::ReturnsForEver | M::NotBroughtUp) {
         s.on_activate_failure = OnActivateFailure::Return;
     }
