@@ -46,6 +46,21 @@ impl FileLedgers {
     fn note(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.note"))
     }
+
+    /// The lock that is shared by all who wait for the ledger.
+    fn wanted(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.want"))
+    }
+}
+
+/// The word that a process waits for a ledger.
+struct Wanted(File);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        // As below.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl Drop for FileLedger {
@@ -169,6 +184,17 @@ impl Ledgers for FileLedgers {
         File::open(self.path(name)).is_ok_and(|file| shared(file) == Err(rustix::io::Errno::WOULDBLOCK))
     }
 
+    fn want(&self, name: &str) -> Option<Box<dyn Send + Sync>> {
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(self.wanted(name)).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+        Some(Box::new(Wanted(file)))
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        let alone = |file| flock(&file, FlockOperation::NonBlockingLockExclusive);
+        File::open(self.wanted(name)).is_ok_and(|file| alone(file) == Err(rustix::io::Errno::WOULDBLOCK))
+    }
+
     fn names(&self, prefix: &str) -> Result<Vec<String>, LedgerError> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
@@ -209,6 +235,11 @@ mod tests {
         assert_eq!((ledgers.noted("a").as_deref(), ledgers.noted("b")), (Some("second"), None));
         assert!(matches!(ledgers.open("a"), Err(LedgerError::Owned)));
         assert!(ledgers.is_owned("a") && !ledgers.is_owned("b"));
+        let wants = [ledgers.want("a").unwrap(), ledgers.want("a").unwrap()];
+        assert!(ledgers.is_wanted("a") && !ledgers.is_wanted("b"));
+        assert_eq!(ledgers.names("").unwrap(), ["a"], "who waits is no ledger");
+        drop(wants);
+        assert!(!ledgers.is_wanted("a"));
         drop(a);
         assert!(!ledgers.is_owned("a"));
         let path = dir.path().join("cutover/a.jsonl");

@@ -35,6 +35,9 @@ pub enum Call {
         legs: Vec<CutoverId>,
         /// But for this.
         keep: SnapshotTag,
+        /// Also those of all legs of this unit that are over here. A host that is older than this leaves them.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        earlier: bool,
     },
     /// Destroy the snapshots that something else took of what is fenced here since the last one of a cutover, if nothing was
     /// written since that: they keep it from coming home, and hold nothing. Hosts of the first release do not know it.
@@ -189,6 +192,19 @@ pub fn final_tag(id: CutoverId, number: u32) -> String {
     format!("zmigrate_{id}_final_{number}")
 }
 
+/// The leg whose final snapshot bears this tag; `None` for any other snapshot.
+pub fn leg_of_final(tag: &str) -> Option<CutoverId> {
+    let id = tag.strip_prefix("zmigrate_")?.split('_').next()?.parse().ok()?;
+    let number = tag.strip_prefix(&format!("zmigrate_{id}_final_"))?;
+    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(id)
+}
+
+/// The tag of the hold that keeps the final snapshot of a leg where it was left: the way home starts from it.
+pub fn final_hold(id: CutoverId) -> String {
+    // No job's: what is newer than this is not what a job has yet to send.
+    format!("zmigrate-cutover:{id}")
+}
+
 /// Whether a tag is of a snapshot that one of these legs made.
 pub fn is_made_by(tag: &str, legs: &[CutoverId]) -> bool {
     let digits = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
@@ -212,6 +228,10 @@ mod tests {
         assert!(is_made_by(&pass_tag(id, 7), &legs) && is_made_by(&final_tag(id, 7), &legs));
         assert!(!is_made_by(&pass_tag(CutoverId(1), 7), &legs) && !is_made_by(&pass_tag(id, 7), &[]));
         assert!(is_of_a_cutover(&pass_tag(id, 7)) && is_of_a_cutover(&final_tag(id, 7)));
+        assert_eq!(leg_of_final(&final_tag(id, 7)), Some(id));
+        for other in [pass_tag(id, 7).as_str(), "zmigrate_00004f2a_final_", "zmigrate_00004f2a_final_1x", "daily"] {
+            assert_eq!(leg_of_final(other), None, "{other}");
+        }
         for other in ["zmigrate_00004f2a_pass_", "zmigrate_00004f2a_pass_1x", "zmigrate_00004f2a_copy_1", "daily"] {
             assert!(!is_made_by(other, &legs), "{other}");
             assert!(!is_of_a_cutover(other), "{other}");
@@ -220,7 +240,7 @@ mod tests {
 
     #[test]
     fn calls_travel_as_json_of_this_shape() {
-        let call = Call::Tidy { legs: vec![CutoverId(0x4f2a)], keep: "k".parse().unwrap() };
+        let call = Call::Tidy { legs: vec![CutoverId(0x4f2a)], keep: "k".parse().unwrap(), earlier: false };
         let text = serde_json::to_string(&call).unwrap();
         assert_eq!(text, r#"{"call":"tidy","legs":["00004f2a"],"keep":"k"}"#);
         assert_eq!(serde_json::from_str::<Call>(&text).unwrap(), call);

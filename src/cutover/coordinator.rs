@@ -438,8 +438,8 @@ impl Turn<'_> {
 
     fn objected(&mut self, objection: &Objection) {
         let why = objection.to_string();
-        // Whatever differs, a new final snapshot is the way to make it equal.
-        self.again(Phase::Final, why);
+        // With the same content a new final snapshot changes nothing, and all of it would be read again; for all else it is the way.
+        if *objection == Objection::Content { self.roll_back(why) } else { self.again(Phase::Final, why) }
     }
 
     fn worked(&mut self, result: Result) {

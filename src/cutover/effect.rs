@@ -31,7 +31,7 @@ pub enum HostEffect {
 /// Work on one host's ZFS and hooks. Each may be repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Try whatever can fail later: keys, mount points, hooks, space. A target also prepares the place that it will be mounted at.
+    /// Try whatever can fail later: keys, mount points, hooks, space. Hooks are asked to try; nothing else is changed.
     Prepare(Side),
     /// Stop the writers by the hooks, within their time limits.
     Quiesce,
@@ -41,7 +41,7 @@ pub enum Action {
     /// Unmount without force (zvol: close it, and see its node go), then `readonly=on`, `canmount=noauto` (`volmode=none`),
     /// `zmigrate:fence=<leg>`.
     Fence(Leg),
-    /// `zpool sync`, one atomic snapshot named after the leg and the number, held; then its GUIDs. Made already: its GUIDs.
+    /// `zpool sync`, one atomic snapshot named after the leg and the number; then its GUIDs. Made already: its GUIDs.
     Final(Leg, u32),
     /// Set back every property of the list, remove `zmigrate:fence`, mount.
     Unfence(Former),
@@ -50,7 +50,7 @@ pub enum Action {
         /// Stop them first: what was begun to stop them may be under way still, and would stop what is started.
         anew: bool,
     },
-    /// Undo `Prepare(Target)`. Snapshots stay.
+    /// Undo `Prepare(Target)`, which changes nothing today. Snapshots stay.
     Settle,
     /// Set the list back if there is one, else what the manifest says; remove `zmigrate:fence`; `readonly=off`; mount; start
     /// hooks; health check.

@@ -71,7 +71,7 @@ pub enum Ask {
     Abort,
     /// Target, promoted: say whether the application is up, or try again.
     Activate,
-    /// Target, aborted: undo what arming prepared.
+    /// Target, aborted: close this part. What arming prepared, if anything, is undone.
     Settle,
 }
 

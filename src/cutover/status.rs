@@ -1,13 +1,12 @@
 //! What a person is told about a cutover: what it waits for, and what each command, or none, would do now.
 
-use std::fmt;
-
 use super::{
     coordinator::Coordinator,
     host::{Host, Part},
     leg::{CutoverId, Leg, Millis},
     phase::{Phase, Question},
     source::Stage,
+    target::Register,
 };
 
 /// See the module. All of it can be shown as it is.
@@ -27,19 +26,6 @@ pub struct Status {
     pub abort: String,
     /// What happens if nobody says anything.
     pub nothing: String,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "cutover {}: {}", self.id, self.phase)?;
-        writeln!(f, "  waits for  {}", self.waits)?;
-        if let Some(needs) = &self.needs {
-            writeln!(f, "  NEEDS      {needs}")?;
-        }
-        writeln!(f, "  go         {}", self.go)?;
-        writeln!(f, "  abort      {}", self.abort)?;
-        write!(f, "  nothing    {}", self.nothing)
-    }
 }
 
 /// What to tell about `coordinator`, whose cutover people know as `id`, that of its first leg, whose outage is predicted to be that
@@ -110,6 +96,23 @@ pub fn host_needs(host: &Host) -> Option<String> {
     }
 }
 
+/// What a host has not brought about by itself although it is due, and why it `failed` last, if that is known. It is no question as long as
+/// it is under way; a person has to know of it once it has lasted.
+pub fn host_is_stuck(host: &Host, failed: Option<&str>) -> Option<String> {
+    let why = failed.unwrap_or("nothing has failed, or no zmigrated runs here");
+    match &host.kept().part {
+        Part::Target(leg, Register::Promoted { .. }) => Some(format!(
+            "promoted by cutover {}, and not up ({why}): repair it, zmigrated here tries again by itself; or `cutover back {}` where it was started",
+            leg.id, leg.id
+        )),
+        Part::Source(leg, Stage::Withdrawing | Stage::Unfencing | Stage::Starting) => Some(format!(
+            "it is to serve again after cutover {}, and does not yet ({why}): repair it, zmigrated here tries again by itself",
+            leg.id
+        )),
+        _ => None,
+    }
+}
+
 fn can_abort(phase: &Phase) -> bool {
     matches!(phase, Phase::Seed | Phase::CatchUp | Phase::Arm { .. } | Phase::Armed { .. }) || phase.is_outage()
 }
@@ -133,7 +136,7 @@ fn waits(phase: &Phase) -> &'static str {
         Phase::Retract { served: false } => "the target's decision; until then the source stays fenced",
         Phase::Retract { served: true } => "the target's decision; the source serves already",
         Phase::Unfence { .. } | Phase::Break => "the source to serve again",
-        Phase::Settle => "the target to undo its preparations",
+        Phase::Settle => "the target to close its part",
         Phase::Done | Phase::Completed | Phase::RolledBack | Phase::Broken => "nothing; it is over",
     }
 }

@@ -232,8 +232,13 @@ impl Led {
         let read: Vec<Record> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(read, self.journal);
         self.it = it;
-        self.shown +=
-            &format!("{}\n", status(&self.it, CutoverId(0x4f2a), self.it.prediction().map(|p| p.downtime()), None));
+        let predicted = self.it.prediction().map(|p| p.downtime());
+        let told = status(&self.it, CutoverId(0x4f2a), predicted, None);
+        let needs = told.needs.map_or(String::new(), |needs| format!("\n  NEEDS      {needs}"));
+        self.shown += &format!(
+            "cutover {}: {}\n  waits for  {}{needs}\n  go         {}\n  abort      {}\n  nothing    {}\n",
+            told.id, told.phase, told.waits, told.go, told.abort, told.nothing
+        );
         effects
     }
 
@@ -253,7 +258,7 @@ impl Led {
 }
 
 #[test]
-fn a_held_cutover_as_a_person_sees_it() {
+fn what_a_held_cutover_says_of_itself() {
     let mut led = Led::new(terms());
     led.pass(9000);
     led.pass(500);
@@ -306,7 +311,7 @@ fn no_source_is_stopped_before_a_pass_of_this_process_went_well() {
 }
 
 #[test]
-fn a_cutover_that_is_rolled_back_as_a_person_sees_it() {
+fn what_a_cutover_that_is_rolled_back_says_of_itself() {
     let mut led = Led::new(Terms { hold: false, ..terms() });
     for _ in 0..5 {
         led.pass(9000);
@@ -412,6 +417,22 @@ fn a_fenced_source_waits_for_its_target_and_not_for_a_person() {
         led.answer(Reply::Serving);
         led.answer(Reply::Settled);
         assert_eq!(led.it.progress().phase, super::phase::Phase::RolledBack);
+    }
+}
+
+/// A new final snapshot would hold the same, and all of it would be read again while nobody is served.
+#[test]
+fn content_that_differs_ends_the_outage_at_once() {
+    for (bad, again) in [
+        (Proof { equal: false, ..proof(leg(0x4f2a, 1)) }, false),
+        (Proof { written: 1, ..proof(leg(0x4f2a, 1)) }, true),
+    ] {
+        let mut led = syncing(3);
+        led.work(Done::Synced);
+        led.work(Done::Verified(bad));
+        let phase = &led.it.progress().phase;
+        assert_eq!(*phase == Phase::Final, again, "{phase:?}");
+        assert_eq!(phase.rolls_back(), !again, "{phase:?}");
     }
 }
 

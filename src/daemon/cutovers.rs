@@ -142,6 +142,7 @@ fn lead_from_here(
                 Notice::Ready { .. } => tracing::info!("cutover {id}: all is ready, it waits for go"),
                 Notice::Trouble(why) => tracing::warn!("cutover {id}: {why}"),
                 Notice::Needs(needs) => tracing::warn!("cutover {id} waits for a person: {needs}"),
+                Notice::Doing(how_far) => tracing::info!("cutover {id}: {how_far}"),
                 Notice::Hook(line) => tracing::info!("cutover {id}: hook: {line}"),
             }
         }

@@ -16,6 +16,12 @@ pub trait Hooks: Send + Sync {
         false
     }
 
+    /// Whether its stop may unmount what is mounted: a frozen filesystem stays where it is, and a container's engine unmounts nothing of the
+    /// host's.
+    fn may_unmount(&self, _name: &str) -> bool {
+        true
+    }
+
     /// Does what is asked, within the hook's own limits. Every call may be repeated: stopping what is stopped and starting
     /// what runs succeed. Dropped on the way, it ends what it began.
     ///

@@ -66,6 +66,13 @@ pub trait Ledgers: Send + Sync {
     /// Whether a process owns the ledger of that name. Looks only.
     fn is_owned(&self, name: &str) -> bool;
 
+    /// Tells whoever owns the ledger of that name that this process waits for it, until what comes back is dropped; `None` if that
+    /// cannot be told now.
+    fn want(&self, name: &str) -> Option<Box<dyn Send + Sync>>;
+
+    /// Whether a process waits for the ledger of that name. Looks only.
+    fn is_wanted(&self, name: &str) -> bool;
+
     /// The names of all ledgers that begin so, sorted.
     ///
     /// # Errors

@@ -4,8 +4,12 @@
 
 use super::engine::EngineSession;
 use crate::{
+    cutover::{
+        call::{final_hold, leg_of_final},
+        leg::Leg,
+    },
     port::zfs::Base,
-    types::{Failure, Guid, JobId, SnapshotName},
+    types::{Failure, Guid, JobId, SnapshotName, listing::FENCE},
     wire::message::Reply,
 };
 
@@ -57,6 +61,9 @@ impl EngineSession {
             }
             _ => false,
         };
+        if capabilities.holds {
+            self.keep_final(snapshot).await?;
+        }
         let mut release: Vec<SnapshotName> = Vec::new();
         if keeps_bookmark {
             release.push(snapshot.clone());
@@ -83,5 +90,17 @@ impl EngineSession {
             }
         }
         Ok(Reply::Done)
+    }
+
+    /// Holds the final snapshot of a cutover where it was left, which bears the fence of that leg: the way home starts from it, and what prunes
+    /// here does not know that. The job's own hold goes only after that.
+    async fn keep_final(&self, snapshot: &SnapshotName) -> Result<(), Failure> {
+        let Some(id) = leg_of_final(snapshot.tag().as_str()) else { return Ok(()) };
+        let infos = self.zfs().datasets(&[snapshot.dataset()]).await?;
+        let fence = infos.iter().find_map(|info| info.property(FENCE)?.value.parse::<Leg>().ok());
+        if fence.is_some_and(|leg| leg.id == id) {
+            self.zfs().hold(&final_hold(id), std::slice::from_ref(snapshot)).await?;
+        }
+        Ok(())
     }
 }

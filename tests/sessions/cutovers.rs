@@ -3,6 +3,7 @@
 
 mod ends;
 mod far;
+mod own;
 
 use std::{
     collections::BTreeMap,
@@ -56,9 +57,13 @@ const BELOW: [&str; 3] = ["", "/b", "/b/c"];
 /// Lines, and whether somebody owns them.
 type Owned = (Vec<String>, bool);
 
-/// Ledgers that outlive their processes.
+/// Ledgers that outlive their processes, who waits for which, and what was noted beside them.
 #[derive(Clone, Default)]
-struct MemoryLedgers(Arc<Mutex<BTreeMap<String, Owned>>>);
+struct MemoryLedgers(
+    Arc<Mutex<BTreeMap<String, Owned>>>,
+    Arc<Mutex<BTreeMap<String, Arc<()>>>>,
+    Arc<Mutex<BTreeMap<String, String>>>,
+);
 
 struct MemoryLedger(MemoryLedgers, String);
 
@@ -72,7 +77,8 @@ impl Ledger for MemoryLedger {
         false
     }
 
-    fn note(&mut self, _line: &str) -> std::io::Result<()> {
+    fn note(&mut self, line: &str) -> std::io::Result<()> {
+        self.0.2.lock().unwrap().insert(self.1.clone(), line.to_owned());
         Ok(())
     }
 }
@@ -103,12 +109,20 @@ impl Ledgers for MemoryLedgers {
         self.0.lock().unwrap().get(name).map(|e| Stamp(e.0.len() as u64, None))
     }
 
-    fn noted(&self, _name: &str) -> Option<String> {
-        None
+    fn noted(&self, name: &str) -> Option<String> {
+        self.2.lock().unwrap().get(name).cloned()
     }
 
     fn is_owned(&self, name: &str) -> bool {
         self.0.lock().unwrap().get(name).is_some_and(|entry| entry.1)
+    }
+
+    fn want(&self, name: &str) -> Option<Box<dyn Send + Sync>> {
+        Some(Box::new(Arc::clone(self.1.lock().unwrap().entry(name.to_owned()).or_default())))
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        self.1.lock().unwrap().get(name).is_some_and(|wants| Arc::strong_count(wants) > 1)
     }
 
     fn names(&self, prefix: &str) -> Result<Vec<String>, LedgerError> {
@@ -122,6 +136,8 @@ impl Ledgers for MemoryLedgers {
 
 /// What a hook does beside.
 type Beside = Box<dyn Fn(&HookCall) + Send + Sync>;
+/// Which calls of a hook fail.
+type Refuses = Box<dyn Fn(&HookCall) -> bool + Send + Sync>;
 
 /// One writer for both hosts, which a hook of either stops and starts.
 #[derive(Default)]
@@ -130,6 +146,9 @@ pub struct Writer {
     pub beside: Mutex<Option<Beside>>,
     /// Calls of hooks until one fails; 0 is never.
     fails_in: AtomicU64,
+    refuses: Mutex<Option<Refuses>>,
+    /// It cannot unmount a filesystem that lies on a volume.
+    freezes: AtomicBool,
 }
 
 struct WriterHooks(Arc<Writer>);
@@ -140,8 +159,15 @@ impl Hooks for WriterHooks {
         name.as_str() == "writer"
     }
 
+    fn may_unmount(&self, _: &str) -> bool {
+        !self.0.freezes.load(Ordering::SeqCst)
+    }
+
     async fn call(&self, call: &HookCall) -> Result<HookOutput, HookError> {
-        if self.0.fails_in.load(Ordering::SeqCst) > 0 && self.0.fails_in.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let is_refused = self.0.refuses.lock().unwrap().as_ref().is_some_and(|refuses| refuses(call));
+        if is_refused
+            || self.0.fails_in.load(Ordering::SeqCst) > 0 && self.0.fails_in.fetch_sub(1, Ordering::SeqCst) == 1
+        {
             let (name, verb, kind) = (call.name.clone(), call.verb, HookErrorKind::Failed);
             return Err(HookError { name, verb, kind, cause: "as asked for".into(), output: HookOutput::default() });
         }
@@ -153,18 +179,18 @@ impl Hooks for WriterHooks {
             HookVerb::Start => self.0.runs.store(true, Ordering::SeqCst),
             HookVerb::Prepare | HookVerb::Check => {}
         }
-        Ok(HookOutput::default())
+        Ok(HookOutput { lines: vec![format!("told to {}", call.verb)] })
     }
 }
 
-/// Who has mounted what was unmounted.
+/// Who has mounted what was unmounted, and what keeps a device open.
 #[derive(Clone, Default)]
-pub struct Elsewhere(pub Arc<Mutex<Holders>>);
+pub struct Elsewhere(pub Arc<Mutex<Holders>>, Arc<Mutex<Holders>>);
 
 #[async_trait]
 impl Busy for Elsewhere {
     async fn holders(&self, _: &std::path::Path) -> Result<Holders, String> {
-        Ok(Holders::default())
+        Ok(self.1.lock().unwrap().clone())
     }
 
     async fn mounted(&self, _: &[DatasetName]) -> Result<Holders, String> {
@@ -199,6 +225,11 @@ pub struct Sides {
     tries: u8,
     hold: bool,
     reverse: bool,
+    /// As which cutover it is led.
+    id: CutoverId,
+    on_activate_failure: OnActivateFailure,
+    /// What the peer grants.
+    granted: Vec<Access>,
     /// Of the link, in either direction.
     pub latency: Duration,
 }
@@ -242,6 +273,9 @@ impl Sides {
             tries,
             hold: false,
             reverse: false,
+            id: CutoverId(0x4f2a),
+            on_activate_failure: OnActivateFailure::Hold,
+            granted: vec![Access::Push, Access::Pull, Access::Cutover],
             latency: Duration::ZERO,
         };
         sides.writer.runs.store(true, Ordering::SeqCst);
@@ -302,12 +336,12 @@ impl Sides {
 
     fn terms(&self) -> Terms {
         Terms {
-            leg: Leg { id: CutoverId(0x4f2a), epoch: Epoch(1) },
+            leg: Leg { id: self.id, epoch: Epoch(1) },
             return_id: CutoverId(0x4f2b),
             unit: [Pair { source: ds(SRC), target: ds(DST) }].into(),
             source_at: if self.from_near { Node::Here } else { Node::Peer },
             hold: self.hold,
-            on_activate_failure: OnActivateFailure::Hold,
+            on_activate_failure: self.on_activate_failure,
             not_converging: NotConverging::Go,
             // The clock of the machines is the real one, and the fake may be slow on a busy machine.
             max_downtime: Millis(600_000),
@@ -335,8 +369,8 @@ impl Sides {
 
     pub fn daemon(&self) -> Arc<Daemon> {
         let roots = ["src", "dst/in"].map(ds);
-        let all = [Access::Push, Access::Pull, Access::Cutover];
-        let grants = roots.iter().flat_map(|root| all.map(|access| (access, root.clone()))).collect();
+        let grants =
+            roots.iter().flat_map(|root| self.granted.iter().map(move |access| (*access, root.clone()))).collect();
         Daemon::new(self.engine(false), Grants([(peer("near"), grants)].into()), limits())
     }
 
@@ -350,13 +384,13 @@ impl Sides {
             }
         });
         let context = self.context(daemon);
-        let name = name_of(CutoverId(0x4f2a));
+        let name = name_of(self.id);
         let begun = self.ledgers[0].read(&name).unwrap().len() >= 2;
         if begun {
             Lead::take_over(context, &self.ledgers[0], &name, notices).unwrap()
         } else {
             let begun = Begun {
-                id: CutoverId(0x4f2a),
+                id: self.id,
                 peer: "far".into(),
                 hooks_here: vec!["writer".into()],
                 hooks_there: vec!["writer".into()],

@@ -117,6 +117,11 @@ impl Hooks for HostHooks {
         hook.is_some_and(|hook| matches!(hook.kind, HookKind::Docker { .. }))
     }
 
+    fn may_unmount(&self, name: &str) -> bool {
+        let hook = name.parse::<HookName>().ok().and_then(|name| self.declared.get(&name));
+        hook.is_some_and(|hook| matches!(hook.kind, HookKind::Commands { .. } | HookKind::Systemd { .. }))
+    }
+
     async fn call(&self, call: &HookCall) -> Result<HookOutput, HookError> {
         let error = |trouble: Trouble| {
             let output = HookOutput { lines: trouble.lines };

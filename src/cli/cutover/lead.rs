@@ -114,6 +114,7 @@ async fn show(id: CutoverId, mut heard: mpsc::UnboundedReceiver<Notice>, quiet: 
             }
             // The result says it.
             Notice::Needs(_) => continue,
+            Notice::Doing(how_far) => how_far,
             Notice::Hook(line) => format!("hook: {line}"),
         };
         if !quiet {

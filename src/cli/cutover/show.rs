@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
@@ -19,10 +20,10 @@ use crate::{
         proof::{Means, Proof},
         status::host_needs,
     },
-    driver::cutover::{PassReport, Story, leads, name_of},
+    driver::cutover::{PassReport, Story, leads, name_of, stuck},
     host,
     port::ledger::Ledgers,
-    session::cutover::Hosts,
+    session::cutover::{ReadBack, units},
     types::{DatasetName, Failure, FailureClass, paragraph},
 };
 
@@ -31,6 +32,8 @@ struct Object {
     cutovers: Vec<Cutover>,
     /// What this host is in the cutovers of units of its own.
     units: Vec<UnitObject>,
+    /// Ledgers that cannot be read, and why.
+    unreadable: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -54,6 +57,10 @@ struct Cutover {
     downtime_ms: Option<u64>,
     passes: usize,
     pass_reports: Vec<PassReport>,
+    /// How far the work under way has come.
+    doing: Option<String>,
+    /// What hooks and comparisons said last.
+    said: Vec<String>,
     proof: Option<Proof>,
 }
 
@@ -65,17 +72,20 @@ struct UnitObject {
     leg: Option<Leg>,
     epoch: Epoch,
     needs: Option<String>,
+    /// What failed last of what it does by itself.
+    failed: Option<String>,
+    /// What its hooks said last.
+    said: Vec<String>,
 }
 
 pub fn run(global: &Global, id: Option<CutoverId>, watch: bool, output: &Output) -> Result<u8, Failure> {
     let config = host::config(global.config.as_deref(), global.identity_dir.as_deref())?;
     let ledgers = host::ledgers(&config);
-    let engine = host::engine(&config);
-    let hosts = engine.cutovers.as_deref();
     if !watch {
-        let object = look(&*ledgers, hosts, id)?;
-        output.result(&object, text(&object, id.is_some()));
-        return Ok(0);
+        let object = look(&*ledgers, id)?;
+        let code = object.exit_code();
+        output.verdict(code, &object, text(&object, id.is_some()));
+        return Ok(code);
     }
     if output.is_json() {
         return Err(Failure::new(FailureClass::Usage, "--watch draws for people")
@@ -84,54 +94,78 @@ pub fn run(global: &Global, id: Option<CutoverId>, watch: bool, output: &Output)
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
     runtime()?.block_on(async {
         loop {
-            let object = look(&*ledgers, hosts, id)?;
+            let object = look(&*ledgers, id)?;
             let shown = text(&object, true);
             // A screen is drawn over; a file or a pipe gets one after the other.
             let clear = if terminal { "\x1b[H\x1b[2J" } else { "" };
             output.must_say(&object, format!("{clear}{}", shown.trim_end()));
             let over = !object.cutovers.is_empty() && object.cutovers.iter().all(|c| c.over);
             if over {
-                return Ok(0);
+                return Ok(object.exit_code());
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     })
 }
 
-fn look(ledgers: &dyn Ledgers, hosts: Option<&Hosts>, id: Option<CutoverId>) -> Result<Object, Failure> {
-    let mut cutovers = Vec::new();
+impl Object {
+    fn exit_code(&self) -> u8 {
+        if self.unreadable.is_empty() { 0 } else { FailureClass::Usage.exit_code() }
+    }
+}
+
+fn look(ledgers: &dyn Ledgers, id: Option<CutoverId>) -> Result<Object, Failure> {
+    let (mut cutovers, mut units_here, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
     for (name, told) in leads(ledgers)? {
-        // Another one's ledger is no matter to this one.
-        if id.is_some_and(|id| told.is_err() && name != name_of(id)) {
-            continue;
-        }
-        let (story, it) = told?;
+        let (story, it) = match (told, id) {
+            (Ok(told), _) => told,
+            (Err(failure), Some(id)) if name == name_of(id) => return Err(failure),
+            // Another one's ledger is no matter to this one.
+            (Err(_), Some(_)) => continue,
+            (Err(failure), None) => {
+                unreadable.push(failure.to_string());
+                continue;
+            }
+        };
         if id.is_none_or(|id| id == story.begun.id || id == it.progress().terms.leg.id) {
             let led = ledgers.is_owned(&name);
             let lines = ledgers.read(&name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
             cutovers.push(cutover(&story, &it, led, proof(&lines)));
         }
     }
-    let mut units = Vec::new();
-    for (unit, host) in hosts.map(Hosts::units).transpose()?.unwrap_or_default() {
-        let part = &host.kept().part;
-        let (side, stage, _) = part.summary();
-        if id.is_none_or(|id| part.leg().is_some_and(|leg| leg.id == id)) {
-            units.push(UnitObject {
-                datasets: unit.roots().to_vec(),
-                side,
-                stage,
-                leg: part.leg(),
-                epoch: host.kept().epoch,
-                needs: host_needs(&host),
-            });
+    for told in units(ledgers)? {
+        match told {
+            Ok(told) => {
+                let leg = told.host.kept().part.leg();
+                if id.is_none_or(|id| leg.is_some_and(|leg| leg.id == id)) {
+                    units_here.push(unit(&told));
+                }
+            }
+            Err(failure) if id.is_none() => unreadable.push(failure.to_string()),
+            Err(_) => {}
         }
     }
+    let units = units_here;
     if let Some(id) = id.filter(|_| cutovers.is_empty() && units.is_empty()) {
         return Err(Failure::new(FailureClass::Usage, format!("this host knows no cutover {id}"))
             .hint("`zmigrate cutover status` lists those that it knows"));
     }
-    Ok(Object { cutovers, units })
+    Ok(Object { cutovers, units, unreadable })
+}
+
+fn unit(told: &ReadBack) -> UnitObject {
+    let part = &told.host.kept().part;
+    let (side, stage, _) = part.summary();
+    UnitObject {
+        datasets: told.unit.roots().to_vec(),
+        side,
+        stage,
+        leg: part.leg(),
+        epoch: told.host.kept().epoch,
+        needs: host_needs(&told.host).or_else(|| stuck(told, Timestamp::now())),
+        failed: told.said.failed.clone(),
+        said: told.said.hooks.clone(),
+    }
 }
 
 /// The proof on which the target was last asked to decide.
@@ -167,14 +201,19 @@ fn cutover(story: &Story, it: &Coordinator, led: bool, proof: Option<Proof>) -> 
         downtime_ms: story.downtime().map(|d| d.0),
         passes: story.passes.len(),
         pass_reports: story.passes.clone(),
+        doing: story.doing.clone().filter(|_| led && !kept.phase.is_end()),
+        said: story.said.iter().cloned().collect(),
         proof,
     }
 }
 
 fn text(object: &Object, whole: bool) -> String {
     let mut text = String::new();
-    if object.cutovers.is_empty() && object.units.is_empty() {
+    if object.cutovers.is_empty() && object.units.is_empty() && object.unreadable.is_empty() {
         return "no cutovers".to_owned();
+    }
+    for why in &object.unreadable {
+        labelled(&mut text, "UNREADABLE", why);
     }
     for cutover in &object.cutovers {
         write_cutover(&mut text, cutover, whole);
@@ -190,6 +229,12 @@ fn text(object: &Object, whole: bool) -> String {
         text += &format!("here: {}: {side} of {leg}: {}\n", names.join(", "), unit.stage);
         if let Some(needs) = &unit.needs {
             labelled(&mut text, "NEEDS", needs);
+        }
+        if let Some(failed) = unit.failed.as_ref().filter(|_| unit.needs.is_none()) {
+            labelled(&mut text, "failed", failed);
+        }
+        if whole {
+            unit.said.iter().for_each(|line| labelled(&mut text, "hook", line));
         }
     }
     text
@@ -209,6 +254,9 @@ fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) {
         let leads = if cutover.led { "" } else { "; no process leads it: `zmigrate cutover resume`" };
         labelled(to, "waits for", &format!("{}{leads}", cutover.waits_for));
     }
+    if let Some(doing) = &cutover.doing {
+        labelled(to, "now", doing);
+    }
     if let Some(needs) = &cutover.needs {
         labelled(to, "NEEDS", needs);
     }
@@ -220,6 +268,7 @@ fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) {
         for pass in &cutover.pass_reports[first..] {
             *to += &format!("  {}\n", passed(pass));
         }
+        cutover.said.iter().for_each(|line| labelled(to, "said", line));
         if !cutover.over {
             labelled(to, "go", &cutover.go);
             labelled(to, "abort", &cutover.abort);
@@ -235,5 +284,99 @@ fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) {
             let fence = proof.fence.map_or("none".to_owned(), |leg| leg.to_string());
             labelled(to, "proof", &format!("{means}: {equal}; {} written since; fence {fence}", proof.written));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(cutover: &Cutover, whole: bool) -> String {
+        let mut text = String::new();
+        write_cutover(&mut text, cutover, whole);
+        text
+    }
+
+    fn held() -> Cutover {
+        let report = PassReport {
+            number: 2,
+            bytes: 1 << 20,
+            wire_bytes: 1 << 19,
+            seconds: 0.5,
+            sending_ms: 300,
+            fixed_ms: 200,
+            left_bytes: 1 << 10,
+        };
+        Cutover {
+            id: CutoverId(0x4f2a),
+            phase: "armed",
+            source: "tank/db".into(),
+            target: "west:pool/db".into(),
+            needs: Some("all is ready: `cutover go 00004f2a` or `cutover abort 00004f2a`?".into()),
+            waits_for: "a person".into(),
+            go: "stops the source's writers and moves the unit".into(),
+            abort: "ends it; the source has not been stopped".into(),
+            nothing: "passes go on; the source serves".into(),
+            epoch: Epoch(1),
+            over: false,
+            led: true,
+            why: None,
+            predicted_downtime_ms: Some(700),
+            downtime_ms: None,
+            passes: 1,
+            pass_reports: vec![report],
+            doing: Some("sending tank/db: 3 MiB so far".into()),
+            said: vec!["db (prepare): ready".into()],
+            proof: None,
+        }
+    }
+
+    #[test]
+    fn a_cutover_as_a_person_sees_it() {
+        let mut cutover = held();
+        let expected = [
+            "cutover 00004f2a: armed   tank/db → west:pool/db",
+            "  waits for  a person",
+            "  now        sending tank/db: 3 MiB so far",
+            "  NEEDS      all is ready: `cutover go 00004f2a` or `cutover abort 00004f2a`?",
+            "  downtime   -, predicted 0.70 s",
+        ];
+        assert_eq!(shown(&cutover, false).lines().collect::<Vec<_>>(), expected);
+        let whole = shown(&cutover, true);
+        let (head, rest) = whole.split_at(whole.find("  pass 2: ").unwrap());
+        assert_eq!(head.lines().collect::<Vec<_>>(), expected);
+        let more = [
+            "  said       db (prepare): ready",
+            "  go         stops the source's writers and moves the unit",
+            "  abort      ends it; the source has not been stopped",
+            "  nothing    passes go on; the source serves",
+        ];
+        assert_eq!(rest.lines().skip(1).collect::<Vec<_>>(), more);
+        (cutover.over, cutover.needs, cutover.doing, cutover.why) = (true, None, None, Some("no room".into()));
+        (cutover.phase, cutover.downtime_ms) = ("rolled back", Some(1500));
+        let expected = [
+            "cutover 00004f2a: rolled back   tank/db → west:pool/db",
+            "  because    no room",
+            "  downtime   1.50 s, predicted 0.70 s",
+        ];
+        assert_eq!(shown(&cutover, false).lines().collect::<Vec<_>>(), expected);
+    }
+
+    /// The others are none the worse for one that is broken, and it is named.
+    #[test]
+    fn a_ledger_that_cannot_be_read_hides_no_other_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("cutover");
+        std::fs::create_dir(&place).unwrap();
+        let unit = r#"{"at":"2026-01-01T12:00:00Z","pid":1,"entry":"unit","datasets":["p/d"],"epoch":0}"#;
+        std::fs::write(place.join("host-1.jsonl"), format!("{unit}\n")).unwrap();
+        std::fs::write(place.join("host-2.jsonl"), "{}\n").unwrap();
+        std::fs::write(place.join("lead-00000003.jsonl"), "{}\n{}\n").unwrap();
+        let ledgers = crate::adapter::ledger::FileLedgers::new(dir.path());
+        let object = look(&ledgers, None).unwrap();
+        assert_eq!((object.units.len(), object.unreadable.len(), object.exit_code()), (1, 2, 2));
+        let text = text(&object, false);
+        assert!(text.contains("host-2.jsonl") && text.contains("lead-00000003.jsonl"), "{text}");
+        assert!(look(&ledgers, Some(CutoverId(3))).is_err(), "its own ledger is no other one");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     },
     driver::{
         RunContext,
-        cutover::{Begun, Lead, Survey, leads, survey},
+        cutover::{Begun, Lead, Survey, leads, survey, terms_of},
     },
     host,
     limits::MAX_HOOKS,
@@ -144,8 +144,21 @@ fn millis(d: Duration) -> Millis {
 /// Two cutovers of one dataset would each wait for the other.
 fn not_moving_already(ledgers: &dyn crate::port::ledger::Ledgers, unit: &[Pair]) -> Result<(), Failure> {
     let meets = |a: &DatasetName, b: &DatasetName| a.is_at_or_below(b) || b.is_at_or_below(a);
-    for (_, told) in leads(ledgers)? {
-        let (story, it) = told?;
+    for (name, told) in leads(ledgers)? {
+        let (story, it) = match told {
+            Ok(told) => told,
+            Err(failure) => {
+                // Which of the sides is which in its newest leg is not known.
+                let names = |p: &Pair| [p.source.clone(), p.target.clone()];
+                let ours: Vec<DatasetName> = unit.iter().flat_map(names).collect();
+                let terms = ledgers.read(&name).ok().and_then(|lines| terms_of(&lines));
+                let may_be_ours = |name: &DatasetName| ours.iter().any(|our| meets(our, name));
+                if terms.is_some_and(|terms| !terms.unit.iter().flat_map(names).any(|name| may_be_ours(&name))) {
+                    continue;
+                }
+                return Err(failure);
+            }
+        };
         let kept = it.progress();
         let shares = |p: &Pair| unit.iter().any(|q| meets(&p.source, &q.source) || meets(&p.target, &q.target));
         if !kept.phase.is_end() && kept.terms.unit.iter().any(shares) {
@@ -195,4 +208,45 @@ fn check(context: &RunContext, terms: &Terms, found: &Survey, recursive: bool) -
             .hint("nothing is moved over what is in use: choose another DST"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_ledger_of_other_datasets_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("cutover");
+        std::fs::create_dir(&place).unwrap();
+        let ledgers = crate::adapter::ledger::FileLedgers::new(dir.path());
+        let unit =
+            |source: &str, target: &str| [Pair { source: source.parse().unwrap(), target: target.parse().unwrap() }];
+        let terms = Terms {
+            leg: Leg { id: crate::cutover::leg::CutoverId(1), epoch: crate::cutover::leg::Epoch(1) },
+            return_id: crate::cutover::leg::CutoverId(2),
+            unit: Arc::from(unit("tank/db", "pool/db")),
+            source_at: Node::Here,
+            hold: false,
+            on_activate_failure: terms::OnActivateFailure::Hold,
+            not_converging: terms::NotConverging::Wait,
+            max_downtime: Millis(1),
+            outage_limit: Millis(1),
+            tries: 1,
+            verify: Means::Guid,
+            homeward: false,
+            returns_from: None,
+        };
+        let (_, of) = crate::cutover::coordinator::Coordinator::begin(terms);
+        let line = crate::driver::cutover::Line::new(crate::driver::cutover::Entry::Record { of }, Millis(1));
+        let path = place.join("lead-00000001.jsonl");
+        std::fs::write(&path, format!("{}\n{{}}\n", serde_json::to_string(&line).unwrap())).unwrap();
+        assert!(not_moving_already(&ledgers, &unit("tank/www", "pool/www")).is_ok());
+        for (source, target) in [("tank/db/x", "pool/other"), ("pool/db", "tank/other")] {
+            let failure = not_moving_already(&ledgers, &unit(source, target)).unwrap_err();
+            assert!(failure.message.contains("lead-00000001.jsonl"), "{failure}");
+        }
+        std::fs::write(&path, "{}\n{}\n").unwrap();
+        assert!(not_moving_already(&ledgers, &unit("tank/www", "pool/www")).is_err(), "it may be of these");
+    }
 }

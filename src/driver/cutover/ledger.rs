@@ -1,5 +1,7 @@
 //! What the ledger of a cutover's leader holds, and what it tells: the machine's records, and what was measured.
 
+use std::{collections::VecDeque, sync::Arc};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,6 +18,9 @@ use crate::{
     types::{Failure, FailureClass, transfer::Streams},
     wire::message::Compression,
 };
+
+/// Lines of hooks and comparisons that are kept for people.
+pub(super) const MAX_SAID: usize = 20;
 
 /// What was asked for when the cutover began, beside its terms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +105,9 @@ pub struct Line {
     pub at_ms: Millis,
     /// By which process.
     pub pid: u32,
+    /// What hooks, or a comparison, have said since the line before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<String>,
     /// What.
     #[serde(flatten)]
     pub entry: Entry,
@@ -134,6 +142,11 @@ pub enum Entry {
         /// Because of this.
         why: String,
     },
+    /// How far the work under way has come. In the note beside the ledger alone.
+    Doing {
+        /// In words.
+        what: String,
+    },
     /// The source is about to be quiesced.
     Predicted {
         /// For as long as this.
@@ -151,7 +164,7 @@ pub enum Entry {
 impl Line {
     /// A line of this process, at that time of its leader.
     pub fn new(entry: Entry, at_ms: Millis) -> Line {
-        Line { at: jiff::Timestamp::now().to_string(), at_ms, pid: std::process::id(), entry }
+        Line { at: jiff::Timestamp::now().to_string(), at_ms, pid: std::process::id(), said: Vec::new(), entry }
     }
 }
 
@@ -169,6 +182,7 @@ impl Entry {
             Entry::Passing { .. } => "passing".into(),
             Entry::Passed { .. } => "passed".into(),
             Entry::Missed { .. } => "missed".into(),
+            Entry::Doing { .. } => "doing".into(),
             Entry::Predicted { .. } => "predicted".into(),
             Entry::Said { .. } => "said".into(),
             Entry::Stopped => "stopped".into(),
@@ -189,6 +203,8 @@ pub struct Story {
     pub others: (usize, u64),
     /// The number of the question that made the newest final snapshot.
     pub final_number: u32,
+    /// The same, with the leg that made it; `None` before the first.
+    pub last_final: Option<(CutoverId, u32)>,
     /// The outage that was predicted when it began.
     pub predicted: Option<Millis>,
     /// When the source was asked to quiesce.
@@ -205,8 +221,14 @@ pub struct Story {
     pub left_because: Option<String>,
     /// Why the newest pass failed, if it did.
     pub missed: Option<String>,
+    /// How far the work under way had come when it was last noted.
+    pub doing: Option<String>,
+    /// What hooks, and comparisons, said last.
+    pub said: VecDeque<String>,
     /// When the newest pass that went well was written down.
     passed_at: Millis,
+    /// When the newest line was.
+    heard_at: Millis,
     /// Of records.
     count: u32,
 }
@@ -220,6 +242,7 @@ impl Story {
             passes: Vec::new(),
             others: (0, 0),
             final_number: 0,
+            last_final: None,
             predicted: None,
             quiesced_at: None,
             quiet_at: None,
@@ -228,15 +251,22 @@ impl Story {
             stopped: false,
             left_because: None,
             missed: None,
+            doing: None,
+            said: VecDeque::new(),
             passed_at: Millis(0),
+            heard_at: Millis(0),
             count: 0,
         }
     }
 
     /// Takes a line into account.
     pub fn hear(&mut self, line: &Line) {
+        (self.doing, self.heard_at) = (None, line.at_ms);
+        self.said.extend(line.said.iter().cloned());
+        self.said.drain(..self.said.len().saturating_sub(MAX_SAID));
         match &line.entry {
             Entry::Begun { .. } => {}
+            Entry::Doing { what } => self.doing = Some(what.clone()),
             Entry::Said { .. } => self.stopped = false,
             Entry::Stopped => self.stopped = true,
             Entry::Passing { number } => self.passes_begun = self.passes_begun.max(*number),
@@ -261,7 +291,10 @@ impl Story {
                         self.passes.clear();
                         self.others = (0, 0);
                     }
-                    Record::Moved { phase: Phase::Final, .. } => self.final_number = self.count,
+                    Record::Moved { phase: Phase::Final, .. } => {
+                        self.final_number = self.count;
+                        self.last_final = self.legs.last().map(|leg| (*leg, self.count));
+                    }
                     Record::Moved { phase: Phase::Quiesce, .. } => {
                         self.quiesced_at = self.quiesced_at.or(Some(line.at_ms));
                     }
@@ -290,6 +323,7 @@ impl Story {
         let counts = match (&line.entry, self.passes.last()) {
             (Entry::Passed { pass }, Some(last)) => pass.number > last.number,
             (Entry::Missed { .. }, Some(_)) => line.at_ms > self.passed_at,
+            (Entry::Doing { .. }, _) => line.at_ms >= self.heard_at,
             _ => false,
         };
         if counts {
@@ -366,6 +400,12 @@ pub fn read(lines: &[String], place: &str) -> Result<(Story, Coordinator), Failu
     }
 }
 
+/// The terms of a leg of a cutover whose ledger does not read as a whole, if their line does: all its legs move the same datasets.
+pub fn terms_of(lines: &[String]) -> Option<Arc<Terms>> {
+    let mut entries = lines.iter().filter_map(|line| Some(serde_json::from_str::<Line>(line).ok()?.entry));
+    entries.find_map(|e| if let Entry::Record { of: Record::Begun { terms, .. } } = e { Some(terms) } else { None })
+}
+
 /// All cutovers that were led from this host: their ledgers' names, and what those tell, each for itself: one that cannot be read
 /// keeps no other from being looked after.
 ///
@@ -396,9 +436,8 @@ pub fn leads(ledgers: &dyn Ledgers) -> Result<Vec<(String, Result<(Story, Coordi
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_note_counts_only_if_it_is_newer_than_the_ledger() {
-        let begun = Begun {
+    fn begun() -> Begun {
+        Begun {
             id: CutoverId(1),
             peer: "west".into(),
             hooks_here: Vec::new(),
@@ -409,14 +448,45 @@ mod tests {
             compression: Compression::Auto,
             bwlimit_bytes_per_s: None,
             streams: Streams::Auto.into(),
-        };
+        }
+    }
+
+    /// A release that does not know what hooks said reads the line all the same, and so does this one a line of that.
+    #[test]
+    fn what_hooks_said_is_kept_with_a_line_and_bounded() {
+        let mut line = Line::new(Entry::Stopped, Millis(5));
+        let bare = serde_json::to_value(&line).unwrap();
+        assert!(bare.get("said").is_none(), "{bare}");
+        assert!(serde_json::from_value::<Line>(bare).unwrap().said.is_empty());
+        line.said = vec!["db (stop): 3 clients".into()];
+        let text = serde_json::to_string(&line).unwrap();
+        let mut story = Story::new(begun());
+        (0..2 * MAX_SAID).for_each(|_| story.hear(&serde_json::from_str(&text).unwrap()));
+        assert_eq!((story.said.len(), story.said[0].as_str()), (MAX_SAID, "db (stop): 3 clients"));
+    }
+
+    #[test]
+    fn how_far_it_is_counts_until_something_is_written_down() {
+        let doing = |at| Line::new(Entry::Doing { what: "1 GiB".into() }, Millis(at));
+        let mut story = Story::new(begun());
+        story.hear(&Line::new(Entry::Stopped, Millis(5)));
+        story.hear_note(&serde_json::to_string(&doing(4)).unwrap());
+        assert_eq!(story.doing, None, "it is older");
+        story.hear_note(&serde_json::to_string(&doing(6)).unwrap());
+        assert_eq!(story.doing.as_deref(), Some("1 GiB"));
+        story.hear(&Line::new(Entry::Stopped, Millis(7)));
+        assert_eq!(story.doing, None);
+    }
+
+    #[test]
+    fn a_note_counts_only_if_it_is_newer_than_the_ledger() {
         let line = |number| {
             let (bytes, wire_bytes, seconds, sending_ms, fixed_ms, left_bytes) = (1, 1, 0.1, 1, 1, 0);
             let pass = PassReport { number, bytes, wire_bytes, seconds, sending_ms, fixed_ms, left_bytes };
             Line::new(Entry::Passed { pass }, Millis(5))
         };
         let note = |number| serde_json::to_string(&line(number)).unwrap();
-        let mut story = Story::new(begun);
+        let mut story = Story::new(begun());
         // Of another leg, which has no pass yet.
         story.hear_note(&note(7));
         assert!(story.passes.is_empty());

@@ -17,9 +17,11 @@ mod notice;
 mod owed;
 mod passes;
 mod ready;
+mod said;
 mod standing;
 mod survey;
 mod talk;
+mod tidy;
 mod times;
 mod work;
 
@@ -28,21 +30,20 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read, returned};
+pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read, returned, terms_of};
 pub use self::{
     notice::Notice,
-    standing::{Standing, Waiting, standing},
+    standing::{Standing, Waiting, standing, stuck},
     survey::{BrokenHere, Survey, abort_here, break_here, survey},
 };
-use self::{passes::Passes, talk::Talk, work::Worker};
+use self::{passes::Passes, said::Heard, talk::Talk, work::Worker};
 use super::RunContext;
 use crate::{
     cutover::{
-        call::final_tag,
         coordinator::{Coordinator, Phase},
         effect::{Command, Effect, Event, Work},
         leg::{Millis, Side},
@@ -89,6 +90,9 @@ pub struct Lead {
     ending: Option<JoinHandle<()>>,
     told_question: bool,
     told_ready: bool,
+    /// When whoever watches was last told how far it is.
+    told_doing_at: Option<Instant>,
+    said: Heard,
     passes: Passes,
     by_command: bool,
     clock: Steady,
@@ -171,6 +175,8 @@ impl Lead {
             ending: None,
             told_question: false,
             told_ready: false,
+            told_doing_at: None,
+            said: Heard::default(),
         }
     }
 
@@ -264,29 +270,12 @@ impl Lead {
                     let told = self.say(command)?;
                     let _ = tell.send(told);
                 }
-                _ = ticks.tick() => drop(self.step(Event::Tick)?),
+                _ = ticks.tick() => {
+                    self.step(Event::Tick)?;
+                    self.note_doing();
+                }
             }
         }
-    }
-
-    /// Ends what runs, and tidies up if all is well: the final snapshot stays, from which the way home starts.
-    async fn leave(&mut self) {
-        self.cancel_work();
-        if let Some(ending) = self.ending.take() {
-            let _ = ending.await;
-        }
-        self.worker.settle().await;
-        let kept = self.it.progress();
-        let keep = final_tag(kept.terms.leg.id, self.story.final_number).parse();
-        if let (Phase::Done, Ok(keep), false) = (&kept.phase, keep, self.story.begun.reverse) {
-            self.talk.tidy(&kept.terms, &self.story.legs, &keep).await;
-        }
-        self.leave_quietly().await;
-    }
-
-    async fn leave_quietly(&self) {
-        self.worker.leave().await;
-        self.talk.bye().await;
     }
 
     fn end(&self) -> Option<End> {
@@ -308,6 +297,7 @@ impl Lead {
             let _ = self.notices.send(Notice::Passed(pass.clone()));
             self.passed(pass)?;
         }
+        self.tell_of(&event);
         let before = self.it.progress().phase.clone();
         let prediction = self.it.prediction();
         let said = if let Event::Said(command) = event { Some(command) } else { None };
@@ -374,7 +364,7 @@ impl Lead {
     }
 
     fn append(&mut self, entry: Entry) -> Result<(), Failure> {
-        let line = Line::new(entry, self.now());
+        let line = Line { said: self.said.take(), ..Line::new(entry, self.now()) };
         let name = line.entry.name();
         crash_point(&format!("lead:before:{name}"));
         let text = serde_json::to_string(&line).map_err(|e| Failure::new(FailureClass::Internal, e))?;
@@ -399,11 +389,12 @@ impl Lead {
             return;
         }
         let (talk, begun) = (Arc::clone(&self.talk), self.story.begun.clone());
-        let (events, notices) = (self.events.0.clone(), self.notices.clone());
+        let (events, notices, said) = (self.events.0.clone(), self.notices.clone(), self.said.clone());
         let number = request.number;
         let task = tokio::spawn(async move {
             match talk.ask(&terms, &begun, side, request).await {
                 Ok((answer, notes)) => {
+                    said.extend(notes.iter().cloned());
                     for note in notes {
                         let _ = notices.send(Notice::Hook(note));
                     }

@@ -24,6 +24,8 @@ pub enum Notice {
     Trouble(String),
     /// A person is asked.
     Needs(String),
+    /// How far what is under way has come.
+    Doing(String),
     /// What a hook said.
     Hook(String),
 }

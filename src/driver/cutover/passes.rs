@@ -83,7 +83,8 @@ impl Lead {
         self.note(&line);
     }
 
-    fn note(&mut self, line: &Line) {
+    /// Leaves a line beside the ledger.
+    pub(super) fn note(&mut self, line: &Line) {
         let noted = serde_json::to_string(line).map_err(std::io::Error::from).and_then(|text| self.ledger.note(&text));
         if let Err(e) = noted {
             tracing::debug!("`cutover status` will not know of the newest pass: {e}");

@@ -7,13 +7,17 @@ use serde::Serialize;
 
 use super::leads;
 use crate::{
-    cutover::{host::Part, source::Stage, status::host_needs},
+    cutover::{
+        host::Part,
+        source::Stage,
+        status::{host_is_stuck, host_needs},
+    },
     port::ledger::Ledgers,
     session::cutover::{ReadBack, units},
     types::Failure,
 };
 
-/// A host that is fenced for longer than this is no part of an outage that goes its way.
+/// A host that is fenced, or is to serve and does not, for longer than this is no part of an outage that goes its way.
 const FENCED_FOR_MS: u64 = 60_000;
 
 /// A cutover that goes no further by itself.
@@ -85,9 +89,17 @@ pub fn standing(ledgers: &dyn Ledgers, now: Timestamp) -> Result<Standing, Failu
 
 /// What a person is asked by a unit of this host that serves nobody, and has stood so for a while.
 fn waits_here(told: &ReadBack, now: Timestamp) -> Option<String> {
-    let now_ms = u64::try_from(now.as_millisecond()).unwrap_or_default();
     let is_fenced = matches!(told.host.kept().part, Part::Source(_, Stage::Fencing | Stage::Fenced));
-    // Of a clock that was set back it is not known for how long.
-    let is_new = told.at_ms <= now_ms && now_ms - told.at_ms < FENCED_FOR_MS;
-    host_needs(&told.host).filter(|_| !(is_fenced && is_new))
+    host_needs(&told.host).filter(|_| !is_fenced || has_lasted(told, now)).or_else(|| stuck(told, now))
+}
+
+/// What a unit of this host is to do by itself, and has not done for a while.
+pub fn stuck(told: &ReadBack, now: Timestamp) -> Option<String> {
+    host_is_stuck(&told.host, told.said.failed.as_deref()).filter(|_| has_lasted(told, now))
+}
+
+/// Whether the newest line is old. Of a clock that was set back it is not known for how long.
+fn has_lasted(told: &ReadBack, now: Timestamp) -> bool {
+    let now_ms = u64::try_from(now.as_millisecond()).unwrap_or_default();
+    now_ms.checked_sub(told.at_ms).is_none_or(|age| age >= FENCED_FOR_MS)
 }

@@ -12,14 +12,14 @@ use crate::{
         leg::{CutoverId, Node, Side},
         message::{Answer, Ask, Reply as Answered, Request as Question},
         record::Saved,
-        terms::Terms,
+        terms::{OnActivateFailure, Terms},
     },
     driver::RunContext,
     session::client::Client,
-    types::{DatasetName, Failure, FailureClass, SnapshotTag, listing::JOB, printable_lines},
+    types::{DatasetName, Failure, FailureClass, SnapshotTag, listing::JOB, printable_lines, transfer::Depth},
     wire::{
         hello::features,
-        message::{Reply, Request},
+        message::{Reply, Request, RoleOfDataset},
     },
 };
 
@@ -86,7 +86,10 @@ impl Talk {
         request: Question,
     ) -> Result<(Option<Answer>, Vec<String>), Failure> {
         let setup = match &request.ask {
-            Ask::Arm { .. } => Some(self.setup(terms, begun, side).await?),
+            Ask::Arm { .. } => {
+                self.may_return(terms).await?;
+                Some(self.setup(terms, begun, side).await?)
+            }
             _ => None,
         };
         let unit = terms.roots(side);
@@ -94,6 +97,29 @@ impl Talk {
             Told::Answer { answer, notes } => Ok((answer, notes)),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Whether the peer grants what the way back needs, where that may be gone by itself: it plays the other side then.
+    ///
+    /// # Errors
+    /// When it does not.
+    async fn may_return(&self, terms: &Terms) -> Result<(), Failure> {
+        if terms.on_activate_failure != OnActivateFailure::Return || terms.returns_from.is_some() {
+            return Ok(());
+        }
+        let (now, role) = match terms.source_at {
+            Node::Here => (Side::Target, RoleOfDataset::Source),
+            Node::Peer => (Side::Source, RoleOfDataset::Target),
+        };
+        let client = self.client().await?;
+        for root in terms.roots(now) {
+            let asked = client.call(Request::List { root, depth: Depth::Root, role }).await;
+            asked.map_err(|failure| {
+                let text = format!("the way back, which --on-activate-failure return may need: {}", failure.message);
+                Failure { message: text, ..failure }
+            })?;
+        }
+        Ok(())
     }
 
     async fn setup(&self, terms: &Terms, begun: &Begun, side: Side) -> Result<Setup, Failure> {
@@ -165,10 +191,11 @@ impl Talk {
         Ok(all)
     }
 
-    /// Destroys the snapshots that these legs made, at both sides, but for `keep`. A failure is no reason to stop.
-    pub async fn tidy(&self, terms: &Terms, legs: &[CutoverId], keep: &SnapshotTag) {
+    /// Destroys the snapshots that these legs made, at both sides, but for `keep`; with `earlier` also those of cutovers of the unit before
+    /// this one. A failure is no reason to stop.
+    pub async fn tidy(&self, terms: &Terms, legs: &[CutoverId], keep: &SnapshotTag, earlier: bool) {
         for side in [Side::Source, Side::Target] {
-            let call = Call::Tidy { legs: legs.to_vec(), keep: keep.clone() };
+            let call = Call::Tidy { legs: legs.to_vec(), keep: keep.clone(), earlier };
             if let Err(failure) = self.look_at(terms, side, call).await {
                 tracing::debug!("snapshots of passes stay: {failure}");
             }

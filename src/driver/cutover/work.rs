@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Begun, PassReport,
-    content::contents_are_equal,
+    content::{Tell, difference},
     owed::Owed,
     ready::Open,
     talk::Talk,
@@ -71,6 +71,8 @@ struct Measured {
     enters: Option<(Leg, Option<String>)>,
     /// The last sync's streams were compared by their digests.
     digests: bool,
+    /// What the last comparison found to differ.
+    differs: Option<String>,
 }
 
 /// See the module.
@@ -82,13 +84,24 @@ pub struct Worker {
     /// What a source is to be told.
     owed: Owed,
     measured: Mutex<Measured>,
+    /// How far a comparison has come, in words.
+    comparing: Arc<Mutex<Option<String>>>,
     hurry: Notify,
 }
 
 impl Worker {
     pub fn new(context: Arc<RunContext>, talk: Arc<Talk>, begun: Begun) -> Worker {
         let (measured, owed) = (Mutex::default(), Owed::default());
-        Worker { context, talk, begun, open: AsyncMutex::new(None), owed, measured, hurry: Notify::new() }
+        Worker {
+            context,
+            talk,
+            begun,
+            open: AsyncMutex::new(None),
+            owed,
+            measured,
+            comparing: Arc::default(),
+            hurry: Notify::new(),
+        }
     }
 
     fn measured(&self) -> std::sync::MutexGuard<'_, Measured> {
@@ -98,6 +111,16 @@ impl Worker {
     /// The last pass' report, once.
     pub fn take_report(&self) -> Option<PassReport> {
         self.measured().report.take()
+    }
+
+    /// What the last comparison found to differ, once.
+    pub fn take_difference(&self) -> Option<String> {
+        self.measured().differs.take()
+    }
+
+    /// How far the comparison under way has come, in words.
+    pub fn comparing(&self) -> Option<String> {
+        self.comparing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells the source what it is owed: which snapshot is the base now, and what it can let go of. Until then it keeps the older
@@ -175,7 +198,7 @@ impl Worker {
         let previous = self.measured().snapshot_at.replace(began);
         let source = self.talk.look(terms, Side::Source, &tag).await?;
         let round_trip = self.round_trip().await;
-        self.talk.tidy(terms, &[self.begun.id], &tag).await;
+        self.talk.tidy(terms, &[self.begun.id], &tag, false).await;
         let mut is_prepared = false;
         if let Some(open) = self.open.lock().await.as_mut() {
             tokio::select! {
@@ -276,8 +299,12 @@ impl Worker {
             let kept = self.open.lock().await;
             let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
             let (one, other) = open.sides(terms);
-            equal = contents_are_equal(&one, &other, terms, &tag, &source).await?;
-            means = Means::Content;
+            let to = Arc::clone(&self.comparing);
+            let tell: Tell =
+                Arc::new(move |how_far| *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(how_far));
+            let differs = difference(&one, &other, terms, &tag, &source, &tell).await?;
+            (equal, means) = (differs.is_none(), Means::Content);
+            self.measured().differs = differs;
         }
         let (source, target) = source.beside(&target);
         Ok(Proof { fence, written, source: source.into(), target: target.into(), means, equal })

@@ -14,12 +14,12 @@ use tokio::time::{Instant, timeout};
 use super::{
     Tools, activate,
     fence::{self, is_fenced},
-    look::{MOUNTED, at_tag, datasets, former, is_mounted, leg_in, may_be_set, value},
+    look::{MOUNTED, at_tag, datasets, former, is_mounted, leg_in, may_be_set, names_of, value},
     unit::Unit,
 };
 use crate::{
     cutover::{
-        call::{Setup, final_tag},
+        call::{Setup, final_hold, final_tag, leg_of_final},
         effect::{Action, Outcome},
         leg::{Leg, Side},
         record::{Former, Saved},
@@ -32,7 +32,8 @@ use crate::{
     session::engine::lock,
     types::{
         DatasetName, Failure, FailureClass, Guid, SnapshotName, SnapshotTag,
-        listing::{DatasetInfo, FENCE, JOB},
+        listing::{DatasetInfo, DatasetKind, FENCE, JOB},
+        printable,
     },
 };
 
@@ -120,7 +121,10 @@ impl Doer {
                 }
                 // It could be unmounted, and by a rollback not be mounted again.
                 let by_hand = |d: &&&DatasetInfo| value(d, "mountpoint").is_some_and(|place| !place.starts_with('/'));
-                mounted.iter().find(by_hand).map_or(Ok(()), |info| Err(activate::mounted_by_hand(&info.name)))
+                if let Some(info) = mounted.iter().find(by_hand) {
+                    return Err(activate::mounted_by_hand(&info.name));
+                }
+                self.volumes_can_be_closed(&all).await
             }
             Side::Target => {
                 let wanted = self.wanted(self.former.as_ref());
@@ -150,6 +154,28 @@ impl Doer {
         let former = former(&all, &wanted).into();
         *lock(&self.seen) = Some((since, all));
         Ok(former)
+    }
+
+    /// A filesystem on a volume keeps its device open, frozen or not, and no fence of the volume unmounts it.
+    async fn volumes_can_be_closed(&self, all: &[DatasetInfo]) -> Result<(), Failure> {
+        let hooks = self.tools.hooks();
+        if self.setup.hooks.iter().any(|name| hooks.may_unmount(name)) {
+            return Ok(());
+        }
+        for volume in names_of(all, DatasetKind::Volume) {
+            // One that has no device is closed.
+            let Ok(found) = self.tools.busy.holders(&volume.device_node()).await else { continue };
+            if let Some(place) = found.mounts.first() {
+                let text = format!(
+                    "{volume} is mounted at {}, which keeps it open, and no hook is named that could unmount that",
+                    printable(&place.to_string_lossy())
+                );
+                return Err(Failure::new(FailureClass::Refused, text).hint(
+                    "name a hook of commands, or of a systemd mount unit, that unmounts it when it stops and mounts it when it starts; freezing it is not enough",
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn must_be_able_to_mount(&self, dataset: &DatasetName) -> Result<(), Failure> {
@@ -340,11 +366,20 @@ impl Doer {
                 for job in jobs {
                     zfs.release(&format!("zmigrate:{job}"), snapshots).await?;
                 }
+                for snapshot in snapshots {
+                    if let Some(id) = leg_of_final(snapshot.tag().as_str()) {
+                        zfs.release(&final_hold(id), std::slice::from_ref(snapshot)).await?;
+                    }
+                }
                 return Ok(());
             }
             Err(e) => return Err(e.into()),
         };
-        for (snapshot, tag) in held.iter().filter(|(_, tag)| tag.starts_with("zmigrate:")) {
+        let is_own = |snapshot: &SnapshotName, tag: &str| {
+            let of_final = leg_of_final(snapshot.tag().as_str()).map(final_hold);
+            tag.starts_with("zmigrate:") || of_final.is_some_and(|own| own == tag)
+        };
+        for (snapshot, tag) in held.iter().filter(|(snapshot, tag)| is_own(snapshot, tag)) {
             zfs.release(tag, std::slice::from_ref(snapshot)).await?;
         }
         Ok(())

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Tools, actions,
-    lines::{Entry, Line, ReadBack, read},
+    lines::{Entry, Line, ReadBack, Said, read},
     look::leg_in,
     unit::Unit,
 };
@@ -89,6 +89,8 @@ struct Actor {
     made_up: Arc<AtomicBool>,
     clock: Steady,
     notes: Arc<Mutex<VecDeque<String>>>,
+    /// What stands beside the ledger.
+    said: Said,
     /// What was seen when it was noted what a fence changes.
     seen: Arc<Mutex<Option<actions::JustSeen>>>,
 }
@@ -141,21 +143,32 @@ impl Actor {
     async fn open(tools: Arc<Tools>, unit: Unit, stays: bool) -> Result<Option<Actor>, Failure> {
         let name = unit.ledger();
         let since = Instant::now();
+        // Whoever is asked comes first.
+        if stays && tools.ledgers.is_wanted(&name) {
+            return Ok(None);
+        }
+        let mut wants = None;
         let Opened { ledger, lines } = loop {
             match tools.ledgers.open(&name) {
                 Ok(opened) => break opened,
                 Err(LedgerError::Owned) if stays => return Ok(None),
-                Err(LedgerError::Owned) if since.elapsed() < OWNED_FOR => sleep(Duration::from_millis(50)).await,
+                Err(LedgerError::Owned) if since.elapsed() < OWNED_FOR => {
+                    wants = wants.or_else(|| tools.ledgers.want(&name));
+                    sleep(Duration::from_millis(50)).await;
+                }
                 Err(e @ LedgerError::Owned) => {
                     return Err(Failure::new(FailureClass::Locked, format!("{unit}: {e}")).transient());
                 }
                 Err(e) => return Err(usage(e)),
             }
         };
+        drop(wants);
         let told = read(&lines, &tools.ledgers.place(&name))?;
         let fresh = told.is_none();
-        let nothing = || ReadBack { unit: unit.clone(), setup: Setup::default(), host: Host::default(), at_ms: 0 };
+        let (setup, host, said) = (Setup::default(), Host::default(), Said::default());
+        let nothing = || ReadBack { unit: unit.clone(), setup, host, at_ms: 0, said };
         let told = told.unwrap_or_else(nothing);
+        let said = Said::of(tools.ledgers.noted(&name).as_deref(), &told.host);
         if told.unit != unit {
             return Err(usage(format!("{} is another unit's", tools.ledgers.place(&name))));
         }
@@ -174,6 +187,7 @@ impl Actor {
             made_up: Arc::default(),
             clock: Steady::from_now(),
             notes: Arc::default(),
+            said,
             seen: Arc::default(),
         };
         let fence = actor.in_zfs(FENCE).await?;
@@ -211,6 +225,7 @@ impl Actor {
                     crash_point("host:ended");
                     let stops = self.host.doing().is_some_and(|action| *action == Action::Quiesce);
                     self.stop_failed |= stops && matches!(outcome, Outcome::Failed(_));
+                    self.note(&outcome);
                     self.step(HostEvent::Ended(outcome)).await?;
                     if self.action.is_none() && let Some(leg) = self.broken.take() {
                         self.step(HostEvent::Break(leg)).await?;
@@ -223,7 +238,12 @@ impl Actor {
                     Some(message) => self.hear(message).await?,
                     None => return Ok(()),
                 },
-                _ = ticks.tick(), if busy => self.step(HostEvent::Tick).await?,
+                _ = ticks.tick(), if busy => {
+                    if self.yields() {
+                        return Ok(());
+                    }
+                    self.step(HostEvent::Tick).await?;
+                }
                 () = sleep_until(idle_at), if !busy => return Ok(()),
             }
             self.waiting.retain(|(_, _, tell)| !tell.is_closed());
@@ -231,6 +251,14 @@ impl Actor {
                 idle_at = Instant::now() + IDLE;
             }
         }
+    }
+
+    /// Whether it lets go of the unit: what it does by itself has failed, and another process of this host, which a person may have
+    /// told to move the unit on, waits for it.
+    fn yields(&self) -> bool {
+        let nobody_asks = self.waiting.is_empty() && self.queued.is_none() && self.broken.is_none();
+        let rests = self.action.is_none() && self.host.failed().is_some();
+        nobody_asks && rests && self.tools.ledgers.is_wanted(&self.unit.ledger())
     }
 
     async fn hear(&mut self, message: Message) -> Result<(), Failure> {
@@ -317,6 +345,21 @@ impl Actor {
             usage(format!("{place} cannot be written: {e}; the cutover stands still"))
                 .hint("free space there, then resume")
         })
+    }
+
+    /// Leaves for people how an action ended, before it is told to whoever asked.
+    fn note(&mut self, outcome: &Outcome) {
+        let Some(leg) = self.host.kept().part.leg() else { return };
+        let failed = if let Outcome::Failed(why) = outcome { Some(why.clone()) } else { None };
+        let hooks = self.notes.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let before = self.said.clone();
+        self.said.hear(leg, failed, hooks);
+        if self.said != before {
+            let noted = serde_json::to_string(&self.said).map_err(std::io::Error::from);
+            if let Err(e) = noted.and_then(|text| self.ledger.note(&text)) {
+                tracing::debug!(unit = %self.unit, "`cutover status` will not know how that ended: {e}");
+            }
+        }
     }
 
     async fn step(&mut self, event: HostEvent) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use crate::{
     cutover::{
         call::Setup,
         host::{Host, Kept, Part},
-        leg::{Epoch, Millis},
+        leg::{CutoverId, Epoch, Leg, Millis},
         record::HostRecord,
         source::Stage,
     },
@@ -38,6 +38,38 @@ pub(super) enum Entry {
     Record { of: HostRecord },
 }
 
+/// What stands beside a host's ledger, for people: nothing follows from it, and it says nothing of another leg.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Said {
+    /// In which leg.
+    leg: Option<Leg>,
+    /// What failed last, and why; `None` once anything went well since.
+    pub failed: Option<String>,
+    /// What hooks said last.
+    pub hooks: Vec<String>,
+}
+
+impl Said {
+    /// What stands there for the leg that the host takes part in.
+    pub(super) fn of(noted: Option<&str>, host: &Host) -> Said {
+        let said: Option<Said> = noted.and_then(|text| serde_json::from_str(text).ok());
+        let leg = host.kept().part.leg();
+        said.filter(|said| said.leg == leg).unwrap_or_else(|| Said { leg, ..Said::default() })
+    }
+
+    /// After an action in `leg`: why it failed, if it did, and what hooks have said that nobody was told yet.
+    pub(super) fn hear(&mut self, leg: Leg, failed: Option<String>, hooks: Vec<String>) {
+        if self.leg != Some(leg) {
+            *self = Said { leg: Some(leg), ..Said::default() };
+        }
+        self.failed = failed;
+        if !hooks.is_empty() {
+            self.hooks = hooks;
+        }
+    }
+}
+
 /// What a ledger tells.
 #[derive(Debug)]
 pub struct ReadBack {
@@ -49,6 +81,8 @@ pub struct ReadBack {
     pub host: Host,
     /// When the newest line was written, by the wall clock of then, in milliseconds since 1970.
     pub at_ms: u64,
+    /// What was left beside the ledger.
+    pub said: Said,
 }
 
 impl ReadBack {
@@ -94,7 +128,8 @@ pub(super) fn read(lines: &[String], place: &str) -> Result<Option<ReadBack>, Fa
             return Err(bad("it does not begin with the unit".to_owned()));
         }
     }
-    Ok(unit.map(|unit| ReadBack { unit, setup, host: Host::from_kept(kept), at_ms }))
+    let said = Said::default();
+    Ok(unit.map(|unit| ReadBack { unit, setup, host: Host::from_kept(kept), at_ms, said }))
 }
 
 /// What the ledgers of all units of this host tell, each for itself: one that cannot be read says nothing of the others.
@@ -109,12 +144,57 @@ pub fn units(ledgers: &dyn Ledgers) -> Result<Vec<Result<ReadBack, Failure>>, Fa
 /// What the ledger of that name tells; `None` if there are no lines in it.
 pub(super) fn read_of(ledgers: &dyn Ledgers, name: &str) -> Result<Option<ReadBack>, Failure> {
     let lines = ledgers.read(name).map_err(|e| Failure::new(FailureClass::Usage, e))?;
-    read(&lines, &ledgers.place(name))
+    let told = read(&lines, &ledgers.place(name))?;
+    Ok(told.map(|told| ReadBack { said: Said::of(ledgers.noted(name).as_deref(), &told.host), ..told }))
+}
+
+/// The unit of a ledger whose first line reads, whatever is wrong with the others.
+pub(super) fn unit_of(ledgers: &dyn Ledgers, name: &str) -> Option<Unit> {
+    let lines = ledgers.read(name).ok()?;
+    match serde_json::from_str::<Line>(lines.first()?).ok()?.entry {
+        Entry::Unit { datasets, .. } => Unit::new(&datasets).ok(),
+        Entry::Setup { .. } | Entry::Record { .. } => None,
+    }
+}
+
+/// The ids of all legs that the unit of that ledger took part in.
+pub(super) fn legs_of(ledgers: &dyn Ledgers, name: &str) -> Vec<CutoverId> {
+    let lines = ledgers.read(name).unwrap_or_default();
+    let entries = lines.iter().filter_map(|line| serde_json::from_str::<Line>(line).ok()).map(|line| line.entry);
+    let admitted = |entry| match entry {
+        Entry::Record { of: HostRecord::Admitted { leg, .. } } => Some(leg.id),
+        _ => None,
+    };
+    entries.filter_map(admitted).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_said_in_another_leg_is_no_news() {
+        let leg = |id| Leg { id: CutoverId(id), epoch: Epoch(1) };
+        let admitted = HostRecord::Admitted {
+            leg: leg(1),
+            side: crate::cutover::leg::Side::Source,
+            datasets: ["p/d".parse().unwrap()].into(),
+            verify: crate::cutover::proof::Means::Guid,
+        };
+        let host = Host::read_back(&[admitted]);
+        let mut said = Said::default();
+        said.hear(leg(1), Some("no".into()), vec!["one".into()]);
+        said.hear(leg(1), None, Vec::new());
+        assert_eq!((said.failed.as_deref(), said.hooks.len()), (None, 1), "what hooks said stays");
+        let noted = serde_json::to_string(&said).unwrap();
+        assert_eq!(Said::of(Some(&noted), &host), said);
+        said.hear(leg(2), Some("no".into()), Vec::new());
+        assert!(said.hooks.is_empty());
+        let noted = serde_json::to_string(&said).unwrap();
+        for noted in [Some(noted.as_str()), Some("torn"), Some("{}"), None] {
+            assert_eq!(Said::of(noted, &host).failed, None, "{noted:?}");
+        }
+    }
 
     #[test]
     fn a_time_that_may_never_come_counts_as_past() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::unit::Unit;
 use crate::{
     cutover::{
-        call::{Seen, is_made_by},
+        call::{Seen, final_hold, is_made_by, leg_of_final},
         leg::{CutoverId, Leg},
         record::Saved,
     },
@@ -150,29 +150,31 @@ fn of(info: &DatasetInfo, more: &[&str]) -> Vec<Saved> {
     all
 }
 
-/// Destroys the snapshots that these legs made, but for one. What is held stays; of a target that has that one, not by the job that it is
-/// received for: a receive whose process died may have left that to do.
+/// Destroys the snapshots that these legs made and that are older than one, of each dataset that has that one: without a newer one that it
+/// received a target would be another than any snapshot says. What is held stays; but not by the job that it is received for, as a
+/// receive whose process died may have left that to do, nor by the cutover itself.
 ///
 /// # Errors
 /// When ZFS fails.
 pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &SnapshotTag) -> Result<(), Failure> {
     for root in unit.roots() {
         for info in zfs.list(root, Depth::Tree).await?.datasets {
-            let job = info.local(JOB).filter(|_| info.snapshots.iter().any(|s| s.tag == *keep));
-            let tag = job.map(|job| format!("zmigrate:{job}"));
+            let Some(kept) = info.snapshots.iter().find(|s| s.tag == *keep) else { continue };
+            let job = info.local(JOB).map(|job| format!("zmigrate:{job}"));
             let mut gone = Vec::new();
             for snapshot in &info.snapshots {
-                if !is_made_by(snapshot.tag.as_str(), legs) || snapshot.tag == *keep {
+                if !is_made_by(snapshot.tag.as_str(), legs) || snapshot.createtxg >= kept.createtxg {
                     continue;
                 }
                 let name = info.snapshot_name(snapshot).map_err(|e| Failure::new(FailureClass::Usage, e))?;
                 let is_used = |e: &ZfsError| matches!(e.kind, ZfsErrorKind::Busy | ZfsErrorKind::Exists);
+                let own = leg_of_final(snapshot.tag.as_str()).map(final_hold);
                 let mut destroyed = zfs.destroy_snapshot(&name).await;
-                if let (Err(e), Some(tag)) = (&destroyed, &tag)
-                    && is_used(e)
-                {
-                    zfs.release(tag, std::slice::from_ref(&name)).await?;
-                    destroyed = zfs.destroy_snapshot(&name).await;
+                for tag in job.iter().chain(&own) {
+                    if destroyed.as_ref().is_err_and(is_used) {
+                        zfs.release(tag, std::slice::from_ref(&name)).await?;
+                        destroyed = zfs.destroy_snapshot(&name).await;
+                    }
                 }
                 match destroyed {
                     Ok(()) => gone.push(snapshot.tag.as_str()),
@@ -182,7 +184,7 @@ pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &
                 }
             }
             // The other half of what was left to do.
-            if tag.is_some() && info.local(HELD).is_some_and(|held| gone.contains(&held)) {
+            if job.is_some() && info.local(HELD).is_some_and(|held| gone.contains(&held)) {
                 zfs.set(&info.name, &[(HELD.to_owned(), keep.to_string())]).await?;
             }
         }

@@ -31,14 +31,14 @@ use tokio::{
 
 use self::{actor::Message, later::Later};
 pub use self::{
-    lines::{ReadBack, units},
+    lines::{ReadBack, Said, units},
     unit::Unit,
 };
 use crate::{
     cutover::{
         call::{Call, Setup, State, Told},
         host::{Host, Part},
-        leg::Leg,
+        leg::{CutoverId, Leg},
         message::{Ask, Decision, Request},
         source::Stage,
     },
@@ -79,8 +79,8 @@ impl Tools {
     }
 }
 
-/// A unit with its machine, or why its ledger cannot be read.
-type UnitRead = Result<(Unit, Host), Failure>;
+/// A unit with its machine; or why its ledger cannot be read, and the unit if at least that can.
+type UnitRead = Result<(Unit, Host), (Option<Unit>, Failure)>;
 
 /// See the module.
 pub struct Hosts {
@@ -128,8 +128,11 @@ impl Hosts {
             Call::Ask { request, setup } => self.ask(unit, request, setup, who).await,
             Call::Look { tag } => look::look(&*self.tools.zfs, &unit, &tag).await.map(Told::Seen),
             Call::Describe => look::describe(&*self.tools.zfs, &unit).await.map(|saved| Told::Described { saved }),
-            Call::Tidy { legs, keep } => {
+            Call::Tidy { mut legs, keep, earlier } => {
                 self.later.is_done(unit.roots()).await;
+                if earlier {
+                    legs.extend(self.over(&unit, &legs)?);
+                }
                 look::tidy(&*self.tools.zfs, &unit, &legs, &keep).await?;
                 Ok(Told::Done)
             }
@@ -143,6 +146,14 @@ impl Hosts {
                 Ok(Told::Done)
             }
         }
+    }
+
+    /// The legs of the unit that are over here, where the one that it takes part in now is one of these.
+    fn over(&self, unit: &Unit, mine: &[CutoverId]) -> Result<Vec<CutoverId>, Failure> {
+        let is_mine = |host: &Host| host.kept().part.leg().is_none_or(|leg| mine.contains(&leg.id));
+        let host = self.near(unit)?.into_iter().find(|(other, _)| other == unit);
+        let all = || lines::legs_of(&*self.tools.ledgers, &unit.ledger());
+        Ok(host.filter(|(_, host)| is_mine(host)).map(|_| all()).unwrap_or_default())
     }
 
     async fn ask(&self, unit: Unit, request: Request, setup: Option<Setup>, who: &str) -> Result<Told, Failure> {
@@ -215,7 +226,24 @@ impl Hosts {
     /// # Errors
     /// When a ledger cannot be read or understood.
     pub fn units(&self) -> Result<Vec<(Unit, Host)>, Failure> {
-        self.each_unit()?.into_iter().collect()
+        self.each_unit()?.into_iter().map(|told| told.map_err(|(_, failure)| failure)).collect()
+    }
+
+    /// This unit and those that share datasets with it, or may.
+    ///
+    /// # Errors
+    /// When a ledger cannot be read that may be one of theirs.
+    fn near(&self, unit: &Unit) -> Result<Vec<(Unit, Host)>, Failure> {
+        let is_near = |other: &Unit| other == unit || other.overlaps(unit);
+        let mut near = Vec::new();
+        for told in self.each_unit()? {
+            match told {
+                Ok(told) if is_near(&told.0) => near.push(told),
+                Err((other, failure)) if other.as_ref().is_none_or(is_near) => return Err(failure),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(near)
     }
 
     /// The same, each for itself: one that cannot be read need not keep the others from being looked after.
@@ -230,7 +258,9 @@ impl Hosts {
             if let Some((_, unit, host)) = told.get(&name).filter(|(of, ..)| Some(*of) == stamp) {
                 return Ok(Some((unit.clone(), host.clone())));
             }
-            let new = lines::read_of(ledgers, &name)?.map(|told| (told.unit, told.host));
+            let told_now = lines::read_of(ledgers, &name);
+            let told_now = told_now.map_err(|failure| (lines::unit_of(ledgers, &name), failure))?;
+            let new = told_now.map(|told| (told.unit, told.host));
             if let (Some(stamp), Some((unit, host))) = (stamp, &new) {
                 told.insert(name, (stamp, unit.clone(), host.clone()));
             }
@@ -241,7 +271,7 @@ impl Hosts {
 
     /// Other units with a leg under way, or fenced for good, that share datasets with this one.
     fn overlaps(&self, unit: &Unit) -> Result<Vec<(Unit, Leg)>, Failure> {
-        let units = self.units()?.into_iter().filter(|(other, _)| *other != *unit && other.overlaps(unit));
+        let units = self.near(unit)?.into_iter().filter(|(other, _)| *other != *unit);
         Ok(units
             .filter_map(|(other, host)| {
                 let (_, stage, open) = host.kept().part.summary();
@@ -252,7 +282,7 @@ impl Hosts {
     }
 
     fn state(&self, unit: &Unit) -> Result<State, Failure> {
-        let host = self.units()?.into_iter().find(|(other, _)| other == unit).map(|(_, host)| host);
+        let host = self.near(unit)?.into_iter().find(|(other, _)| other == unit).map(|(_, host)| host);
         let host = host.unwrap_or_default();
         let (side, stage, open) = host.kept().part.summary();
         let overlaps = self.overlaps(unit)?.into_iter().flat_map(|(other, _)| other.roots().to_vec()).collect();
@@ -279,7 +309,7 @@ impl Hosts {
         for unit in self.each_unit()? {
             let (unit, host) = match unit {
                 Ok(unit) => unit,
-                Err(failure) => {
+                Err((_, failure)) => {
                     unread = unread.and(Err(failure));
                     continue;
                 }
