@@ -60,6 +60,12 @@ impl Portion {
         Portion { of: Arc::clone(budget), taken: 0 }
     }
 
+    /// What a channel may keep at most, as things are.
+    pub(super) fn most(&self) -> u64 {
+        let others = *self.of.lock() - self.taken;
+        self.of.bytes.saturating_sub(others).saturating_add(MIN_WINDOW)
+    }
+
     /// Takes what is lacking for a channel that keeps `kept` bytes, or gives back what is too much. False if there is not so much;
     /// then nothing was taken.
     fn cover(&mut self, kept: u64) -> bool {

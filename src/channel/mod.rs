@@ -338,10 +338,12 @@ impl Channel {
         self.state().inbox.ack().next
     }
 
-    /// The share of the sending window, 0 to 1, that the link has not carried yet, and the cost of all that it has.
+    /// The share of the sending window, 0 to 1, that the link has not carried yet, and the cost of all that it has. Near 1 the link is the
+    /// bottleneck; what waits at the receiver for `zfs receive` does not count. Where memory allows less than the window, it is of that.
     pub fn backlog(&self) -> (f32, u64) {
         let state = self.state();
-        (state.outbox.backlog(), state.outbox.carried())
+        let most = state.outbox.window().min(state.portion.most());
+        ((state.outbox.queued() as f32 / most as f32).min(1.0), state.outbox.carried())
     }
 
     /// Payload bytes handed over for sending so far.

@@ -172,9 +172,8 @@ impl Outbox {
         self.pushed - self.queued
     }
 
-    /// The share of the window, 0 to 1, that has not reached the other side: near 1 the link is the bottleneck, whereas
-    /// what waits at the receiver for `zfs receive` does not count.
-    pub fn backlog(&self) -> f32 {
-        self.queued as f32 / self.window as f32
+    /// The window.
+    pub fn window(&self) -> u64 {
+        self.window
     }
 }
