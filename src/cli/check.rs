@@ -245,6 +245,22 @@ fn text(level: Level, jobs: &[Judged], others: &[Other], args: &CheckArgs) -> St
     text
 }
 
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    let level = Level::Critical;
+    let job = Judged { job: "j".parse().unwrap(), level, lag_s: Some(1), max_lag_s: Some(1), why: "w".into() };
+    let others = vec![Other { level, why: "w".into() }];
+    serde_json::to_value(CheckObject { level, exit_code: level.exit_code(), jobs: vec![job], others }).unwrap()
+}
+
+/// `0 OK, 1 WARNING, …`, as docs/exit-codes.md has it.
+#[cfg(test)]
+pub(super) fn codes_in_words() -> String {
+    let levels = [Level::Ok, Level::Warning, Level::Critical, Level::Unknown];
+    levels.map(|level| format!("{} {}", level.exit_code(), level.word())).join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -56,3 +56,10 @@ pub fn run(global: &Global, command: ConfigCommand, output: &Output) -> Result<u
     output.verdict(exit_code, &object, text.join("\n"));
     Ok(exit_code)
 }
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    let finding = FindingObject { severity: "note", message: "m".into(), hint: Some("h".into()) };
+    serde_json::to_value(Checked { files: vec!["/f".into()], findings: vec![finding] }).unwrap()
+}

@@ -60,3 +60,36 @@ fn text(runs: &[Record], now: Timestamp) -> String {
     }
     text
 }
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    use crate::runner::history::{Step, Trouble};
+    let run = Record {
+        run: "r".into(),
+        job: "j".parse().unwrap(),
+        by: "cron".into(),
+        started: Timestamp::UNIX_EPOCH,
+        ended: Some(Timestamp::UNIX_EPOCH),
+        result: "partial".into(),
+        exit_code: 7,
+        attempts: 1,
+        snapshot: Some("s".into()),
+        raw_bytes: 1,
+        wire_bytes: 1,
+        seconds: 1.0,
+        datasets: 1,
+        pruned: 1,
+        steps: vec![Step {
+            snapshot: "a@s".into(),
+            from: Some("a@r".into()),
+            raw_bytes: 1,
+            wire_bytes: 1,
+            seconds: 1.0,
+        }],
+        troubles: vec![Trouble { dataset: "a".into(), result: "failed".into(), error: "e".into() }],
+        notes: vec!["n".into()],
+        error: Some("e".into()),
+    };
+    serde_json::to_value(HistoryObject { runs: vec![run] }).unwrap()
+}

@@ -197,6 +197,12 @@ fn text(report: &JobReport) -> String {
     text
 }
 
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn paused_sample() -> serde_json::Value {
+    serde_json::to_value(Paused { job: "j".parse().unwrap(), paused: true, changed: true }).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,8 @@ mod config;
 mod cutover;
 mod cutover_args;
 mod doctor;
+#[cfg(test)]
+mod documents_tests;
 mod history;
 mod job;
 mod job_args;

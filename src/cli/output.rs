@@ -157,3 +157,9 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .build()
         .map_err(|e| Failure::new(FailureClass::Internal, format!("cannot start threads: {e}")))
 }
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn failure_sample(error: &Failure) -> serde_json::Value {
+    serde_json::to_value(FailureObject { result: "failed", exit_code: error.class.exit_code(), error }).unwrap()
+}

@@ -188,6 +188,23 @@ fn every(
     }))
 }
 
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    let object = Object {
+        elapsed_s: 1.0,
+        raw_bytes: 1,
+        wire_bytes: 1,
+        planned_bytes: Some(1),
+        raw_bytes_per_s: 1,
+        seconds_left: Some(1),
+        steps_done: 1,
+        steps_planned: 1,
+        active: vec![ActiveObject { step: "s", raw_bytes: 1, size_bytes: Some(1) }],
+    };
+    serde_json::to_value(object).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

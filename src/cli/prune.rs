@@ -102,3 +102,23 @@ fn text(found: &Upkeep, dry_run: bool) -> String {
     });
     text
 }
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    use crate::{driver::SnapshotReport, types::FailureClass};
+    let (job, error) = ("j".parse().unwrap(), Failure::new(FailureClass::Zfs, "e"));
+    let snapshots = vec![SnapshotReport { tag: "s".parse().unwrap(), keep: true, why: "w".into() }];
+    let object = PruneObject {
+        job: &job,
+        result: "failed",
+        exit_code: 6,
+        dry_run: false,
+        dropped: 1,
+        datasets: &[PruneReport { dataset: "a".parse().unwrap(), side: "source", snapshots }],
+        deleted: &[RetiredReport { dataset: "a/b".parse().unwrap(), result: "waits", why: "w".into() }],
+        notes: &["n".to_owned()],
+        error: Some(&error),
+    };
+    serde_json::to_value(object).unwrap()
+}

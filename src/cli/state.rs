@@ -192,3 +192,29 @@ fn text(object: &ReleaseObject, acted: bool) -> String {
     }
     text
 }
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(super) fn samples() -> [serde_json::Value; 2] {
+    use crate::inventory::{Side, Standing};
+    let item = Item {
+        kind: Kind::Hold,
+        dataset: "a".parse().unwrap(),
+        name: "a@s".into(),
+        job: Some("j".parse().unwrap()),
+        side: Side::Source,
+        snapshot: Some("s".into()),
+        guid: Some(crate::types::Guid(1)),
+        created_unix_s: Some(1),
+        standing: Standing::Base,
+        seen: true,
+        bytes: Some(1),
+        whole_dataset: false,
+    };
+    let notes = vec!["n".to_owned()];
+    let list = ListObject { items: std::slice::from_ref(&item), holds_listed: true, notes: &notes };
+    let list = serde_json::to_value(list).unwrap();
+    let error = Some(Failure::new(FailureClass::Zfs, "e"));
+    let items = vec![ReleasedObject { item, meaning: "m".into(), released: false, error }];
+    [list, serde_json::to_value(ReleaseObject { result: "failed", exit_code: 6, items, notes }).unwrap()]
+}

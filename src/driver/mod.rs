@@ -33,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 pub use board::{ActiveStep, Board, Snapshot as BoardSnapshot};
 pub use local::{LocalOptions, keep_up_here};
 pub use probe::{ProbeOptions, ProbeReport, ReceiverSeconds, probe};
+#[cfg(test)]
+pub(crate) use report::sample as report_sample;
 pub use report::{DatasetReport, DatasetResult, Report, StepReport};
 pub use retire::RetiredReport;
 pub use upkeep::{PruneReport, SnapshotReport, Upkeep, UpkeepOptions, upkeep};

@@ -230,3 +230,65 @@ impl Report {
 fn steps_or_changes(datasets: &[DatasetReport]) -> bool {
     datasets.iter().any(|d| d.result == DatasetResult::Done)
 }
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(crate) fn sample() -> Report {
+    use crate::{
+        plan::{DatasetPlan, Decision},
+        types::{Guid, listing::DatasetKind},
+    };
+    let (source, target) = ("a".parse::<DatasetName>().unwrap(), "b".parse::<DatasetName>().unwrap());
+    let failure = Failure::new(FailureClass::Zfs, "e").hint("h");
+    let step = StepReport {
+        snapshot: "a@s".parse().unwrap(),
+        from: Some("a@r".into()),
+        resumed: false,
+        raw_bytes: 1,
+        wire_bytes: 1,
+        seconds: 1.0,
+    };
+    let planned = DatasetPlan {
+        source: source.clone(),
+        target: target.clone(),
+        kind: DatasetKind::Filesystem,
+        source_guid: Guid(1),
+        after: vec![0],
+        decision: Decision::Work(Vec::new()),
+        notes: vec!["n".into()],
+    };
+    Report {
+        result: "partial",
+        exit_code: 7,
+        direction: "push",
+        peer: "p".into(),
+        source: source.clone(),
+        target: target.clone(),
+        dry_run: false,
+        snapshot: Some("s".parse().unwrap()),
+        snapshot_asked: true,
+        preparing: Duration::ZERO,
+        carrying: Duration::ZERO,
+        raw_bytes: 1,
+        wire_bytes: 1,
+        seconds: 1.0,
+        datasets: vec![DatasetReport {
+            source,
+            target: target.clone(),
+            result: DatasetResult::Failed,
+            steps: vec![step],
+            unsure: None,
+            notes: vec!["n".into()],
+            error: Some(failure.clone()),
+        }],
+        notes: vec!["n".into()],
+        error: Some(failure),
+        plan: Some(Plan {
+            placeholders: vec![target],
+            datasets: vec![planned],
+            notes: vec!["n".into()],
+            only_on_target: 1,
+        }),
+        plan_sizes: vec![Some(1)],
+    }
+}

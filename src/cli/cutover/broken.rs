@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::sleep;
 
 use super::lead::{find, say, unknown};
@@ -25,6 +26,17 @@ use crate::{
 /// How often, and for how long, a source is looked at that is to serve again: a minute.
 const BREAK_LOOK_EVERY: Duration = Duration::from_millis(100);
 const BREAK_LOOKS: u32 = 600;
+
+/// What was done on this host alone.
+#[derive(Serialize)]
+struct HereAlone {
+    id: CutoverId,
+    result: &'static str,
+    exit_code: u8,
+    /// Of a broken one: the source on this host serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serves: Option<bool>,
+}
 
 /// Breaks the fence: by the cutover's leader if this is its host and its source may be fenced, else on this host alone, and always so
 /// if that is asked for.
@@ -62,7 +74,7 @@ pub fn break_fence(global: &Global, id: CutoverId, here: bool, output: &Output) 
             false,
         ),
     };
-    let object = serde_json::json!({ "id": id, "result": "broken", "exit_code": 0, "serves": serves });
+    let object = HereAlone { id, result: "broken", exit_code: 0, serves: Some(serves) };
     output.result(&object, format!("cutover {id}: broken. {text}"));
     Ok(0)
 }
@@ -89,7 +101,7 @@ pub fn abort(global: &Global, id: CutoverId, output: &Output) -> Result<u8, Fail
         Side::Source => "the source on this host serves, and takes no part in it any more",
         Side::Target => "the target on this host will not be promoted by it, and takes no part in it any more",
     };
-    let object = serde_json::json!({ "id": id, "result": "rolled_back", "exit_code": 0 });
+    let object = HereAlone { id, result: "rolled_back", exit_code: 0, serves: None };
     output.result(&object, format!("cutover {id}: {text}"));
     Ok(0)
 }
@@ -109,4 +121,10 @@ async fn serves_again(hosts: Option<&Hosts>, unit: &Unit, id: CutoverId) -> Resu
     Err(Failure::new(FailureClass::Zfs, text).hint(format!(
         "the log says what fails; repair it and run `zmigrated`, or this again; `cutover status {id}` tells"
     )))
+}
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(in crate::cli) fn sample() -> serde_json::Value {
+    serde_json::to_value(HereAlone { id: CutoverId(1), result: "broken", exit_code: 0, serves: Some(true) }).unwrap()
 }

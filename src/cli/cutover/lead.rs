@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use tokio::{sync::mpsc, time::sleep};
 
 use super::result::{measure_by, object, place, seconds, text};
@@ -16,7 +17,7 @@ use crate::{
     cutover::{
         coordinator::{Coordinator, Phase},
         effect::Command,
-        leg::{CutoverId, Side},
+        leg::{CutoverId, Epoch, Millis, Side},
         terms::Terms,
     },
     driver::cutover::{Begun, End, Lead, Notice, PassReport, Story, Survey, leads, name_of},
@@ -276,19 +277,34 @@ pub fn resume(global: &Global, id: Option<CutoverId>, output: &Output) -> Result
     let exit_code = codes.into_iter().max().unwrap_or(0);
     if output.is_json() {
         let result = if exit_code == 0 { "done" } else { "not_all_done" };
-        output
-            .result(&serde_json::json!({ "result": result, "exit_code": exit_code, "cutovers": each.gathered() }), "");
+        output.result(&Resumed { result, exit_code, cutovers: each.gathered() }, "");
     }
     Ok(exit_code)
+}
+
+/// All that went on, where no one was named.
+#[derive(Serialize)]
+struct Resumed {
+    result: &'static str,
+    exit_code: u8,
+    cutovers: Vec<serde_json::Value>,
+}
+
+/// What would be done, for programs.
+#[derive(Serialize)]
+struct Planned {
+    result: &'static str,
+    exit_code: u8,
+    source: String,
+    target: String,
+    epoch: Epoch,
+    datasets: usize,
+    max_downtime_ms: Millis,
 }
 
 /// What would be done.
 pub fn dry_run(terms: &Terms, begun: &Begun, found: &Survey, output: &Output) -> Result<u8, Failure> {
     let (source, target) = (place(begun, terms, Side::Source), place(begun, terms, Side::Target));
-    let object = serde_json::json!({
-        "result": "dry_run", "exit_code": 0, "source": source, "target": target, "epoch": terms.leg.epoch,
-        "datasets": found.children.len() + terms.unit.len(), "max_downtime_ms": terms.max_downtime,
-    });
     let mut text = format!("would move {source} → {target}\n");
     let below = found.children.len();
     let _ = writeln!(text, "  {} dataset(s), {below} of them below the named ones", below + terms.unit.len());
@@ -298,6 +314,31 @@ pub fn dry_run(terms: &Terms, begun: &Begun, found: &Survey, output: &Output) ->
     let _ = writeln!(text, "  {stop}");
     let _ = writeln!(text, "  rolled back by itself if the outage takes longer than {}", seconds(terms.outage_limit));
     let _ = write!(text, "dry run: nothing was changed");
+    let object = Planned {
+        result: "dry_run",
+        exit_code: 0,
+        source,
+        target,
+        epoch: terms.leg.epoch,
+        datasets: found.children.len() + terms.unit.len(),
+        max_downtime_ms: terms.max_downtime,
+    };
     output.result(&object, text);
     Ok(0)
+}
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(in crate::cli) fn samples() -> [serde_json::Value; 2] {
+    let planned = Planned {
+        result: "dry_run",
+        exit_code: 0,
+        source: "a".into(),
+        target: "b:a".into(),
+        epoch: Epoch(1),
+        datasets: 1,
+        max_downtime_ms: Millis(1),
+    };
+    let resumed = Resumed { result: "done", exit_code: 0, cutovers: Vec::new() };
+    [serde_json::to_value(planned).unwrap(), serde_json::to_value(resumed).unwrap()]
 }

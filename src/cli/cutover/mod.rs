@@ -6,6 +6,13 @@ mod result;
 mod show;
 mod start;
 
+#[cfg(test)]
+pub(super) use self::{
+    broken::sample as here_sample,
+    lead::samples as lead_samples,
+    result::{NEEDS_PERSON, ROLLED_BACK, sample as result_sample},
+    show::sample as status_sample,
+};
 use crate::{
     cli::{args::Global, cutover_args::CutoverCommand, output::Output},
     cutover::{effect::Command, leg::CutoverId},

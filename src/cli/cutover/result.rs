@@ -16,6 +16,11 @@ use crate::{
     types::{DatasetName, FailureClass, human_bytes},
 };
 
+/// The exit code of a cutover that did not stay at its target.
+pub const ROLLED_BACK: u8 = 8;
+/// The exit code of a cutover that waits for a person.
+pub const NEEDS_PERSON: u8 = 9;
+
 /// What a cutover came to.
 #[derive(Serialize)]
 pub struct Object {
@@ -60,13 +65,13 @@ pub fn object(story: &Story, it: &Coordinator, end: Option<End>, command: Option
         std::mem::swap(&mut from, &mut to);
     }
     let (result, exit_code) = match (&kept.phase, end) {
-        (Phase::Done, _) if left => ("rolled_back", 8),
+        (Phase::Done, _) if left => ("rolled_back", ROLLED_BACK),
         (Phase::Done, _) => ("done", 0),
         (Phase::Completed, _) => ("completed", 0),
-        (Phase::RolledBack, _) => ("rolled_back", 8),
+        (Phase::RolledBack, _) => ("rolled_back", ROLLED_BACK),
         (Phase::Broken, _) => ("broken", 0),
         (_, Some(End::Stopped)) => ("stopped", FailureClass::Interrupted.exit_code()),
-        (_, Some(_)) => ("needs_operator", 9),
+        (_, Some(_)) => ("needs_operator", NEEDS_PERSON),
         (_, None) => ("under_way", 0),
     };
     Object {
@@ -165,6 +170,29 @@ fn downtime(down: u64, stopping: Option<u64>, predicted: Option<u64>) -> String 
 /// Two digits after the point: tenths of a second matter here.
 pub fn seconds(ms: Millis) -> String {
     if ms.0 < 10_000 { format!("{:.2} s", ms.0 as f64 / 1000.0) } else { ms.to_string() }
+}
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(in crate::cli) fn sample(pass: PassReport) -> serde_json::Value {
+    let object = Object {
+        id: CutoverId(1),
+        result: "done",
+        exit_code: 0,
+        phase: "done",
+        source: "a".into(),
+        target: "b:a".into(),
+        downtime_ms: Some(1),
+        stopping_ms: Some(1),
+        predicted_downtime_ms: Some(1),
+        passes: 1,
+        pass_reports: vec![pass],
+        bytes: 1,
+        why: Some("w".into()),
+        needs: Some("n".into()),
+        at_target: false,
+    };
+    serde_json::to_value(object).unwrap()
 }
 
 #[cfg(test)]

@@ -287,6 +287,53 @@ fn write_cutover(to: &mut String, cutover: &Cutover, whole: bool) {
     }
 }
 
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(in crate::cli) fn sample(pass: PassReport) -> serde_json::Value {
+    let leg = Leg { id: CutoverId(1), epoch: Epoch(1) };
+    let guids: std::sync::Arc<[crate::types::Guid]> = std::sync::Arc::from([crate::types::Guid(1)]);
+    let cutover = Cutover {
+        id: leg.id,
+        phase: "done",
+        source: "a".into(),
+        target: "b:a".into(),
+        needs: Some("n".into()),
+        waits_for: "w".into(),
+        go: "g".into(),
+        abort: "a".into(),
+        nothing: "n".into(),
+        epoch: leg.epoch,
+        over: false,
+        led: true,
+        why: Some("w".into()),
+        predicted_downtime_ms: Some(1),
+        downtime_ms: Some(1),
+        passes: 1,
+        pass_reports: vec![pass],
+        doing: Some("d".into()),
+        said: vec!["s".into()],
+        proof: Some(Proof {
+            fence: Some(leg),
+            written: 0,
+            source: std::sync::Arc::clone(&guids),
+            target: guids,
+            means: Means::Digest,
+            equal: true,
+        }),
+    };
+    let unit = UnitObject {
+        datasets: vec!["a".parse().unwrap()],
+        side: Some(Side::Source),
+        stage: "s",
+        leg: Some(leg),
+        epoch: leg.epoch,
+        needs: Some("n".into()),
+        failed: Some("f".into()),
+        said: vec!["s".into()],
+    };
+    serde_json::to_value(Object { cutovers: vec![cutover], units: vec![unit], unreadable: vec!["u".into()] }).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

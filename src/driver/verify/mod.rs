@@ -17,6 +17,8 @@ use std::{
 
 use tokio::time::Instant;
 
+#[cfg(test)]
+pub(crate) use report::sample as report_sample;
 pub use report::{CommonSnapshot, ContentReport, DatasetVerified, DifferenceReport, VerifyReport, VerifyResult};
 
 use super::{

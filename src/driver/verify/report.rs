@@ -219,3 +219,44 @@ impl VerifyReport {
         self.error = error;
     }
 }
+
+/// With every field, for the test that holds docs/json.md to it.
+#[cfg(test)]
+pub(crate) fn sample() -> VerifyReport {
+    let (source, target) = ("a".parse::<DatasetName>().unwrap(), "b".parse::<DatasetName>().unwrap());
+    let error = Some(Failure::new(FailureClass::Zfs, "e").hint("h"));
+    let content = ContentReport {
+        snapshot: "s".into(),
+        equal: false,
+        source_digest: "0".into(),
+        target_digest: "1".into(),
+        entries: 1,
+        bytes: 1,
+        differences: vec![DifferenceReport { path: "p".into(), what: "w".into() }],
+        more_differences: false,
+    };
+    let dataset = DatasetVerified {
+        source: Some(source.clone()),
+        target: Some(target.clone()),
+        result: VerifyResult::Different,
+        common: Some(CommonSnapshot { snapshot: "s".into(), guid: "1".into() }),
+        only_at_source: vec!["t".into()],
+        only_at_target: vec!["u".into()],
+        target_written_bytes: Some(1),
+        content: Some(content),
+        notes: vec!["n".into()],
+        error: error.clone(),
+        wants_content: true,
+    };
+    VerifyReport {
+        result: VerifyResult::Different,
+        exit_code: 3,
+        peer: "p".into(),
+        source,
+        target,
+        content: true,
+        seconds: 1.0,
+        datasets: vec![dataset],
+        error,
+    }
+}
