@@ -19,6 +19,8 @@ mod job_tests;
 mod jobs;
 mod limits;
 mod load;
+#[cfg(test)]
+mod reference_tests;
 mod schema;
 #[cfg(test)]
 mod tests;
