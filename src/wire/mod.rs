@@ -17,4 +17,6 @@ pub mod join;
 pub mod message;
 pub mod outbox;
 mod printable;
+#[cfg(test)]
+mod protocol_tests;
 pub mod verify;
