@@ -139,6 +139,7 @@ fn mariadb_is_still_while_its_snapshot_is_taken() {
     wait_for("the writer to go on", 30, || here.count("i") > then + 5);
     let _ = writer.kill();
     let _ = writer.wait();
+    a_lock_that_ended_is_told(&site.dir);
     drop(here);
     let start = |data: &Path, name: &str| Mariadb::start(data, site.dir.join(name));
     let check = |copy: &Mariadb| copy.sql("check table t.m extended");
@@ -147,6 +148,29 @@ fn mariadb_is_still_while_its_snapshot_is_taken() {
     assert!(said.lines().count() == 1 && said.ends_with("status\tOK"), "{said}");
     let (m, i) = (copy.count("m"), copy.count("i"));
     assert!(m > 20 && (m == i || m == i + 1), "{m} rows in the one table and {i} in the other");
+}
+
+/// Its connection is gone when the snapshot is there: what that holds is not what was promised, and the run has to fail.
+fn a_lock_that_ended_is_told(dir: &Path) {
+    let freeze = |stage: &str, result: &str| {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/mysql-freeze"));
+        command.args(["/usr/bin/mariadb", "--no-defaults", "--socket"]).arg(dir.join("sock"));
+        command.env_remove("RUNTIME_DIRECTORY").env("XDG_RUNTIME_DIR", dir).env("ZMIGRATE_JOB", "ended");
+        command.env("ZMIGRATE_STAGE", stage).env("ZMIGRATE_RESULT", result).output().unwrap()
+    };
+    let left =
+        || fs::read_dir(dir).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().ends_with("freeze.ended.pid"));
+    assert!(freeze("before", "").status.success() && freeze("after", "ok").status.success() && !left());
+    assert!(freeze("before", "").status.success());
+    let client = fs::read_to_string(dir.join("zmigrate-mysql-freeze.ended.pid")).unwrap();
+    let mut kill = Command::new("kill");
+    kill.arg(client.trim());
+    succeeds(kill);
+    let out = freeze("after", "ok");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && said.contains("the lock ended before the snapshot"), "{said}");
+    // A run that failed anyway has nothing more to fail of.
+    assert!(freeze("after", "failed").status.success() && !left());
 }
 
 fn postgresql_has_little_to_recover() {
