@@ -21,7 +21,7 @@ const BLOCK: usize = 128 << 10;
 /// As much as the data path hands over at a time.
 const CHUNK: usize = 1 << 20;
 
-/// 64 MiB of WRITE records of 128 KiB.
+/// 128 MiB of WRITE records of 128 KiB that all differ: more than the caches of most processors hold.
 fn stream(order: ByteOrder) -> Vec<u8> {
     let mut w = StreamWriter::new(order);
     w.record(
@@ -37,13 +37,12 @@ fn stream(order: ByteOrder) -> Vec<u8> {
     let file = Object { object: 2, object_type: 19, blksz: BLOCK as u32, to_guid: TO, ..Object::default() };
     w.record(&Record::Object(file), &[]);
     let mut seed = 1u32;
-    let payload: Vec<u8> = std::iter::repeat_with(|| {
+    let mut noise = std::iter::repeat_with(|| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (seed >> 24) as u8
-    })
-    .take(BLOCK)
-    .collect();
-    for i in 0..512 {
+    });
+    for i in 0..1024 {
+        let payload: Vec<u8> = noise.by_ref().take(BLOCK).collect();
         let offset = i * BLOCK as u64;
         let size = BLOCK as u64;
         let write = Write { object: 2, object_type: 19, offset, logical_size: size, to_guid: TO, ..Write::default() };
