@@ -254,6 +254,14 @@ pub(super) fn sample() -> serde_json::Value {
     serde_json::to_value(CheckObject { level, exit_code: level.exit_code(), jobs: vec![job], others }).unwrap()
 }
 
+/// What is said of a job, as README.md has it.
+#[cfg(test)]
+pub(super) fn line_of(status: &JobStatus, now: Timestamp) -> String {
+    let args = CheckArgs { name: None, max_lag: None, warn_lag: None };
+    let judged = judge(status, &args, now);
+    text(judged.level, &[judged], &[], &args)
+}
+
 /// `0 OK, 1 WARNING, …`, as docs/exit-codes.md has it.
 #[cfg(test)]
 pub(super) fn codes_in_words() -> String {

@@ -17,15 +17,12 @@ use crate::{
         ca::{CaCreated, CaListing, CertState, Certificate, Issued, KeyOrigin, Revoked, TokenMade},
         join::Joined,
     },
-    jobs::{
-        Direction,
-        lag::{Common, Lag},
-    },
+    jobs::lag::{Common, Lag},
     pipe::times::{HeldBack, SenderTimes},
     runner::{
         JobReport,
         files::{LastRun, Progress},
-        overview::{DatasetStatus, JobStatus},
+        overview::{DatasetStatus, JobStatus, VerificationStatus},
     },
     stream::{
         inspect::{Fault, Inspection, RecordCount, Substream},
@@ -326,12 +323,13 @@ fn job_report(error: Failure) -> JobReport {
             source: "a".parse().unwrap(),
             target: "b".parse().unwrap(),
             common: Some(Common { tag: "s".parse().unwrap(), guid: Guid(1), taken_unix_s: 1 }),
-            unsent_snapshots: 1,
+            unsent_snapshots: Some(1),
             unsent_bytes: Some(1),
         }],
         raw_bytes: 1,
         wire_bytes: 1,
         pruned: 1,
+        verification: Some(verify::report_sample()),
         notes: vec!["n".into()],
         error: Some(error),
     }
@@ -342,10 +340,10 @@ fn job_status() -> JobStatus {
     let last = LastRun { ended: Some(epoch), error: Some("e".into()), ..LastRun::default() };
     JobStatus {
         job: "j".parse().unwrap(),
-        direction: Direction::Push,
+        direction: "push",
         source: "a".parse().unwrap(),
-        peer: "p".into(),
-        target: "b".parse().unwrap(),
+        peer: Some("p".into()),
+        target: Some("b".parse().unwrap()),
         state: "idle",
         paused: false,
         error: Some("e".into()),
@@ -363,13 +361,22 @@ fn job_status() -> JobStatus {
         wire_bytes: 1,
         progress: Some(Progress::default()),
         kept_for: Some("k".into()),
+        way: ("a".into(), Some("p:b".into())),
+        verification: Some(VerificationStatus {
+            every_s: 1,
+            content: true,
+            last: Some(epoch),
+            good: Some(epoch),
+            difference: Some("d".into()),
+            overdue: false,
+        }),
         datasets: vec![DatasetStatus {
             source: "a".parse().unwrap(),
             target: "b".parse().unwrap(),
             common: Some("s".parse().unwrap()),
             taken: Some(epoch),
             lag_s: Some(1),
-            unsent_snapshots: 1,
+            unsent_snapshots: Some(1),
             unsent_bytes: Some(1),
         }],
     }
@@ -388,6 +395,29 @@ fn the_reference_of_json_has_every_field_and_no_other() {
         wrong.extend(reference.difference(&fields).map(|path| format!("{heading}: {path} is not in the object")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What README.md shows of `status` and `check` is what these print of such a job.
+#[test]
+fn the_readme_shows_what_is_printed() {
+    const README: &str = include_str!("../../README.md");
+    let now = jiff::Timestamp::from_second(1_000_000).unwrap();
+    let ago = |seconds: i64| jiff::Timestamp::from_second(1_000_000 - seconds).unwrap();
+    let mut status = job_status();
+    status.job = "db".parse().unwrap();
+    (status.source, status.target) = ("tank/db".parse().unwrap(), "tank/from-east/db".parse().unwrap());
+    status.peer = "west".into();
+    (status.error, status.progress, status.kept_for) = (None, None, None);
+    let last = LastRun { ended: Some(ago(240)), result: "done".into(), ..LastRun::default() };
+    (status.last, status.last_ended) = (Some(last.clone()), Some(last));
+    status.next = Some(ago(-600));
+    (status.lag_s, status.max_lag_s, status.unsent_bytes) = (Some(252), Some(2700), Some((3 << 20) + (60 << 10)));
+    status.datasets[0].source = "tank/db/wal".parse().unwrap();
+    (status.datasets[0].taken, status.datasets[0].lag_s) = (Some(ago(252)), Some(252));
+    let shown = |text: &str| text.trim_end().lines().map(|line| format!("    {line}\n")).collect::<String>();
+    for text in [status::table(std::slice::from_ref(&status), now), check::line_of(&status, now)] {
+        assert!(README.contains(&shown(&text)), "README.md lacks:\n{text}");
+    }
 }
 
 #[test]

@@ -80,6 +80,7 @@ pub(super) fn sample() -> serde_json::Value {
         seconds: 1.0,
         datasets: 1,
         pruned: 1,
+        verified: Some("equal".into()),
         steps: vec![Step {
             snapshot: "a@s".into(),
             from: Some("a@r".into()),

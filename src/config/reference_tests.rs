@@ -21,6 +21,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("hook.NAME.docker_socket", "docker = \"x\""),
     ("hook.NAME.check_timeout_s", "check = [\"/x\"]"),
     ("job.NAME.exclude", "recursive = true"),
+    ("job.NAME.verify_content", "verify = \"7d\""),
 ];
 
 /// A configuration around `key`, with `line` in its place.
@@ -50,7 +51,7 @@ fn a_key_that_is_left_out_has_the_default_of_the_reference() {
     for (key, default) in rows {
         let last = key.rsplit('.').next().unwrap_or(key);
         let without = around(key, None);
-        if default == "none, required" {
+        if default.starts_with("none, required") {
             let error = Config::parse(&without, "z").expect_err(key).to_string();
             assert!(error.contains(&format!("has no {last}")), "{key}: {error}");
             continue;
@@ -59,11 +60,11 @@ fn a_key_that_is_left_out_has_the_default_of_the_reference() {
         if default == "none" || default.starts_with("none: ") {
             continue;
         }
-        // `true` for push, `false` for pull.
+        // `true` for push, `false` for pull; or: `false` for pull, else `true`.
         let pull = |text: &str| text.replace("direction = \"push\"", "direction = \"pull\"");
         let (push_default, pull_default) = match default.split_once(" for push, ") {
             Some((push, rest)) => (push, rest.strip_suffix(" for pull")),
-            None => (default, None),
+            None => default.split_once(" for pull, else ").map_or((default, None), |(pull, rest)| (rest, Some(pull))),
         };
         for (default, turn) in [(Some(push_default), false), (pull_default, true)] {
             let Some(default) = default else { continue };
