@@ -405,8 +405,8 @@ fn the_readme_shows_what_is_printed() {
     let ago = |seconds: i64| jiff::Timestamp::from_second(1_000_000 - seconds).unwrap();
     let mut status = job_status();
     status.job = "db".parse().unwrap();
-    (status.source, status.target) = ("tank/db".parse().unwrap(), "tank/from-east/db".parse().unwrap());
-    status.peer = "west".into();
+    status.way = ("tank/db".into(), Some("west:tank/from-east/db".into()));
+    status.verification = None;
     (status.error, status.progress, status.kept_for) = (None, None, None);
     let last = LastRun { ended: Some(ago(240)), result: "done".into(), ..LastRun::default() };
     (status.last, status.last_ended) = (Some(last.clone()), Some(last));

@@ -87,7 +87,7 @@ pub(super) async fn all(checks: &mut Checks, patient: &Patient, places: &[Place]
         return checks.ok("allow", "no permission was checked: no grant and no job names a dataset that is there");
     }
     let mut complete = 0;
-    for Place { access, dataset, by, snapshots } in places {
+    for Place { access, dataset, by, snapshots, alone } in places {
         let answer = in_time("list permissions", PATIENCE, patient.zfs.delegations(dataset)).await;
         let delegations = match answer {
             Ok(delegations) => delegations,
@@ -100,11 +100,14 @@ pub(super) async fn all(checks: &mut Checks, patient: &Patient, places: &[Place]
                 continue;
             }
         };
-        let (needs, wants) = match access {
+        let (mut needs, wants) = match access {
             Access::Push => (TARGET_NEEDS.to_vec(), TARGET_WANTS),
-            _ if *snapshots => ([SOURCE_NEEDS, &["snapshot"]].concat(), &[][..]),
+            _ if *alone => (vec!["destroy"], &[][..]),
             _ => (SOURCE_NEEDS.to_vec(), &[][..]),
         };
+        if *snapshots {
+            needs.push("snapshot");
+        }
         let (needs, wants) = (user.lacks(&needs, &delegations), user.lacks(wants, &delegations));
         let lacking = [needs.clone(), wants.clone()].concat().join(",");
         let hint = format!("as root: zfs allow -u {} {lacking} {dataset}", user.name());

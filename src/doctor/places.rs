@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Checks, PATIENCE, Patient, permissions};
 use crate::{
     config::Config,
-    jobs::{Direction, Job},
+    jobs::{Direction, Job, Remote},
     session::patience::in_time,
     types::{
         Access, DatasetName, Failure, FailureClass, PoolStatus, human_bytes,
@@ -28,6 +28,8 @@ pub(super) struct Place {
     pub by: String,
     /// Snapshots are taken of it as well.
     pub snapshots: bool,
+    /// It is looked after on this host alone: nothing is sent.
+    pub alone: bool,
 }
 
 /// Those of the configuration, each once.
@@ -36,17 +38,23 @@ fn places(config: &Config) -> (Vec<Place>, Vec<Place>) {
     for (_, grant) in config.grants.iter() {
         for access in [Access::Push, Access::Pull] {
             let by = format!("`{access}` of it");
-            let place =
-                |dataset: &DatasetName| Place { access, dataset: dataset.clone(), by: by.clone(), snapshots: false };
+            let place = |dataset: &DatasetName| Place {
+                access,
+                dataset: dataset.clone(),
+                by: by.clone(),
+                snapshots: false,
+                alone: false,
+            };
             granted.extend(grant.of(access).iter().map(place));
         }
     }
     let of_job = |job: &Job| {
-        let (access, dataset, snapshots) = match job.direction {
-            Direction::Push => (Access::Pull, &job.dataset, job.snapshot),
-            Direction::Pull => (Access::Push, &job.target, false),
+        let (access, dataset, snapshots) = match &job.remote {
+            Some(Remote { direction: Direction::Pull, target, .. }) => (Access::Push, target, false),
+            _ => (Access::Pull, &job.dataset, job.snapshot),
         };
-        Place { access, dataset: dataset.clone(), by: format!("job {}", job.name), snapshots }
+        let alone = job.remote.is_none();
+        Place { access, dataset: dataset.clone(), by: format!("job {}", job.name), snapshots, alone }
     };
     let mut jobs: Vec<_> = config.jobs.values().map(of_job).collect();
     for list in [&mut granted, &mut jobs] {
