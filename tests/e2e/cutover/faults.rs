@@ -2,13 +2,13 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use super::bench::{Bench, is_writable, json};
+use super::bench::{Bench, is_writable, json, settings};
 use crate::{
     Case, cases,
     common::run,
     process::wait_for,
     site::Site,
-    zfs::{create, get, populate, zfs},
+    zfs::{create, get, mounted, populate, zfs},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -182,11 +182,48 @@ fn a_target_that_does_not_come_up_is_left_again() {
     assert!(!bench.assert_one_side_has_it_all(), "east serves again");
 }
 
+/// A unit with values that it was given, that came in a stream, and, below it, that are inherited.
+fn with_values_of_all_sources() -> Bench {
+    let mut bench = Bench::new();
+    let seed = bench.site.e("seed");
+    for (name, values) in [("", &["readonly=off", "canmount=on", "setuid=off"][..]), ("/below", &[]), ("/own", &[])] {
+        let name = format!("{seed}{name}");
+        let mut args = vec!["create"];
+        args.extend(values.iter().flat_map(|value| ["-o", value]));
+        args.push(&name);
+        zfs(&args);
+    }
+    zfs(&["snapshot", "-r", &format!("{seed}@s")]);
+    bench.name = "got".into();
+    let east = bench.east();
+    run("sh", &["-c", &format!("zfs send -R {seed}@s | zfs receive {east}")]).unwrap();
+    zfs(&["set", "canmount=on", &format!("{east}/below")]);
+    zfs(&["set", "readonly=off", &format!("{east}/own")]);
+    zfs(&["set", "exec=off", &east]);
+    for name in ["", "/below", "/own"] {
+        mounted(&format!("{east}{name}"));
+    }
+    let settings = settings(&east);
+    for (name, value) in [
+        ("", "readonly off received"),
+        ("", "canmount on received"),
+        ("", "exec off local"),
+        ("/below", &format!("readonly off inherited from {east}")),
+        ("/below", "canmount on local"),
+        ("/own", "readonly off local"),
+    ] {
+        let line = format!("{east}{name} {value}");
+        assert!(settings.contains(&line), "no {line}: {settings:#?}");
+    }
+    bench
+}
+
 fn a_full_target_gives_the_source_back() {
-    let bench = Bench::new();
+    let bench = with_values_of_all_sources();
     populate(&bench.east(), 1, 1_000_000);
+    let before = settings(&bench.east());
     let armed = || {
-        let running = bench.start(&["--hold", "--tries", "1"]);
+        let running = bench.start(&["-r", "--hold", "--tries", "1"]);
         wait_for("the cutover to be armed", 60, || running.stderr().contains("all is ready"));
         let all = json(&bench.site.start(&["cutover", "status", "--output", "json"]).wait(20).must(0));
         let open = all["cutovers"].as_array().unwrap().iter().find(|c| c["over"] == false).unwrap().clone();
@@ -210,7 +247,14 @@ fn a_full_target_gives_the_source_back() {
     let writes = format!("[ -e {0} ] || head -c 60M /dev/urandom >{0}", big.display());
     break_hook(&bench, "stop.sh", &format!("{writes}\n{}", stop.trim_start_matches("#!/bin/bash\n")));
     bench.cutover(&["go", &id]).must(8);
-    assert_eq!(json(&running.wait(60).must(8))["result"], "rolled_back");
+    let result = json(&running.wait(60).must(8));
+    assert_eq!(result["result"], "rolled_back");
+    let why = result["why"].as_str().unwrap();
+    assert!(why.contains("space") || why.contains("quota"), "{why}");
+    // The fence had been set by then.
+    let journal = bench.journal("east");
+    assert!(journal.contains("\"fenced\"") && journal.contains("\"unfenced\""), "{journal}");
+    assert_eq!(settings(&bench.east()), before, "values and their sources are what they were");
     assert!(is_writable(&bench.east()) && !is_writable(&bench.west()));
 }
 

@@ -1,10 +1,18 @@
-//! The crash matrix: the process that leads, and the peer's daemon, end as by `kill -9` before and after each record and each
-//! action, in both directions; then all is started again and resumed. Exactly one side serves then, with every record.
+//! The crash matrix: the process that leads, the peer's daemon, and both of them end as by `kill -9` before and after each record and
+//! each action, in both directions; then all is started again and resumed. Exactly one side serves then, with every record.
 
 use std::time::Duration;
 
-use super::bench::{Bench, json};
-use crate::{Case, cases, process::wait_for};
+use rustix::process::Signal;
+
+use super::{
+    bench::{Bench, json},
+    points::{CATCH_UP, LEAD, SOURCE, TARGET, chosen},
+};
+use crate::{
+    Case, cases,
+    process::{Running, wait_for},
+};
 
 pub fn cases() -> Vec<Case> {
     cases![
@@ -12,90 +20,66 @@ pub fn cases() -> Vec<Case> {
         crashes_of_the_daemon_on_the_way_there,
         crashes_of_the_leader_on_the_way_back,
         crashes_of_the_daemon_on_the_way_back,
+        crashes_of_both_on_the_way_there,
+        crashes_of_both_on_the_way_back,
     ]
 }
 
-/// The leader's own records. What is most likely to go wrong stands first.
-const LEAD: &[&str] = &[
-    "lead:after:promote",
-    "lead:after:verify",
-    "lead:before:activate",
-    "lead:after:quiesce",
-    "lead:after:leg",
-    "lead:before:catch_up",
-    "lead:after:catch_up",
-    "lead:after:arm",
-    "lead:after:arm@2",
-    "lead:before:quiesce",
-    "lead:before:fence",
-    "lead:after:fence",
-    "lead:after:final",
-    "lead:after:sync",
-    "lead:before:verify",
-    "lead:before:promote",
-    "lead:after:activate",
-    "lead:before:release",
-    "lead:after:release",
-    "lead:before:done",
-    "lead:after:done",
-];
-/// The records and actions of the host that is left.
-const SOURCE: &[&str] = &[
-    "host:after:fencing",
-    "act:after:fence",
-    "act:after:quiesce",
-    "host:after:released",
-    "host:before:admitted",
-    "host:after:admitted",
-    "act:before:prepare",
-    "act:after:prepare",
-    "host:before:quiescing",
-    "host:after:quiescing",
-    "act:before:quiesce",
-    "act:after:readformer",
-    "host:before:fencing",
-    "act:before:fence",
-    "host:before:fenced",
-    "host:after:fenced",
-    "act:before:final",
-    "act:after:final",
-    "host:before:released",
-];
-/// The records and actions of the host that becomes writable.
-const TARGET: &[&str] = &[
-    "host:after:promoted",
-    "host:before:promoted",
-    "act:after:activate",
-    "act:before:activate",
-    "host:before:admitted",
-    "host:after:admitted",
-    "act:after:prepare",
-    "host:before:active",
-    "host:after:active",
-];
+/// Who meets a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The process that leads, and is one host's part as well; the other's goes on.
+    Leader,
+    /// The peer's daemon, which is the other host's part; the leader goes on.
+    Daemon,
+    /// The leader, and the daemon with it.
+    LeaderAndDaemon,
+    /// The daemon, and the leader with it.
+    DaemonAndLeader,
+}
 
-/// How many of each list are tried unless `ZMIGRATE_EACH_PHASE=1` asks for all.
-const TRIED: usize = 4;
-
-fn some(points: &'static [&'static str]) -> &'static [&'static str] {
-    if std::env::var_os("ZMIGRATE_EACH_PHASE").is_some() { points } else { &points[..TRIED] }
+impl Who {
+    /// Whether it is the leader that meets the point.
+    pub fn leads(self) -> bool {
+        matches!(self, Who::Leader | Who::LeaderAndDaemon)
+    }
 }
 
 fn crashes_of_the_leader_on_the_way_there() {
-    let points: Vec<&str> = [some(LEAD), some(SOURCE)].concat();
-    there(&points, true);
+    there(&chosen("leader, there", &[LEAD, CATCH_UP].concat(), 4), Who::Leader);
+    there(&chosen("leader as source, there", SOURCE, 4), Who::Leader);
 }
 
 fn crashes_of_the_daemon_on_the_way_there() {
-    there(some(TARGET), false);
+    there(&chosen("daemon, there", TARGET, 4), Who::Daemon);
+}
+
+fn crashes_of_the_leader_on_the_way_back() {
+    back(&chosen("leader, back", LEAD, 4), Who::Leader);
+    back(&chosen("leader as target, back", TARGET, 4), Who::Leader);
+}
+
+fn crashes_of_the_daemon_on_the_way_back() {
+    back(&chosen("daemon, back", SOURCE, 4), Who::Daemon);
+}
+
+fn crashes_of_both_on_the_way_there() {
+    there(&chosen("leader and daemon, there", &[LEAD, SOURCE].concat(), 2), Who::LeaderAndDaemon);
+    there(&chosen("daemon and leader, there", TARGET, 2), Who::DaemonAndLeader);
+}
+
+fn crashes_of_both_on_the_way_back() {
+    back(&chosen("leader and daemon, back", &[LEAD, TARGET].concat(), 2), Who::LeaderAndDaemon);
+    back(&chosen("daemon and leader, back", SOURCE, 2), Who::DaemonAndLeader);
 }
 
 /// Each point with a unit that is at east, so that the leader is the source's host as well.
-fn there(points: &[&str], leader: bool) {
+fn there(points: &[&str], who: Who) {
     let mut bench = Bench::new();
     for point in points {
         bench.write();
-        let id = crash(&mut bench, point, leader, None);
+        crash(&mut bench, point, who, |bench, environment| bench.start_with(&["--tries", "5"], environment));
+        let id = bench.status()["id"].as_str().unwrap().to_owned();
         settle(&bench, point, &id);
         bench.stop_writing();
         bench.assert_one_side_has_it_all();
@@ -103,23 +87,16 @@ fn there(points: &[&str], leader: bool) {
     }
 }
 
-fn crashes_of_the_leader_on_the_way_back() {
-    let points: Vec<&str> = [some(LEAD), some(TARGET)].concat();
-    back(&points, true);
-}
-
-fn crashes_of_the_daemon_on_the_way_back() {
-    back(some(SOURCE), false);
-}
-
 /// Each point with a unit that is at west: the leader is the target's host as well, and the daemon the source's.
-fn back(points: &[&str], leader: bool) {
+fn back(points: &[&str], who: Who) {
     let mut bench = Bench::new();
     bench.write();
     let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
     for point in points {
         // The first leg of the way back is number two, so what the first one passed does not count.
-        crash(&mut bench, point, leader, Some(&id));
+        crash(&mut bench, point, who, |bench, environment| {
+            bench.site.start_with(&["cutover", "back", &id, "--output", "json"], environment)
+        });
         settle(&bench, point, &id);
         if !bench.assert_one_side_has_it_all() {
             json(&bench.cutover(&["back", &id]).must(0));
@@ -129,37 +106,48 @@ fn back(points: &[&str], leader: bool) {
     bench.stop_writing();
 }
 
-/// Runs into the crash, and starts again what is down. Says the cutover's id.
-fn crash(bench: &mut Bench, point: &str, leader: bool, back: Option<&str>) -> String {
+/// Runs into the crash, and starts again the daemon if it is down. A leader that was not struck has ended by itself.
+#[track_caller]
+pub fn crash(bench: &mut Bench, point: &str, who: Who, start: impl FnOnce(&Bench, &[(&str, &str)]) -> Running) {
+    let since = std::time::Instant::now();
     let crash_at = [("ZMIGRATE_CRASH_AT", point)];
-    let environment: &[(&str, &str)] = if leader { &crash_at } else { &[] };
-    if !leader {
+    if who.leads() {
+        let done = start(bench, &crash_at).wait(120);
+        if who == Who::LeaderAndDaemon {
+            bench.site.bury_daemon();
+        }
+        assert_eq!(done.code, None, "{point} was not passed:\n{}{}", done.stdout, done.stderr);
+        bench.assert_not_two_sides();
+        if who == Who::LeaderAndDaemon {
+            bench.site.start_daemon();
+        }
+    } else {
         bench.site.bury_daemon();
         bench.site.daemon_environment = vec![("ZMIGRATE_CRASH_AT".into(), point.into())];
         bench.site.start_daemon();
-    }
-    let running = match back {
-        None => bench.start_with(&["--tries", "5"], environment),
-        Some(id) => bench.site.start_with(&["cutover", "back", id, "--output", "json"], environment),
-    };
-    if leader {
-        let done = running.wait(120);
-        assert_eq!(done.code, None, "{point} was not passed:\n{}{}", done.stdout, done.stderr);
-        bench.assert_not_two_sides();
-    } else {
+        let running = start(bench, &[]);
         wait_for(&format!("the daemon to end at {point}"), 60, || !bench.site.daemon_lives());
+        if who == Who::DaemonAndLeader {
+            running.signal(Signal::KILL);
+        }
         bench.assert_not_two_sides();
         bench.site.bury_daemon();
         bench.site.daemon_environment.clear();
         bench.site.start_daemon();
         drop(running.wait(120));
     }
-    bench.status()["id"].as_str().unwrap().to_owned()
+    eprintln!("crashes: {who:?} at {point}: {:.1} s", since.elapsed().as_secs_f64());
 }
 
 fn settle(bench: &Bench, point: &str, id: &str) {
     let done = bench.cutover(&["resume", id]);
     assert!(matches!(done.code, Some(0 | 8)), "{point}: {:?}\n{}{}", done.code, done.stdout, done.stderr);
+    serves(bench, point);
+}
+
+/// Waits until the writer runs on whichever side serves, and has acknowledged some more.
+#[track_caller]
+pub fn serves(bench: &Bench, point: &str) {
     wait_for(&format!("{point}: the writer to run"), 30, || bench.writer_runs());
     std::thread::sleep(Duration::from_millis(50));
     bench.wait_for_records(2);

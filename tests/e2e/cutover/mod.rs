@@ -2,15 +2,30 @@
 //! two sides be writable.
 
 mod faults;
+mod hosts;
 mod matrix;
+mod phases;
+mod points;
 mod postgres;
 mod story;
 mod trouble;
+mod undone;
+mod watch;
 
 use crate::Case;
 
 pub fn cases() -> Vec<Case> {
-    [story::cases(), faults::cases(), trouble::cases(), matrix::cases()].concat()
+    [
+        story::cases(),
+        faults::cases(),
+        phases::cases(),
+        trouble::cases(),
+        hosts::cases(),
+        watch::cases(),
+        matrix::cases(),
+        undone::cases(),
+    ]
+    .concat()
 }
 
 pub use postgres::cases as postgres_cases;
@@ -31,7 +46,7 @@ mod bench {
     use crate::{
         process::{Done, Running, is_alive, wait_for},
         site::Site,
-        zfs::{create, exists, get},
+        zfs::{create, exists, get, zfs},
     };
 
     /// The writer: numbered records, each on disk before it is acknowledged outside of the dataset.
@@ -179,6 +194,13 @@ done
             value["cutovers"].as_array().unwrap().iter().rfind(ours).cloned().unwrap_or_default()
         }
 
+        /// What the ledgers of a host's part hold, `east` or `west`.
+        pub fn journal(&self, host: &str) -> String {
+            let files = fs::read_dir(self.site.dir.join(format!("{host}.state/cutover"))).unwrap().flatten();
+            let ledgers = files.filter(|file| file.file_name().to_string_lossy().starts_with("host-"));
+            ledgers.map(|file| fs::read_to_string(file.path()).unwrap()).collect()
+        }
+
         /// Exactly one side is writable, and it holds each acknowledged record once. Returns true if that is west.
         #[track_caller]
         pub fn assert_one_side_has_it_all(&self) -> bool {
@@ -223,6 +245,15 @@ done
         let written = fs::write(&probe, "x").is_ok();
         let _ = fs::remove_file(&probe);
         written
+    }
+
+    /// `dataset property value source` of all that a fence changes or might, of a dataset and those below it, and zmigrate's own marks.
+    #[track_caller]
+    pub fn settings(dataset: &str) -> Vec<String> {
+        let properties =
+            "readonly,canmount,setuid,exec,devices,mountpoint,mounted,snapdir,zmigrate:fence,zmigrate:serving";
+        let all = zfs(&["get", "-rHp", "-o", "name,property,value,source", properties, dataset]);
+        all.lines().filter(|line| !line.contains('@')).map(|line| line.replace('\t', " ")).collect()
     }
 
     pub fn json(done: &Done) -> Value {

@@ -1,23 +1,17 @@
-//! Troubles that come while it is under way: the link goes, a person thinks better of it, the command dies for good, the delta
-//! does not shrink, a clock is wrong.
-
-use std::collections::BTreeMap;
+//! Troubles that come while it is under way: the command dies for good, the delta does not shrink, a clock is wrong. Those that may
+//! come in each phase are in `phases.rs`.
 
 use rustix::process::Signal;
 
 use super::bench::{Bench, is_writable, json};
 use crate::{
     Case, cases,
-    process::{Running, wait_for},
-    proxy::Proxy,
+    process::wait_for,
     zfs::{create, populate, tags, zfs},
 };
 
 pub fn cases() -> Vec<Case> {
     cases![
-        the_link_is_cut_in_each_phase,
-        the_link_falls_silent,
-        an_abort_in_each_phase,
         passes_that_do_not_shrink,
         pairs_move_as_one,
         mount_points_in_each_other,
@@ -26,98 +20,6 @@ pub fn cases() -> Vec<Case> {
         what_replicates_home,
         a_clock_an_hour_off,
     ]
-}
-
-/// As they are shown, in their order.
-const PHASES: [&str; 10] =
-    ["seed", "catch-up", "arming", "quiesce", "fence", "final sync", "verify", "promote", "activate", "release"];
-
-/// Waits until it says that this phase has begun, or has ended; true if it is at work.
-fn comes_to(running: &mut Running, phase: &str) -> bool {
-    let line = format!(": {phase}");
-    let mut ended = false;
-    wait_for(phase, 60, || {
-        ended = running.has_ended();
-        ended || running.stderr().contains(&line)
-    });
-    !ended
-}
-
-/// A bench whose link a trial can break, which is noticed after a few seconds.
-fn with_proxy() -> (Bench, Proxy) {
-    let mut bench = Bench::new();
-    bench.site.limits.push_str("\nidle_timeout_s = 5\nlink_lost_after_s = 60");
-    let proxy = Proxy::to(bench.site.port, &[]);
-    let grants = format!("{}cutover = [\"{}/in\"]\n", bench.site.default_grant(), bench.site.west);
-    bench.site.write_configs(&grants, Some(proxy.port));
-    bench.site.signal_daemon(Signal::TERM);
-    bench.site.reap_daemon(20);
-    bench.site.start_daemon();
-    (bench, proxy)
-}
-
-/// It ends by itself, or after `resume`; then one side serves, with every record. Returns its result.
-#[track_caller]
-fn ends_well(bench: &mut Bench, running: Running, phase: &str) -> String {
-    let done = running.wait(120);
-    let result = match done.code {
-        Some(0 | 8) => json(&done),
-        _ => json(&bench.cutover(&["resume", bench.status()["id"].as_str().unwrap()])),
-    };
-    let result = result["result"].as_str().unwrap().to_owned();
-    assert!(["done", "rolled_back"].contains(&&*result), "{phase}: {result}\n{}{}", done.stdout, done.stderr);
-    wait_for(&format!("{phase}: the writer to run"), 30, || bench.writer_runs());
-    bench.wait_for_records(2);
-    bench.stop_writing();
-    assert_eq!(bench.assert_one_side_has_it_all(), result == "done", "{phase}: {result}");
-    result
-}
-
-fn the_link_is_cut_in_each_phase() {
-    let (mut bench, proxy) = with_proxy();
-    let mut met = 0;
-    for phase in PHASES {
-        bench.write();
-        let mut running = bench.start(&["--tries", "5"]);
-        if comes_to(&mut running, phase) && proxy.cut_now() > 0 {
-            met += 1;
-        }
-        ends_well(&mut bench, running, phase);
-        bench.afresh();
-    }
-    assert!(met >= PHASES.len() - 2, "only {met} cuts met a cutover under way");
-}
-
-fn the_link_falls_silent() {
-    let (mut bench, proxy) = with_proxy();
-    for phase in ["quiesce", "final sync", "promote"] {
-        bench.write();
-        let mut running = bench.start(&["--tries", "5"]);
-        assert!(comes_to(&mut running, phase), "{phase}: it ended too early");
-        proxy.silence();
-        ends_well(&mut bench, running, phase);
-        bench.afresh();
-    }
-}
-
-fn an_abort_in_each_phase() {
-    let mut bench = Bench::new();
-    let mut ends = BTreeMap::new();
-    for phase in PHASES {
-        bench.write();
-        let mut running = bench.start(&[]);
-        comes_to(&mut running, phase);
-        let said = running.stderr();
-        let id = said.split("cutover ").nth(1).and_then(|rest| rest.split([':', ' ']).next()).unwrap().to_owned();
-        let aborted = bench.cutover(&["abort", &id]);
-        // Too late is said, and changes nothing.
-        assert!(matches!(aborted.code, Some(0 | 3)), "{phase}: {aborted:?}");
-        let result = ends_well(&mut bench, running, phase);
-        assert_eq!(result == "rolled_back", aborted.code == Some(0), "{phase}: {aborted:?}");
-        *ends.entry(result).or_insert(0) += 1;
-        bench.afresh();
-    }
-    assert!(ends["rolled_back"] >= 2 && ends["done"] >= 1, "{ends:?}");
 }
 
 fn passes_that_do_not_shrink() {
