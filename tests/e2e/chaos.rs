@@ -14,18 +14,19 @@
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
     thread::sleep,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::{
-    Case, cases,
+    Case,
+    blows::{Blow, Dice, Parts, blow, least_hits, left_over, seed_and_rounds},
+    cases,
     common::{noise, run},
     damage::{Bystanders, held},
-    process::{Running, children, is_alive, wait_for, zfs_child},
+    process::{Running, children, wait_for, zfs_child},
     proxy::Proxy,
     site::Site,
     zfs::{create, exists, get, mounted, read_files, snapshots, zfs},
@@ -33,20 +34,6 @@ use crate::{
 
 pub fn cases() -> Vec<Case> {
     cases![whatever_is_killed_or_cut_a_plain_rerun_ends_well]
-}
-
-/// Random numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        u64::from_le_bytes(noise(8, self.0)[..].try_into().unwrap()) % end
-    }
-
-    fn once_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
 }
 
 /// What is replicated, and where to.
@@ -75,38 +62,6 @@ const PATIENCE_S: u64 = 300;
 
 /// The window is 4 MiB, and each pipe holds one.
 const LARGE: usize = 10 << 20;
-
-#[derive(Clone, Copy, Debug)]
-enum Who {
-    Run,
-    Daemon,
-    Send,
-    Receive,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Blow {
-    Kill(Who),
-    Stop(Who, u64),
-    Cut,
-    CutAfter(u64),
-}
-
-fn blow(dice: &mut Dice) -> Blow {
-    let who = [Who::Run, Who::Daemon, Who::Send, Who::Receive][dice.below(4) as usize];
-    match dice.below(8) {
-        0..4 => Blow::Kill(who),
-        4 => Blow::Stop(who, 50 + dice.below(400)),
-        5 | 6 => Blow::Cut,
-        _ => Blow::CutAfter(dice.below(150_000)),
-    }
-}
-
-impl Blow {
-    fn is_of_send(self) -> bool {
-        matches!(self, Blow::Kill(Who::Send) | Blow::Stop(Who::Send, _))
-    }
-}
 
 /// What the rounds amount to.
 #[derive(Default)]
@@ -165,11 +120,6 @@ impl Lane {
         let below = self.below.iter().map(|b| format!("{root}/{b}"));
         [root.to_owned()].into_iter().chain(below).collect()
     }
-}
-
-/// Sends a signal to what may be gone by now; false if it was.
-fn try_signal(pid: Option<u32>, signal: Signal) -> bool {
-    pid.and_then(|pid| Pid::from_raw(pid as i32)).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
 impl Chaos {
@@ -262,48 +212,14 @@ impl Chaos {
         }
         sleep(Duration::from_millis(dice.below(150)));
         let in_time = on_its_way();
-        let pid = |who| match who {
-            Who::Run => Some(run.pid()),
-            Who::Daemon => Some(self.site.daemon_pid()),
-            Who::Send => zfs_child(sender, "send"),
-            Who::Receive => zfs_child(receiver, "receive"),
-        };
-        let met = match blow {
-            Blow::Kill(Who::Run) => {
-                let lives = !run.has_ended();
-                if lives {
-                    run.signal(Signal::KILL);
-                }
-                lives
-            }
-            Blow::Kill(Who::Daemon) => {
-                self.site.signal_daemon(Signal::KILL);
-                self.site.reap_daemon(5);
-                sleep(Duration::from_millis(dice.below(200)));
-                self.site.start_daemon();
-                true
-            }
-            Blow::Kill(who) => try_signal(pid(who), Signal::KILL),
-            Blow::Stop(who, for_ms) => {
-                let pid = pid(who);
-                let met = try_signal(pid, Signal::STOP);
-                sleep(Duration::from_millis(for_ms));
-                try_signal(pid, Signal::CONT);
-                met
-            }
-            Blow::Cut => self.proxy.cut_now() > 0,
-            Blow::CutAfter(bytes) => {
-                let before = self.proxy.cuts_made();
-                self.proxy.cut_after(bytes);
-                let patience = Instant::now() + Duration::from_millis(600);
-                while self.proxy.cuts_made() == before && !run.has_ended() && Instant::now() < patience {
-                    sleep(Duration::from_millis(5));
-                }
-                let met = self.proxy.cuts_made() > before;
-                self.proxy.heal();
-                met
-            }
-        };
+        let parts = Parts { daemon: self.site.daemon_pid(), sender, receiver, proxy: &self.proxy };
+        let site = &mut self.site;
+        let met = blow.strike(run, &parts, || {
+            site.signal_daemon(Signal::KILL);
+            site.reap_daemon(5);
+            sleep(Duration::from_millis(dice.below(200)));
+            site.start_daemon();
+        });
         in_time && met
     }
 
@@ -333,12 +249,7 @@ impl Chaos {
             let hit = self.strike(lane, &mut run, blow, dice);
             tally.blows += 1;
             tally.hits += u32::from(hit);
-            let kind = match blow {
-                Blow::Kill(who) => format!("kill {who:?}"),
-                Blow::Stop(who, _) => format!("stop {who:?}"),
-                Blow::Cut | Blow::CutAfter(_) => "cut".to_owned(),
-            };
-            *tally.kinds.entry(kind).or_default() += u32::from(hit);
+            *tally.kinds.entry(blow.kind()).or_default() += u32::from(hit);
         }
         tally.lap(1, &mut since);
         let first = run.wait(PATIENCE_S);
@@ -351,7 +262,7 @@ impl Chaos {
         // What the daemon has started is its own; what nobody is the parent of any more, a person waits for.
         wait_for("the end of orphans", 30, || {
             let of_daemon: Vec<u32> = children(self.site.daemon_pid()).into_iter().map(|(pid, _)| pid).collect();
-            left_over(&self.site).iter().all(|pid| of_daemon.contains(pid))
+            left_over(&[&self.site.east, &self.site.west]).iter().all(|pid| of_daemon.contains(pid))
         });
         let again = lane.start(&self.site, &[]).wait(PATIENCE_S);
         tally.lap(3, &mut since);
@@ -404,32 +315,14 @@ impl Chaos {
         let differ: Vec<_> = ours.keys().chain(theirs.keys()).filter(|n| ours.get(*n) != theirs.get(*n)).collect();
         assert!(differ.is_empty(), "{source} and {target} differ in {differ:?}");
         // A pull that was killed looks like one that will dial again: the daemon keeps its `zfs send` until the link counts as lost.
-        wait_for("the end of every zfs send and zfs receive", LINK_LOST_S + 15, || left_over(&self.site).is_empty());
+        wait_for("the end of every zfs send and zfs receive", LINK_LOST_S + 15, || {
+            left_over(&[&self.site.east, &self.site.west]).is_empty()
+        });
     }
 }
 
-/// `zfs send` and `zfs receive` processes of this site.
-fn left_over(site: &Site) -> Vec<u32> {
-    let moves = |pid: u32| {
-        let line = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        let args: Vec<&str> = line.split_terminator('\0').collect();
-        args.len() > 2
-            && matches!(args[1], "send" | "receive")
-            && args.iter().any(|arg| arg.starts_with(&site.east) || arg.starts_with(&site.west))
-    };
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| moves(*pid) && is_alive(*pid)).collect()
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|n| n.parse().ok())
-}
-
 fn whatever_is_killed_or_cut_a_plain_rerun_ends_well() {
-    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64 % 1_000_000;
-    let seed = number("ZMIGRATE_SEED").unwrap_or_else(clock);
-    let rounds = number("ZMIGRATE_ROUNDS").unwrap_or(15);
+    let (seed, rounds) = seed_and_rounds(15);
     eprintln!("chaos: ZMIGRATE_SEED={seed} ZMIGRATE_ROUNDS={rounds}");
     let (mut tally, since) = (Tally::default(), Instant::now());
     let mut chaos = None;
@@ -470,4 +363,10 @@ fn whatever_is_killed_or_cut_a_plain_rerun_ends_well() {
     eprintln!("chaos: {passed} passed, {} failed", failures.len());
     assert!(failures.is_empty(), "seed {seed}:\n{}", failures.join("\n"));
     assert!(hits * 2 >= blows, "only {hits} of {blows} blows hit a transfer, so this proves little");
+    if rounds >= 100 {
+        for (kind, least) in least_hits(rounds) {
+            let hits = kinds.get(&kind).copied().unwrap_or(0);
+            assert!(u64::from(hits) >= least, "only {hits} hits of {kind} in {rounds} rounds: {kinds:?}");
+        }
+    }
 }
