@@ -58,17 +58,26 @@ pub fn destroy(name: &str) -> Result<(), String> {
     result
 }
 
-/// Snapshots of a dataset, oldest first, with their GUIDs.
+/// Snapshots of a dataset, oldest first, with their GUIDs. `zfs get`, because zfs-fuse's `list` knows no `-p` and cuts numbers to three digits.
 #[track_caller]
 pub fn snapshots(dataset: &str) -> Vec<(String, String)> {
-    let all = zfs(&["list", "-H", "-r", "-t", "snapshot", "-o", "name,guid,createtxg", "-s", "createtxg", dataset]);
-    let one = |line: &str| {
-        let mut columns = line.split('\t');
-        let (name, guid) = (columns.next()?, columns.next()?);
-        let (owner, tag) = name.split_once('@')?;
-        (owner == dataset).then(|| (tag.to_owned(), guid.to_owned()))
-    };
-    all.lines().filter_map(one).collect()
+    let all = zfs(&["get", "-Hp", "-r", "-o", "name,property,value", "guid,createtxg", dataset]);
+    let mut found: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+    for line in all.lines() {
+        let [name, property, value] = line.split('\t').collect::<Vec<_>>()[..] else { continue };
+        let Some((owner, tag)) = name.split_once('@') else { continue };
+        if owner != dataset {
+            continue;
+        }
+        let (createtxg, guid) = found.entry(tag).or_default();
+        match property {
+            "guid" => *guid = value,
+            _ => *createtxg = value.parse().unwrap(),
+        }
+    }
+    let mut snapshots: Vec<_> = found.into_iter().collect();
+    snapshots.sort_by_key(|(_, (createtxg, _))| *createtxg);
+    snapshots.into_iter().map(|(tag, (_, guid))| (tag.to_owned(), guid.to_owned())).collect()
 }
 
 #[track_caller]
@@ -86,7 +95,7 @@ pub fn state(pool: &str) -> Vec<String> {
         !volatile.iter().any(|v| property.starts_with(v))
     };
     let mut lines: Vec<String> = all.lines().filter(keep).map(str::to_owned).collect();
-    let guids = zfs(&["list", "-rH", "-t", "all", "-o", "name,guid,createtxg", pool]);
+    let guids = zfs(&["get", "-rHp", "-o", "name,property,value", "guid,createtxg", pool]);
     lines.extend(guids.lines().map(str::to_owned));
     lines
 }
