@@ -46,14 +46,25 @@ fn revoke(ca: &Path, name: &str) {
     zmigrate(&["ca", "revoke", name, "--dir", &ca.to_string_lossy()]).must(0);
 }
 
+/// How long it takes from the moment when an authority's list is there until the session of one whom it names is closed.
+fn time_to_the_cut(site: &Site, list: &[u8], target: &Path) -> Duration {
+    let (log, since) = (site.log().len(), Instant::now());
+    fs::write(target, list).unwrap();
+    wait_for("the end of the session", 15, || site.log()[log..].contains("session closed"));
+    since.elapsed()
+}
+
 fn a_revoked_identity_is_cut_within_a_second_and_others_are_not() {
+    // It looks four times a second. A machine that does much else may be late once, so some more are revoked if need be.
+    const OTHERS: [&str; 2] = ["south", "far-south"];
     let mut site = Site::quiet();
-    site.write_configs(&grants(&site), None);
+    let more = OTHERS.map(|name| format!("[grant.{name}]\npush = [\"{}/in\"]\n", site.west)).concat();
+    site.write_configs(&(grants(&site) + &more), None);
     site.start_daemon();
     let (ca, north) = (site.dir.join("ca"), site.dir.join("north"));
     issue(&ca, "north", &north);
     site.source("db", SLOW_BYTES);
-    let other = site.source("other", SLOW_BYTES);
+    let other = site.source("other", 2 * SLOW_BYTES);
     let mut push = site.start_push("db", "in/db", &SLOW);
     // Slower still: it is to last longer than all that happens to the other one.
     let slower = SLOW.map(|word| if word == "3M" { "1M" } else { word });
@@ -71,13 +82,25 @@ fn a_revoked_identity_is_cut_within_a_second_and_others_are_not() {
     assert_eq!(said.matches("have changed and do not load").count(), 1, "{said}");
     assert!(!push.has_ended() && !said.contains("session closed"), "{said}");
 
-    let since = Instant::now();
-    fs::write(&target, &list).unwrap();
-    wait_for("the end of the session", 15, || site.log()[log.len()..].contains("session closed"));
-    // It looks four times a second; a machine that does much else takes longer.
-    eprintln!("a revoked identity's session was cut {} ms after its list was there", since.elapsed().as_millis());
+    let mut took = vec![time_to_the_cut(&site, &list, &target)];
     push.wait(20).must(4).says(&["revoked"]);
     assert!(!exists(&site.w("in/db")) || snapshots(&site.w("in/db")).is_empty(), "it got through all the same");
+    for name in OTHERS {
+        if took.iter().any(|took| *took < Duration::from_secs(1)) {
+            break;
+        }
+        let identity = site.dir.join(name);
+        issue(&ca, name, &identity);
+        let to = format!("in/of-{name}");
+        let mut push =
+            site.start_push("db", &to, &[&SLOW[..], &["--identity-dir", &identity.to_string_lossy()]].concat());
+        push.until_transferred(1 << 20);
+        revoke(&ca, name);
+        took.push(time_to_the_cut(&site, &fs::read(ca.join("crl.pem")).unwrap(), &target));
+        push.wait(20).must(4).says(&["revoked"]);
+    }
+    eprintln!("a revoked identity's session was cut so long after its list was there: {took:?}");
+    assert!(took.iter().any(|took| *took < Duration::from_secs(1)), "never within a second: {took:?}");
     assert!(!theirs.has_ended(), "the other transfer ended too early:\n{}", theirs.stderr());
     let done = theirs.wait(60).must(0);
     assert!(!done.stderr.contains("dialing again"), "the other transfer was disturbed:\n{}", done.stderr);
