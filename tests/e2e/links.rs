@@ -188,18 +188,45 @@ fn written(pid: u32) -> u64 {
 const BEHIND: &str = "if [ \"$1\" = receive ] && [ $# -gt 1 ]; then cat | zfs \"$@\"; exit ${PIPESTATUS[1]}; fi\n\
     exec zfs \"$@\"\n";
 
+/// How often it is looked how fast a stream runs after the receiver woke up.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What two processes have written when.
+type Looks = Vec<(Duration, [u64; 2])>;
+
+/// Looks at two processes for 2.2 s: from a waking on.
+fn look_at(processes: [u32; 2]) -> Looks {
+    let since = Instant::now();
+    let mut looks = Looks::new();
+    while since.elapsed() < Duration::from_millis(2200) {
+        looks.push((since.elapsed(), processes.map(written)));
+        sleep(LOOK_EVERY);
+    }
+    looks
+}
+
+/// The lesser of both rates, in bytes per second, over about that long from a moment on: what one side only had in store runs out.
+fn rate(looks: &Looks, from: Duration, long: Duration) -> f64 {
+    let at = |when: Duration| looks.iter().find(|(at, _)| *at >= when).or(looks.last()).unwrap();
+    let ((t0, before), (t1, after)) = (at(from), at(from + long));
+    let rate = |n: usize| (after[n] - before[n]) as f64 / (*t1 - *t0).as_secs_f64();
+    rate(0).min(rate(1))
+}
+
 /// The receiver is stopped by SIGSTOP for `ZMIGRATE_STALL_S` seconds (20), four times the idle timeout or more: nothing
-/// aborts, memory stays bounded, and a second after it woke up the stream runs at its full speed again. The run keeps to
-/// 4 MiB/s and the test looks once a second, so it needs next to no processor time and may run beside anything else.
+/// aborts, memory stays bounded, and within a second of its waking the stream runs at its full speed again, at both ends. The run keeps to
+/// 4 MiB/s and the test looks now and then, so it needs next to no processor time and may run beside anything else; where that takes the
+/// processors for seconds, it is put to sleep and woken up again, up to two times.
 fn a_receiver_that_is_stopped_for_long() {
     const RATE: u64 = 4 << 20;
+    const WAKINGS: usize = 3;
     let mut site = impatient();
     site.limits.push_str("\nwindow_bytes = 8388608");
     site.west_more = site.wrapped_zfs("behind", BEHIND);
     site.write_configs(&site.default_grant(), None);
     site.start_daemon();
     let db = site.source("db", 1000);
-    populate(&db, 2, 60 << 20);
+    populate(&db, 2, 80 << 20);
     snapshot(&db, "s2");
     let options = ["--compress", "none", "--bwlimit", "4M", "--progress", "json", "-i"];
     let mut push = site.start_push("db", "in/db", &options);
@@ -211,39 +238,41 @@ fn a_receiver_that_is_stopped_for_long() {
         receiver != 0
     });
     push.until_transferred(RATE);
-    send_signal(receiver, Signal::STOP);
-    let (stopped, long) = (Instant::now(), stall_time());
-    let (mut most_kib, mut moved) = (0, 0);
-    while stopped.elapsed() < long {
-        sleep(Duration::from_secs(1).min(long));
-        most_kib = most_kib.max(resident_kib(push.pid())).max(resident_kib(daemon));
-        assert!(!push.has_ended(), "the run ended during a stall:\n{}", push.stderr());
-        // What the window and the pipes hold has gone by then.
-        if stopped.elapsed() < Duration::from_secs(8) {
-            moved = written(daemon);
+    let mut best: Vec<f64> = Vec::new();
+    while best.len() < WAKINGS && best.iter().all(|rate| *rate < 0.8 * RATE as f64) {
+        send_signal(receiver, Signal::STOP);
+        let stopped = Instant::now();
+        // What the window and the pipes hold has gone after 8 s.
+        let long = if best.is_empty() { stall_time() } else { Duration::from_secs(10) };
+        let (mut most_kib, mut moved) = (0, 0);
+        while stopped.elapsed() < long {
+            sleep(Duration::from_secs(1).min(long));
+            most_kib = most_kib.max(resident_kib(push.pid())).max(resident_kib(daemon));
+            assert!(!push.has_ended(), "the run ended during a stall:\n{}", push.stderr());
+            if stopped.elapsed() < Duration::from_secs(8) {
+                moved = written(daemon);
+            }
         }
+        let transferred = push.transferred();
+        let late = written(daemon) - moved;
+        assert!(transferred < 70 << 20, "{transferred} bytes were sent, so this proves nothing");
+        assert!(late < RATE / 4, "nothing stalled, so this proves nothing: {late} bytes were written after 8 s");
+        assert!(most_kib < 100 << 10, "{most_kib} KiB of memory");
+        send_signal(receiver, Signal::CONT);
+        let looks = look_at([push.pid(), daemon]);
+        let quarter = Duration::from_millis(250);
+        let each: Vec<u64> = (0..8).map(|n| rate(&looks, quarter * n, quarter) as u64 >> 10).collect();
+        // Over the second that begins at the latest a second after the waking.
+        let second = (0..=4).map(|n| rate(&looks, quarter * n, Duration::from_secs(1))).fold(0.0, f64::max);
+        eprintln!(
+            "stopped for {} s after {transferred} bytes; at most {most_kib} KiB resident; KiB/s in each quarter of a second after it \
+             woke up: {each:?}; over a whole one: {:.0}",
+            long.as_secs(),
+            second / 1024.0
+        );
+        best.push(second);
     }
-    let transferred = push.transferred();
-    let late = written(daemon) - moved;
-    assert!(transferred < 40 << 20, "{transferred} bytes were sent, so this proves nothing");
-    assert!(late < RATE / 4, "nothing stalled, so this proves nothing: {late} bytes were written after 8 s");
-    assert!(most_kib < 100 << 10, "{most_kib} KiB of memory");
-    send_signal(receiver, Signal::CONT);
-    sleep(Duration::from_secs(1));
-    // A machine that does much else may fall short at first: it is given three looks of three seconds.
-    let rates: Vec<f64> = (0..3)
-        .map(|_| {
-            let (before, since) = (written(daemon), Instant::now());
-            sleep(Duration::from_secs(3));
-            (written(daemon) - before) as f64 / since.elapsed().as_secs_f64()
-        })
-        .take_while(|rate| *rate <= 0.8 * RATE as f64)
-        .collect();
-    eprintln!(
-        "stopped for {} s after {transferred} bytes; at most {most_kib} KiB resident; too slow afterwards: {rates:?} bytes/s",
-        long.as_secs(),
-    );
-    assert!(rates.len() < 3, "after it woke up it ran at {rates:?} bytes/s");
+    assert!(best.iter().any(|rate| *rate >= 0.8 * RATE as f64), "a second after it woke up it ran at {best:?} bytes/s");
     let done = push.wait(120).must(0);
     for word in ["dialing again", "trying again"] {
         assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
