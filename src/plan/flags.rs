@@ -3,7 +3,7 @@
 use super::{EncryptionMode, PlanInput, Refusal, Side};
 use crate::types::{
     DatasetName,
-    listing::{DatasetInfo, Encryption},
+    listing::{DatasetInfo, Encryption, JOB},
     transfer::SendFlags,
 };
 
@@ -79,7 +79,7 @@ pub(super) fn raw(
 /// certain to fail or to spoil the chain is refused.
 ///
 /// # Errors
-/// When raw and plain would be mixed.
+/// When raw and plain would be mixed, or nothing could open the target after it.
 pub(super) fn same_mode(
     input: &PlanInput<'_>,
     source: &DatasetInfo,
@@ -96,7 +96,17 @@ pub(super) fn same_mode(
     if !raw && source.encryption.is_some() && crypt.encrypted && held_within {
         return Err(mismatch());
     }
-    Ok(())
+    // A raw increment brings the source's wrapped key, and ZFS goes on looking for what opens it in the root (`zfs change-key -i`):
+    // nothing opens it any more, and OpenZFS 2.3.2 panics if the root's key is changed. A root that is a copy itself gets the same.
+    let is_copy =
+        |root: &&DatasetName| input.target_ancestors.iter().any(|d| d.name == **root && d.local(JOB).is_some());
+    let outside = crypt.root.as_ref().filter(|root| raw && !held_within && *root != target);
+    match outside.filter(|root| !is_copy(root)) {
+        Some(root) => {
+            Err(Refusal::KeyOfAnother { source: source.name.clone(), target: target.clone(), root: root.clone() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Checks that plain text can be received where the target is, or will be, encrypted.

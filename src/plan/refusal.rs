@@ -221,6 +221,15 @@ pub enum Refusal {
         /// True if this send would be raw.
         raw: bool,
     },
+    /// After a raw increment nothing could open the target: its key hangs on a dataset to which no run brings the source's.
+    KeyOfAnother {
+        /// The source.
+        source: DatasetName,
+        /// The target.
+        target: DatasetName,
+        /// Its encryption root.
+        root: DatasetName,
+    },
     /// What it needs is itself refused.
     DependsOn {
         /// The dataset, on the source.
@@ -323,6 +332,12 @@ impl fmt::Display for Refusal {
             EncryptionMismatch { source, target, raw: false } => {
                 write!(f, "{source} would go as plain text, and {target} was received raw")
             }
+            KeyOfAnother { source, target, root } => {
+                write!(
+                    f,
+                    "{target} hangs on the key of {root}: {source} would go raw and bring it its own, and nothing could open it any more"
+                )
+            }
             DependsOn { source, on, as_its: Dependency::Parent } => {
                 write!(f, "{source} needs its parent {on} on the target, which is refused")
             }
@@ -390,6 +405,9 @@ impl Refusal {
             EncryptionMismatch { raw: false, .. } => {
                 "leave --no-raw out to go on raw; or send to another name to seed a fresh copy".into()
             }
+            KeyOfAnother { target, .. } => format!(
+                "`zfs change-key -o keyformat=passphrase {target}` on the target ends that; what was received as plain text goes on with --no-raw"
+            ),
             DependsOn { on, .. } => format!("settle {on} first"),
         }
     }

@@ -3,7 +3,7 @@
 use super::support::*;
 use crate::{
     plan::{EncryptionMode, Plan, Refusal, Side},
-    types::transfer::SendFlags,
+    types::{listing::JOB, transfer::SendFlags},
 };
 
 fn flags(plan: &Plan) -> SendFlags {
@@ -72,6 +72,27 @@ fn raw_and_plain_are_not_mixed_on_one_chain() {
     let clone = ds("tank/db/c").origin("tank/db/t@a").snaps("x").encrypted("tank/db/t", true);
     let c = case(source.into_iter().chain([clone]), [ds("backup/db").snaps("r"), ds("backup/db/t").snaps("a")]);
     assert!(matches!(c.recursive().refusal(), Refusal::EncryptionMismatch { raw: true, .. }));
+}
+
+/// `zfs change-key -i` at the target hangs a raw copy on the key of the dataset above it.
+#[test]
+fn a_raw_increment_never_leaves_a_target_that_nothing_opens() {
+    let mut c = case([encrypted(true)], [ds("backup/db").snaps("a").encrypted("backup", true)]);
+    let refusal = c.refusal();
+    assert!(matches!(&refusal, Refusal::KeyOfAnother { root, .. } if *root == name("backup")), "{refusal:?}");
+    assert!(refusal.to_string().contains("backup/db hangs on the key of backup: "), "{refusal}");
+    // What is nothing but read stays as it is, and so does what hangs on another copy, which gets the same key.
+    c.target = vec![ds("backup/db").snaps("a b").encrypted("backup", true)];
+    assert!(c.plan().is_up_to_date());
+    c.target = vec![ds("backup/db").snaps("a").encrypted("backup", true)];
+    c.above = vec![ds("backup").set(JOB, "0123456789abcdef")];
+    assert_eq!(flags(&c.plan()), RAW);
+    let tree = [encrypted(true), ds("tank/db/t").snaps("a b").encrypted("tank/db", true)];
+    let copy = [
+        ds("backup/db").snaps("a").encrypted("backup/db", true),
+        ds("backup/db/t").snaps("a").encrypted("backup/db", true),
+    ];
+    assert_eq!(flags(&case(tree, copy).recursive().plan()), RAW);
 }
 
 #[test]
