@@ -12,6 +12,8 @@
 mod basic;
 mod crypt;
 mod cutover;
+mod damage;
+mod fanout;
 mod guest;
 mod history;
 mod jobs;
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         many::CASES,
         package::CASES,
         jobs::CASES,
+        fanout::CASES,
         unprivileged::CASES,
         trees::CASES,
         volume::CASES,
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         history::CASES,
         state::CASES,
         losses::CASES,
+        damage::CASES,
         restore::CASES,
         cutover::CASES,
         kills::CASES,

@@ -114,7 +114,7 @@ fn config(guest: Guest) -> String {
          [peer.{name}]\naddress = \"172.31.0.{m}:8551\"\n\
          [peer.unprivileged]\naddress = \"172.31.0.{m}:8552\"\nidentity = \"{name}\"\n\
          [peer.package]\naddress = \"172.31.0.{m}:8553\"\nidentity = \"{name}\"\n\
-         [grant.{name}]\npush = [\"tank/src\", \"tank/dst\"]\npull = [\"tank/src\", \"tank/dst\"]\n\
+         [grant.{name}]\npush = [\"tank/src\", \"tank/dst\", \"tight/in\"]\npull = [\"tank/src\", \"tank/dst\"]\n\
          cutover = [\"tank/src\", \"tank/dst\"]\n\
          [limits]\nidle_timeout_s = 10\nwindow_bytes = 4194304\n"
     )
@@ -137,6 +137,7 @@ fn clean(guest: Guest) -> Result<(), String> {
              {}; for i in $(seq 600); do pgrep -x zfs >/dev/null || break; sleep 0.1; done; \
              zpool list tank >/dev/null 2>&1 || zpool import -f tank >/dev/null 2>&1 || true; \
              if zpool list tank >/dev/null 2>&1; then zpool destroy -f tank; fi; \
+             if zpool list tight >/dev/null 2>&1; then zpool destroy -f tight; fi; \
              if id zmlab >/dev/null 2>&1; then userdel zmlab; fi; \
              rm -rf {DIR} /tmp/zmlab /usr/local/bin/zmigrate /usr/local/bin/zmigrated",
             crate::package::REMOVE
