@@ -11,8 +11,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod authority;
+mod blows;
 mod care;
 mod chaos;
+mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod crashes;
@@ -20,6 +22,7 @@ mod cutover;
 mod damage;
 mod databases;
 mod enrol;
+mod fleet;
 mod impostors;
 mod jobs;
 mod links;
@@ -39,6 +42,7 @@ mod tls;
 mod tools;
 mod trees;
 mod verify;
+mod watch;
 mod zfs;
 
 use std::process::ExitCode;
@@ -100,6 +104,9 @@ fn main() -> ExitCode {
         damage::cases(),
         impostors::cases(),
         chaos::cases(),
+        fleet::cases(),
+        commands::cases(),
+        watch::cases(),
         cutover::cases(),
         verify::cases(),
     ]
