@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         what_others_write_to_is_not_snapshotted,
         what_has_a_property_is_left_out,
         a_source_that_was_renamed_or_made_again,
+        a_job_that_names_its_renamed_source_goes_on,
         what_is_deleted_at_the_source_goes_after_its_time,
         a_source_that_comes_back_from_its_copy_costs_no_copy,
         two_hosts_pull_in_the_same_second,
@@ -544,6 +545,47 @@ fn a_source_that_was_renamed_or_made_again() {
     destroy_source(&db, &site.w("in/db"));
     run(&site, &["job", "run", "db", "--cron"]).must(6);
     assert!(own(&site.w("in/db")).len() == 1 && tags(&site.w("in/db")).contains(&"s1".to_owned()));
+}
+
+fn a_job_that_names_its_renamed_source_goes_on() {
+    let mut site = site(&job("db", "db", "recursive = true\nkeep = \"last 1\"\nkeep_peer = \"last 2\""));
+    let (db, there) = (site.source("db", 3_000_000), site.w("in/db"));
+    create(&format!("{db}/a"));
+    populate(&format!("{db}/a"), 1, 3_000_000);
+    run(&site, &["job", "run", "db", "--cron"]).must(0);
+    let (base, id, guid) = (own(&db).pop().unwrap(), get(&there, "zmigrate:job"), get(&there, "guid"));
+    let renamed = site.e("renamed");
+    rename(&db, &renamed);
+    run(&site, &["job", "run", "db", "--cron"]).must(6).says(&["there is no dataset"]);
+    site.more = site.more.replace(&format!("\"{db}\""), &format!("\"{renamed}\""));
+    site.write_configs(&site.default_grant(), None);
+    for (round, from) in [base, String::new()].into_iter().enumerate() {
+        populate(&renamed, 10 + round as u64, 1000);
+        populate(&format!("{renamed}/a"), 10 + round as u64, 1000);
+        let from = if from.is_empty() { own(&renamed).pop().unwrap() } else { from };
+        let report = json(&run(&site, &["job", "run", "db", "--output", "json"]).must(0));
+        let datasets = report["replication"]["datasets"].as_array().unwrap();
+        assert_eq!(datasets.len(), 2, "{report}");
+        for dataset in datasets {
+            // One step, from the base: what was sent before was not sent again.
+            let steps = dataset["steps"].as_array().unwrap();
+            let said: Vec<&str> = steps.iter().filter_map(|step| step["from"].as_str()).collect();
+            let alone = steps.len() == 1 && said.len() == 1;
+            // Where there are bookmarks, it may be one.
+            assert!(alone && (said[0].ends_with(&from) || said[0].contains('#')), "not from {from} alone: {dataset}");
+        }
+        assert!(report["raw_bytes"].as_u64().unwrap() < 3_000_000, "{report}");
+        assert_eq!((get(&there, "zmigrate:job"), get(&there, "guid")), (id.clone(), guid.clone()));
+        // Its rules hold under the new name: the former base is let go of.
+        let newest = own(&renamed);
+        assert_eq!((newest.len(), own(&there).len(), own(&there).pop()), (1, 2, newest.last().cloned()));
+    }
+    let newest = own(&renamed).pop().unwrap();
+    for below in ["", "/a"] {
+        site.assert_same_files(&format!("{renamed}{below}@{newest}"), &format!("{there}{below}@{newest}"));
+    }
+    let bases = zfs(&["get", "-H", "-o", "value", "userrefs", &format!("{renamed}@{newest}")]);
+    assert_eq!(bases.trim(), "1", "the base is held, once");
 }
 
 fn what_a_peer_prunes_is_granted_and_its_own() {
