@@ -1,45 +1,32 @@
-//! Cutovers on OpenZFS: filesystems and a volume as one unit, there and back; and the power of either guest cut in the middle.
+//! Cutovers on OpenZFS: filesystems and a volume as one unit, there and back, under a writer; and the power of either guest cut in the
+//! middle.
 
-use std::time::Duration;
+mod power;
+mod writer;
+
+use std::{
+    thread::{JoinHandle, sleep, spawn},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
+use self::writer::{Declared, Writer};
 use crate::{
     Case,
-    guest::Guest,
+    guest::{Guest, Said},
     world::{DIR, World},
 };
 
 pub const CASES: &[Case] = &[
     ("cutover_of_a_tree_with_a_volume", tree_with_a_volume),
+    ("cutover_under_a_writer", under_a_writer),
+    ("cutover_rolled_back_gives_values_back", rolled_back_gives_values_back),
     ("cutover_waits_for_a_key", waits_for_a_key),
     ("cutover_held_with_hooks", held_with_hooks),
-    ("cutover_power_cut_of_the_source", power_cut_of_the_source),
-    ("cutover_power_cut_of_the_target", power_cut_of_the_target),
+    ("cutover_power_cut_of_the_source", power::of_the_source),
+    ("cutover_power_cut_of_the_target", power::of_the_target),
 ];
-
-/// Points at which the power of the source's guest is cut, which leads as well. `ZMIGRATE_EACH_PHASE=1` takes all.
-const SOURCE_POINTS: &[&str] = &[
-    "host:after:fencing",
-    "lead:after:promote",
-    "host:after:quiescing",
-    "act:after:fence",
-    "act:after:final",
-    "lead:after:sync",
-    "lead:after:verify",
-    "lead:after:activate",
-    "host:after:released",
-];
-/// The same for the target's guest.
-const TARGET_POINTS: &[&str] =
-    &["host:after:promoted", "host:before:promoted", "act:before:activate", "act:after:activate", "host:after:active"];
-
-/// How many of them are tried unless all are.
-const TRIED: usize = 2;
-
-fn points(all: &'static [&'static str]) -> &'static [&'static str] {
-    if std::env::var_os("ZMIGRATE_EACH_PHASE").is_some() { all } else { &all[..TRIED] }
-}
 
 const KEPT: &[&str] = &["readonly", "canmount", "volmode", "snapdev", "setuid", "exec", "devices", "mountpoint"];
 
@@ -139,19 +126,10 @@ fn waits_for_a_key(w: &World) {
 /// Hooks that were declared while the daemons ran, and a dataset that came into being while it held.
 fn held_with_hooks(w: &World) {
     let (source, target) = ("tank/src/held", "tank/dst/held");
-    let reload = |guest: Guest| {
-        guest.sh(&format!(
-            "from=$(wc -l <{DIR}/zmigrated.log); kill -HUP $(cat {DIR}/zmigrated.pid); for i in $(seq 600); do \
-             tail -n +$((from + 1)) {DIR}/zmigrated.log | grep -q 'were read again' && exit 0; sleep 0.1; done; exit 1"
-        ))
-    };
+    let hook = "[hook.app]\nstop = [\"/bin/sh\", \"-c\", \"echo stop >>DIR/app\"]\nstart = [\"/bin/sh\", \"-c\", \"echo start >>DIR/app\"]\n";
+    let _declared = Declared::new(w, &hook.replace("DIR", DIR));
     for guest in [w.one, w.two] {
-        guest.sh(&format!(
-            "rm -f {DIR}/app; cp {DIR}/zmigrate.toml {DIR}/before.toml; \
-             printf '[hook.app]\\nstop = [\"/bin/sh\", \"-c\", \"echo stop >>{DIR}/app\"]\\nstart = [\"/bin/sh\", \"-c\", \"echo start >>{DIR}/app\"]\\n' \
-             >>{DIR}/zmigrate.toml"
-        ));
-        reload(guest);
+        guest.sh(&format!("rm -f {DIR}/app"));
     }
     w.one.sh(&format!("zfs create {source}; echo x >/{source}/x"));
     let running =
@@ -174,84 +152,92 @@ fn held_with_hooks(w: &World) {
     let said =
         w.two.ask(&format!("zmigrate --config {DIR}/zmigrate.toml cutover break {id} --i-have-destroyed-the-target"));
     assert_eq!(said.code, 3, "{}{}", said.out, said.err);
-    for guest in [w.one, w.two] {
-        guest.sh(&format!("mv {DIR}/before.toml {DIR}/zmigrate.toml"));
-        reload(guest);
+}
+
+/// It goes on at the target, and at home again, without one record missing or doubled.
+fn under_a_writer(w: &World) {
+    let (source, target) = ("tank/src/story", "tank/dst/story");
+    let writer = Writer::declare(w);
+    writer.begin(source);
+    let done = cutover(w, &format!("start {source} node2:{target} --hook writer --max-downtime 120s"));
+    eprintln!("lab:   downtime {} ms, predicted {} ms", done["downtime_ms"], done["predicted_downtime_ms"]);
+    assert_eq!(done["result"], "done", "{done}");
+    assert_eq!(w.one.get(source, "readonly"), "on");
+    assert_eq!(w.one.get(source, "mounted"), "no");
+    writer.must_have_it_all("there", w.two, target);
+    w.two.sh(&format!("ZMIGRATE_DATASETS={target} {DIR}/writer-start.sh"));
+    writer.writes(w.two);
+    let back = cutover(w, &format!("back {}", done["id"].as_str().unwrap()));
+    assert_eq!(back["result"], "done", "{back}");
+    assert_eq!((w.two.get(target, "readonly"), w.two.get(target, "mounted")), ("on".into(), "no".into()));
+    writer.must_have_it_all("home again", w.one, source);
+}
+
+/// Starts a cutover whose leader waits at a point, and comes there. It goes on once its file is gone, or after a minute.
+#[track_caller]
+fn held_at(w: &World, point: &str, args: &str) -> JoinHandle<Said> {
+    let script = format!(
+        "touch {DIR}/pause; ZMIGRATE_PAUSE_AT={point} ZMIGRATE_PAUSE_FILE={DIR}/pause \
+         zmigrate --config {DIR}/zmigrate.toml --output json cutover {args} 2>{DIR}/held.log"
+    );
+    w.one.sh(&format!("rm -f {DIR}/held.log"));
+    let guest = w.one;
+    let running = spawn(move || guest.ask(&script));
+    let deadline = Instant::now() + Duration::from_secs(600);
+    while w.one.ask(&format!("grep -q 'waits at {point}' {DIR}/held.log")).code != 0 {
+        let log = || w.one.ask(&format!("cat {DIR}/held.log")).out;
+        assert!(!running.is_finished() && Instant::now() < deadline, "{point} was not passed: {}", log());
+        sleep(Duration::from_millis(200));
     }
+    running
+}
+
+/// Values that were given, came in a stream, or are inherited, of a volume as well, once the fence was there.
+fn rolled_back_gives_values_back(w: &World) {
+    let (source, target) = ("tank/src/given", "tank/dst/given");
+    w.one.sh(&format!(
+        "zfs create -o setuid=off -o canmount=on -o readonly=off tank/src/seed; zfs create tank/src/seed/fs; \
+         zfs create -V 16M -o volmode=dev -o readonly=off tank/src/seed/vol; zfs create -V 16M tank/src/seed/plain; \
+         zfs snapshot -r tank/src/seed@s; zfs send -R tank/src/seed@s | zfs receive {source}; \
+         for f in {source} {source}/fs; do [ $(zfs get -H -o value mounted $f) = yes ] || zfs mount $f; done; \
+         zfs set exec=off {source}; zfs set readonly=off {source}/fs; udevadm settle; \
+         for v in vol plain; do for i in $(seq 600); do [ -b /dev/zvol/{source}/$v ] && break; sleep 0.1; done; done"
+    ));
+    let names = ["", "/fs", "/vol", "/plain"];
+    let look = || names.map(|n| w.one.properties(&format!("{source}{n}"), KEPT));
+    let before = look();
+    for (n, line) in [
+        (0, "readonly=off received".to_owned()),
+        (0, "exec=off local".to_owned()),
+        (1, format!("setuid=off inherited from {source}")),
+        (1, "readonly=off local".to_owned()),
+        (2, "readonly=off received".to_owned()),
+        (2, "volmode=dev received".to_owned()),
+        (3, format!("readonly=off inherited from {source}")),
+    ] {
+        assert!(before[n].contains(&line), "no {line}: {:?}", before[n]);
+    }
+    let running = held_at(w, "lead:after:sync", &format!("start -r {source} node2:{target} --max-downtime 300s"));
+    // The fence is set by now.
+    for name in names {
+        assert_eq!(w.one.properties(&format!("{source}{name}"), &["readonly"]), ["readonly=on local"]);
+    }
+    w.one.sh(&format!("[ ! -e /dev/zvol/{source}/vol ] && [ ! -e /dev/zvol/{source}/plain ]"));
+    let id = w.one.sh(&format!("sed -n 's/.*cutover \\([0-9a-f]*\\): .*/\\1/p' {DIR}/held.log | head -n 1"));
+    let abort = w.start(w.one, &format!("cutover abort {id}"));
+    // The door itself is one, and who came in another.
+    w.one.until(Duration::from_secs(60), &format!("[ $(grep -c 'lead-{id}.sock' /proc/net/unix) -gt 1 ]"));
+    sleep(Duration::from_secs(1));
+    w.one.sh(&format!("rm {DIR}/pause"));
+    assert_eq!(abort.join().must_be(0).report["result"], "rolled_back");
+    assert_eq!(running.join().unwrap().code, 8);
+    assert_eq!(look(), before, "each property is what it was, with its source");
+    w.one.sh(&format!(
+        "touch /{source}/new /{source}/fs/new; for v in vol plain; do echo x | dd of=/dev/zvol/{source}/$v conv=notrunc,fsync status=none; done"
+    ));
+    w.two.sh(&format!("[ \"$(zfs get -H -o value mounted {target})\" = no ]"));
 }
 
 fn cutover(w: &World, args: &str) -> Value {
     w.zmigrate(w.one, &format!("cutover {args}")).must_be(0).report
-}
-
-/// Leads from the first guest into a crash of one process at that point.
-fn crash_at(w: &World, guest: Guest, point: &str, name: &str) {
-    w.one.sh(&format!(
-        "zfs create tank/src/{name}; for i in $(seq 200); do echo $i; done >/tank/src/{name}/records; sync /tank/src/{name}/records"
-    ));
-    let start = format!(
-        "zmigrate --config {DIR}/zmigrate.toml cutover start tank/src/{name} node2:tank/dst/{name} --max-downtime 300s"
-    );
-    if guest == w.one {
-        let said = w.one.ask(&format!("ZMIGRATE_CRASH_AT={point} {start}"));
-        assert!(matches!(said.code, 137 | 255), "{point} was not passed: {}{}", said.out, said.err);
-    } else {
-        w.two.sh(&format!(
-            "kill $(cat {DIR}/zmigrated.pid); while kill -0 $(cat {DIR}/zmigrated.pid) 2>/dev/null; do sleep 0.1; done"
-        ));
-        w.two.sh(&format!(
-            "export ZMIGRATE_CRASH_AT={point}; setsid zmigrated -v --config {DIR}/zmigrate.toml >>{DIR}/zmigrated.log 2>&1 </dev/null & sleep 2"
-        ));
-        // It goes on by itself as soon as the target is back.
-        w.one.sh(&format!("setsid {start} >{DIR}/start-{name}.log 2>&1 </dev/null & true"));
-        w.two.until(Duration::from_secs(120), "! pgrep -x zmigrated");
-    }
-}
-
-/// Cuts the power, and starts again what an administrator's boot would.
-fn reset(w: &World, guest: Guest) {
-    guest.lab("crash", &[]);
-    guest.lab("boot", &[]);
-    guest.sh("zpool list tank >/dev/null 2>&1 || zpool import -f tank");
-    w.start_daemon(guest);
-}
-
-/// Waits until it is over, and sees that one side serves with every record.
-fn settled(w: &World, point: &str, name: &str) {
-    let status = format!("zmigrate --config {DIR}/zmigrate.toml cutover status --output json");
-    w.one.until(
-        Duration::from_secs(180),
-        &format!(
-            "{status} | python3 -c 'import json, sys; c = [c for c in json.load(sys.stdin)[\"cutovers\"] if c[\"source\"].endswith(\"/{name}\")]; \
-             sys.exit(0 if c and c[-1][\"over\"] else 1)'"
-        ),
-    );
-    let serves = |guest: Guest, dataset: &str| {
-        guest.ask(&format!("[ \"$(zfs get -H -o value mounted {dataset})\" = yes ] && touch /{dataset}/.probe")).code
-            == 0
-    };
-    let (one, two) = (format!("tank/src/{name}"), format!("tank/dst/{name}"));
-    let (here, there) = (serves(w.one, &one), serves(w.two, &two));
-    eprintln!("lab:   {point}: node{} serves", if here { 1 } else { 2 });
-    assert!(here != there, "{point}: node1 serves: {here}, node2 serves: {there}");
-    let (guest, dataset) = if here { (w.one, one) } else { (w.two, two) };
-    assert_eq!(guest.sh(&format!("sha256sum </{dataset}/records")), guest.sh("seq 200 | sha256sum"), "{point}");
-}
-
-fn power_cut_of_the_source(w: &World) {
-    for (n, point) in points(SOURCE_POINTS).iter().enumerate() {
-        let name = format!("cut-source-{n}");
-        crash_at(w, w.one, point, &name);
-        reset(w, w.one);
-        settled(w, point, &name);
-    }
-}
-
-fn power_cut_of_the_target(w: &World) {
-    for (n, point) in points(TARGET_POINTS).iter().enumerate() {
-        let name = format!("cut-target-{n}");
-        crash_at(w, w.two, point, &name);
-        reset(w, w.two);
-        settled(w, point, &name);
-    }
 }

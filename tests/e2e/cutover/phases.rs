@@ -203,7 +203,8 @@ fn an_abort_that_reaches_the_target_too_late() {
         let running = bench.start(&[]);
         wait_for(&format!("the target to come to {point}"), 60, || bench.site.log().contains(&waits_at(point)));
         assert!(!is_writable(&bench.east()) && !is_writable(&bench.west()));
-        let abort = abort_now(&bench, &id_of(&bench));
+        let abort = bench.site.start(&["cutover", "abort", &id_of(&bench), "--output", "json"]);
+        wait_for("the leader to roll back", 30, || running.stderr().contains(": rolling back"));
         go_on(&bench);
         abort.wait(120).must(3);
         assert_eq!(json(&running.wait(120).must(0))["result"], "done", "{point}");

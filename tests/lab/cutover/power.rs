@@ -1,0 +1,162 @@
+//! The power of either guest is cut in the middle of a cutover under a writer. One side serves at the end, with each acknowledged record.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{held_at, writer::Writer};
+use crate::{
+    guest::Guest,
+    world::{DIR, World},
+};
+
+/// Points at which the power of the source's guest is cut, which leads as well.
+const SOURCE_POINTS: &[&str] = &[
+    "lead:after:promote",
+    "host:after:fencing",
+    "host:after:quiescing",
+    "act:after:fence",
+    "act:after:final",
+    "lead:after:sync",
+    "lead:after:verify",
+    "lead:after:activate",
+    "host:after:released",
+];
+/// Those before which its fence was set, all of it.
+const FENCED: &[&str] = &[
+    "lead:after:promote",
+    "act:after:fence",
+    "act:after:final",
+    "lead:after:sync",
+    "lead:after:verify",
+    "lead:after:activate",
+    "host:after:released",
+];
+/// The same for the target's guest, by what it does itself.
+const TARGET_POINTS: &[&str] =
+    &["host:after:promoted", "host:before:promoted", "act:before:activate", "act:after:activate", "host:after:active"];
+/// And by the phase in which the leader is, who lives.
+const TARGET_PHASES: &[&str] = &[
+    "lead:after:sync",
+    "lead:after:quiesce",
+    "lead:after:fence",
+    "lead:after:final",
+    "lead:after:verify",
+    "lead:after:promote",
+    "lead:after:release",
+];
+
+/// All of them with `ZMIGRATE_EACH_PHASE=1`; else the first, and one more that `ZMIGRATE_CRASH_SEED` (the day) picks.
+fn points(all: &'static [&'static str]) -> Vec<&'static str> {
+    if std::env::var_os("ZMIGRATE_EACH_PHASE").is_some() {
+        return all.to_vec();
+    }
+    let day = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as usize / 86400;
+    let said = std::env::var("ZMIGRATE_CRASH_SEED").ok();
+    let seed = said.map_or_else(day, |s| s.parse().expect("ZMIGRATE_CRASH_SEED is a number"));
+    let chosen = vec![all[0], all[1 + seed % (all.len() - 1)]];
+    eprintln!("lab:   ZMIGRATE_CRASH_SEED={seed}: power cuts: {}", chosen.join(" "));
+    chosen
+}
+
+/// Leads from the first guest into a crash of one process at that point.
+fn crash_at(w: &World, guest: Guest, point: &str, name: &str) {
+    let start = format!("zmigrate --config {DIR}/zmigrate.toml cutover {}", start(name));
+    if guest == w.one {
+        let said = w.one.ask(&format!("ZMIGRATE_CRASH_AT={point} {start}"));
+        assert!(matches!(said.code, 137 | 255), "{point} was not passed: {}{}", said.out, said.err);
+    } else {
+        w.two.sh(&format!(
+            "kill $(cat {DIR}/zmigrated.pid); while kill -0 $(cat {DIR}/zmigrated.pid) 2>/dev/null; do sleep 0.1; done"
+        ));
+        w.two.sh(&format!(
+            "export ZMIGRATE_CRASH_AT={point}; setsid zmigrated -v --config {DIR}/zmigrate.toml >>{DIR}/zmigrated.log 2>&1 </dev/null & sleep 2"
+        ));
+        // It goes on by itself as soon as the target is back.
+        w.one.sh(&format!("setsid {start} >{DIR}/start-{name}.log 2>&1 </dev/null & true"));
+        w.two.until(Duration::from_secs(120), "! pgrep -x zmigrated");
+    }
+}
+
+fn start(name: &str) -> String {
+    format!("start tank/src/{name} node2:tank/dst/{name} --hook writer --max-downtime 300s")
+}
+
+/// Starts what an administrator's boot would, but for the daemon.
+fn boot(guest: Guest) {
+    guest.lab("boot", &[]);
+    guest.sh("zpool list tank >/dev/null 2>&1 || zpool import -f tank; zfs mount -a || true");
+}
+
+/// Nobody can write to what is fenced, before any daemon runs, not even one who mounts it by hand.
+#[track_caller]
+fn stays_fenced(guest: Guest, point: &str, dataset: &str) {
+    let now = guest.properties(dataset, &["mounted", "readonly"]);
+    assert_eq!(now, ["mounted=no -", "readonly=on local"], "{point}: after the boot");
+    let probe = format!(
+        "zfs mount {dataset}; if touch /{dataset}/.probe; then rc=1; else rc=0; fi; zfs unmount {dataset}; exit $rc"
+    );
+    assert_eq!(guest.ask(&probe).code, 0, "{point}: {dataset} can be written to after the boot");
+}
+
+/// Waits until it is over, and sees that one side serves, with every record.
+fn settled(w: &World, writer: &Writer<'_>, point: &str, name: &str) {
+    let status = format!("zmigrate --config {DIR}/zmigrate.toml cutover status --output json");
+    w.one.until(
+        Duration::from_secs(180),
+        &format!(
+            "{status} | python3 -c 'import json, sys; c = [c for c in json.load(sys.stdin)[\"cutovers\"] if c[\"source\"].endswith(\"/{name}\")]; \
+             sys.exit(0 if c and c[-1][\"over\"] else 1)'"
+        ),
+    );
+    let serves = |guest: Guest, dataset: &str| {
+        guest.ask(&format!("[ \"$(zfs get -H -o value mounted {dataset})\" = yes ] && touch /{dataset}/.probe")).code
+            == 0
+    };
+    let (one, two) = (format!("tank/src/{name}"), format!("tank/dst/{name}"));
+    let (here, there) = (serves(w.one, &one), serves(w.two, &two));
+    eprintln!("lab:   {point}: node{} serves", if here { 1 } else { 2 });
+    assert!(here != there, "{point}: node1 serves: {here}, node2 serves: {there}");
+    let (guest, dataset) = if here { (w.one, one) } else { (w.two, two) };
+    writer.must_have_it_all(point, guest, &dataset);
+}
+
+pub fn of_the_source(w: &World) {
+    let writer = Writer::declare(w);
+    for (n, point) in points(SOURCE_POINTS).iter().enumerate() {
+        let name = format!("cut-source-{n}");
+        let source = format!("tank/src/{name}");
+        writer.begin(&source);
+        crash_at(w, w.one, point, &name);
+        w.one.lab("crash", &[]);
+        boot(w.one);
+        if FENCED.contains(point) {
+            stays_fenced(w.one, point, &source);
+        }
+        w.start_daemon(w.one);
+        settled(w, &writer, point, &name);
+    }
+}
+
+pub fn of_the_target(w: &World) {
+    let writer = Writer::declare(w);
+    for (n, point) in points(TARGET_POINTS).iter().enumerate() {
+        let name = format!("cut-target-{n}");
+        writer.begin(&format!("tank/src/{name}"));
+        crash_at(w, w.two, point, &name);
+        w.two.lab("crash", &[]);
+        boot(w.two);
+        w.start_daemon(w.two);
+        settled(w, &writer, point, &name);
+    }
+    for (n, point) in points(TARGET_PHASES).iter().enumerate() {
+        let name = format!("cut-phase-{n}");
+        writer.begin(&format!("tank/src/{name}"));
+        let running = held_at(w, point, &start(&name));
+        w.two.lab("crash", &[]);
+        // It finds nobody there.
+        w.one.sh(&format!("rm {DIR}/pause"));
+        boot(w.two);
+        w.start_daemon(w.two);
+        drop(running.join());
+        settled(w, &writer, point, &name);
+    }
+}

@@ -1,0 +1,143 @@
+//! A program that writes all the time, and the hook by which both guests stop and start it.
+
+use std::{
+    fs,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::{
+    guest::{Guest, Said},
+    world::{DIR, World},
+};
+
+/// What both daemons read, with more at its end, until this is dropped. They are shared, so one trial at a time changes it.
+pub struct Declared<'a> {
+    world: &'a World,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl<'a> Declared<'a> {
+    #[track_caller]
+    pub fn new(world: &'a World, more: &str) -> Declared<'a> {
+        static CHANGES: Mutex<()> = Mutex::new(());
+        let alone = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+        let declared = Declared { world, _alone: alone };
+        for guest in [world.one, world.two] {
+            guest.sh(&format!(
+                "cp {DIR}/zmigrate.toml {DIR}/before.toml; printf '%s' '{more}' >>{DIR}/zmigrate.toml; sync"
+            ));
+            let said = reload(guest);
+            assert!(said.code == 0, "{}: {}{}", guest.name(), said.out, said.err);
+        }
+        declared
+    }
+}
+
+impl Drop for Declared<'_> {
+    fn drop(&mut self) {
+        for guest in [self.world.one, self.world.two] {
+            // A trial that failed may have left the guest off.
+            let _ = guest.ask(&format!("mv {DIR}/before.toml {DIR}/zmigrate.toml"));
+            let _ = reload(guest);
+        }
+    }
+}
+
+fn reload(guest: Guest) -> Said {
+    guest.ask(&format!(
+        "from=$(wc -l <{DIR}/zmigrated.log); kill -HUP $(cat {DIR}/zmigrated.pid); for i in $(seq 600); do \
+         tail -n +$((from + 1)) {DIR}/zmigrated.log | grep -q 'were read again' && exit 0; sleep 0.1; done; exit 1"
+    ))
+}
+
+/// Numbered records, each on disk before it is acknowledged outside of the dataset, on disk as well.
+const WRITER: &str = r#"#!/bin/bash
+# writer.sh FILE
+n=$(tail -n 1 "$1" 2>/dev/null || true)
+n=${n:-0}
+trap 'exit 0' TERM
+while :; do
+  n=$((n + 1))
+  echo "$n" >>"$1" && sync "$1" && echo "$n" >>DIR/acknowledged && sync DIR/acknowledged || exit 1
+done
+"#;
+/// Hooks that find it by its name, too: numbers of processes begin anew with each boot.
+const WRITER_STOP: &str = r#"#!/bin/bash
+p=$(cat DIR/writer.pid 2>/dev/null) || exit 0
+lives() { [ "$(cat "/proc/$p/comm" 2>/dev/null)" = writer.sh ]; }
+! lives || kill "$p"
+while lives; do sleep 0.05; done
+rm -f DIR/writer.pid
+"#;
+const WRITER_START: &str = r#"#!/bin/bash
+p=$(cat DIR/writer.pid 2>/dev/null) && [ "$(cat "/proc/$p/comm" 2>/dev/null)" = writer.sh ] && exit 0
+at=$(zfs get -H -o value mountpoint "${ZMIGRATE_DATASETS%% *}")
+setsid DIR/writer.sh "$at/records" </dev/null >/dev/null 2>&1 &
+echo $! >DIR/writer.pid
+"#;
+
+/// The writer that both guests' hook `writer` stops and starts.
+pub struct Writer<'a> {
+    world: &'a World,
+    _declared: Declared<'a>,
+}
+
+impl<'a> Writer<'a> {
+    #[track_caller]
+    pub fn declare(world: &'a World) -> Writer<'a> {
+        let scratch = tempfile::tempdir().unwrap();
+        let scripts = [("writer.sh", WRITER), ("writer-stop.sh", WRITER_STOP), ("writer-start.sh", WRITER_START)];
+        let files = scripts.map(|(name, text)| {
+            let path = scratch.path().join(name);
+            fs::write(&path, text.replace("DIR", DIR)).unwrap();
+            path.display().to_string()
+        });
+        for guest in [world.one, world.two] {
+            guest.lab("cp", &files.each_ref().map(String::as_str));
+            guest.sh(&format!("cd /root; chmod 755 writer*.sh; mv writer*.sh {DIR}/; sync"));
+        }
+        let hook = format!(
+            "[hook.writer]\nstop = [\"{DIR}/writer-stop.sh\"]\nstart = [\"{DIR}/writer-start.sh\"]\ntimeout_s = 60\n"
+        );
+        Writer { world, _declared: Declared::new(world, &hook) }
+    }
+
+    /// A new dataset of the first guest, and a writer in it that has written some.
+    #[track_caller]
+    pub fn begin(&self, source: &str) {
+        for guest in [self.world.one, self.world.two] {
+            guest.sh(&format!("{DIR}/writer-stop.sh; rm -f {DIR}/acknowledged"));
+        }
+        self.world.one.sh(&format!("zfs create {source}; ZMIGRATE_DATASETS={source} {DIR}/writer-start.sh"));
+        self.writes(self.world.one);
+    }
+
+    /// The newest record that a guest has acknowledged.
+    #[track_caller]
+    fn acknowledged(&self, guest: Guest) -> u64 {
+        let last = guest.sh(&format!("tail -n 1 {DIR}/acknowledged 2>/dev/null || echo 0"));
+        if last.is_empty() { 0 } else { last.parse().unwrap() }
+    }
+
+    /// Waits until more is acknowledged there.
+    #[track_caller]
+    pub fn writes(&self, guest: Guest) {
+        let from = self.acknowledged(guest);
+        let more = format!("[ \"$(tail -n 1 {DIR}/acknowledged 2>/dev/null)\" -ge {} ]", from + 5);
+        guest.until(Duration::from_secs(60), &more);
+    }
+
+    /// Ends it; each acknowledged record must be in what serves, once, and in its order.
+    #[track_caller]
+    pub fn must_have_it_all(&self, what: &str, serving: Guest, dataset: &str) {
+        self.writes(serving);
+        for guest in [self.world.one, self.world.two] {
+            guest.sh(&format!("{DIR}/writer-stop.sh"));
+        }
+        let whole = "awk '$0 != NR {print \"line \" NR \" is \" $0; bad = 1; exit 1} END {if (!bad) print NR}'";
+        let records: u64 = serving.sh(&format!("{whole} /{dataset}/records")).parse().unwrap();
+        let acknowledged = self.acknowledged(self.world.one).max(self.acknowledged(self.world.two));
+        assert!(records >= acknowledged, "{what}: of {acknowledged} acknowledged records there are {records}");
+    }
+}
