@@ -205,6 +205,9 @@ fn crashes_while_it_returns_by_itself() {
             ends_rolled_back(&bench, point, &id_of(&bench));
             bench.stop_writing();
             assert!(!bench.assert_one_side_has_it_all(), "{point}: east serves again");
+            // A peer keeps a place for each leader that died, for a while, and has a limited number of them.
+            bench.site.bury_daemon();
+            bench.site.start_daemon();
             bench.afresh();
         }
     }
