@@ -2,16 +2,16 @@
 //!
 //! Each trial keeps [`Bystanders`] on the target: whatever happens, they must be there, unchanged.
 
-use std::fs;
+use std::{fs, io::Write};
 
 use rustix::process::Signal;
 
 use crate::{
     Case, cases,
-    common::noise,
+    common::{create_pool, destroy_pool, noise},
     process::{Done, wait_for},
     site::Site,
-    zfs::{create, exists, get, mounted, populate, snapshot, snapshots, tags, zfs},
+    zfs::{create, destroy, exists, get, mounted, populate, snapshot, snapshots, tags, zfs},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         a_stream_with_one_wrong_bit_is_found,
         a_stream_that_ends_early_is_found,
         a_full_target_says_so_and_goes_on_when_there_is_room,
+        a_full_pool_says_so_and_goes_on_when_there_is_room,
         a_snapshot_that_vanishes_before_it_is_sent,
         a_base_that_was_destroyed_is_a_persons_decision,
         a_done_that_is_lost_with_the_daemon_is_made_up_for,
@@ -53,8 +54,7 @@ impl Bystanders {
 
     /// GUIDs and files. What others have below the same directory is not of interest.
     fn state(name: &str) -> Look {
-        let all = zfs(&["list", "-H", "-o", "name,guid", name]);
-        let guid = all.trim().split_once('\t').unwrap().1.to_owned();
+        let guid = get(name, "guid").0;
         let files = ["precious", "later"].map(|file| fs::read(mounted(name).join(file)).unwrap_or_default());
         (snapshots(name).into_iter().chain([("".to_owned(), guid)]).collect(), files)
     }
@@ -154,6 +154,47 @@ fn a_full_target_says_so_and_goes_on_when_there_is_room() {
     zfs(&["set", "quota=none", &site.w("in")]);
     site.push("db", "in/db", &[]).must(0);
     site.assert_equal(&db, &site.w("in/db"));
+    others.are_untouched();
+}
+
+/// No quota: not a block is left in the whole pool.
+fn a_full_pool_says_so_and_goes_on_when_there_is_room() {
+    let mut site = Site::quiet();
+    destroy_pool(&site.west);
+    create_pool(&site.west, &site.dir.join(&site.west), 160 << 20).unwrap();
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let others = Bystanders::new(&[site.w("in"), site.w("in/theirs")]);
+    let db = site.source("db", 300_000);
+    let target = site.w("in/db");
+    site.push("db", "in/db", &[]).must(0);
+    populate(&db, 2, 4 << 20);
+    snapshot(&db, "s2");
+    let (before, props, files) =
+        (snapshots(&target), get(&target, "zmigrate:held"), site.files(&format!("{target}@s1")));
+    create(&site.w("log"));
+    let mut file = fs::File::create(mounted(&site.w("log")).join("filler")).unwrap();
+    // Until not a block is left: ever less at a time.
+    for len in [1 << 20, 64 << 10, 4 << 10] {
+        let full = (0..400).any(|n| file.write_all(&noise(len, n)).and_then(|()| file.sync_all()).is_err());
+        assert!(full, "a pool of 160 MiB took all of it");
+    }
+    drop(file);
+    for _ in 0..2 {
+        let done = site.push("db", "in/db", &[]).must(6);
+        assert!(done.stderr.contains("out of space"), "{}", done.stderr);
+        assert!(done.stderr.contains("hint: free space in the target's pool or raise its quota"), "{}", done.stderr);
+        assert_eq!((snapshots(&target), get(&target, "zmigrate:held")), (before.clone(), props.clone()));
+        others.are_untouched();
+    }
+    // By its dataset: zfs-fuse is slow to free a file's blocks, and takes a moment to let go of one.
+    wait_for("the end of what fills the pool", 10, || destroy(&site.w("log")).is_ok());
+    let available = || get(&site.w("in"), "available").0.parse::<u64>().unwrap();
+    wait_for("the space of what is gone", 30, || available() > 100 << 20);
+    // Read only now: to mount it takes a directory, and to clone it some room.
+    assert!(site.files(&format!("{target}@s1")) == files, "the files of {target}@s1");
+    site.push("db", "in/db", &[]).must(0);
+    site.assert_equal(&db, &target);
     others.are_untouched();
 }
 
