@@ -149,7 +149,9 @@ fn encryption_key_changed(w: &World) {
     // then nothing could open it any more.
     let outside = "tank/dst/rekeyed-above";
     let below = Pair { source: child.source.clone(), target: format!("{outside}/copy") };
-    w.two.sh(&format!("zfs create -o encryption=on -o keyformat=hex -o keylocation=file://{DIR}/key-own {outside}"));
+    w.two.sh(&format!(
+        "zfs create -o canmount=off -o encryption=on -o keyformat=hex -o keylocation=file://{DIR}/key-own {outside}"
+    ));
     w.push(&below, "");
     load(&below.target, "first");
     w.two.sh(&format!("zfs change-key -i {}", below.target));
