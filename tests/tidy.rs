@@ -59,7 +59,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pipe", "session",
         ],
     ),
-    ("doctor", &["types", "limits", "wire", "port", "releases", "config", "identity", "channel", "session"]),
+    ("doctor", &["types", "limits", "wire", "port", "releases", "jobs", "config", "identity", "channel", "session"]),
     ("runner", BELOW_DRIVER),
     ("daemon", BELOW_DRIVER),
     ("cli", BELOW_DRIVER),

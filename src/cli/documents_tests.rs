@@ -108,8 +108,8 @@ fn samples() -> BTreeMap<&'static str, Value> {
     let error = Failure::new(FailureClass::Zfs, "e").hint("h");
     let pass =
         PassReport { number: 1, bytes: 1, wire_bytes: 1, seconds: 1.0, sending_ms: 1, fixed_ms: 1, left_bytes: 1 };
-    let [listed, released] = state::samples();
-    let [planned, resumed] = cutover::lead_samples();
+    let (listed, released) = state::samples();
+    let (planned, resumed) = cutover::lead_samples();
     BTreeMap::from([
         ("An error", value(&error)),
         ("A command that fails before it has a report", output::failure_sample(&error)),

@@ -195,7 +195,7 @@ fn text(object: &ReleaseObject, acted: bool) -> String {
 
 /// With every field, for the test that holds docs/json.md to it.
 #[cfg(test)]
-pub(super) fn samples() -> [serde_json::Value; 2] {
+pub(super) fn samples() -> (serde_json::Value, serde_json::Value) {
     use crate::inventory::{Side, Standing};
     let item = Item {
         kind: Kind::Hold,
@@ -216,5 +216,5 @@ pub(super) fn samples() -> [serde_json::Value; 2] {
     let list = serde_json::to_value(list).unwrap();
     let error = Some(Failure::new(FailureClass::Zfs, "e"));
     let items = vec![ReleasedObject { item, meaning: "m".into(), released: false, error }];
-    [list, serde_json::to_value(ReleaseObject { result: "failed", exit_code: 6, items, notes }).unwrap()]
+    (list, serde_json::to_value(ReleaseObject { result: "failed", exit_code: 6, items, notes }).unwrap())
 }

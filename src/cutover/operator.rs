@@ -27,6 +27,8 @@ fn go(turn: &mut Turn<'_>) {
         (Phase::CatchUp, Some(Question::Stalled)) => turn.enter(Phase::Armed { go: true }, None),
         // A pass that is under way is waited for: it shortens the outage, and holds the target.
         (Phase::Armed { go: false }, _) => turn.enter(Phase::Armed { go: true }, None),
+        // It was heard already, and who heard it may be gone.
+        (Phase::Armed { go: true }, None) => turn.pursue(),
         _ => turn.decline("it does not wait for go"),
     }
 }

@@ -310,6 +310,22 @@ fn no_source_is_stopped_before_a_pass_of_this_process_went_well() {
     }
 }
 
+/// Its leader may be gone, and who says it again leads from now on.
+#[test]
+fn go_is_heard_also_by_one_that_was_told_already() {
+    let mut led = Led::new(terms());
+    led.pass(9000);
+    led.pass(500);
+    led.answer(Reply::Armed);
+    led.answer(Reply::Armed);
+    led.event(Event::Said(Command::Go));
+    led.it = Coordinator::read_back(&led.journal).unwrap();
+    let effects = led.event(Event::Said(Command::Go));
+    assert!(effects.contains(&Effect::Work(Work::Pass)), "{effects:?}");
+    led.pass(300);
+    assert_eq!(led.it.progress().phase, Phase::Arm { side: Side::Source });
+}
+
 #[test]
 fn what_a_cutover_that_is_rolled_back_says_of_itself() {
     let mut led = Led::new(Terms { hold: false, ..terms() });

@@ -22,7 +22,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -85,6 +85,8 @@ pub struct Registry {
     limits: RegistryLimits,
     sessions: Mutex<HashMap<SessionId, Arc<PeerSession>>>,
     crowd: Arc<Crowd>,
+    /// When identities asked in vain for one more session.
+    knocking: Mutex<HashMap<PeerName, Instant>>,
     opened: AtomicU64,
     /// Set while the daemon drains: no new sessions.
     draining: std::sync::atomic::AtomicBool,
@@ -105,6 +107,7 @@ impl Registry {
             engine,
             authority,
             crowd: Crowd::new(limits.connections_per_identity),
+            knocking: Mutex::default(),
             limits,
             sessions: Mutex::default(),
             opened: AtomicU64::new(0),
@@ -153,6 +156,18 @@ impl Registry {
         }
     }
 
+    /// Takes in that an identity asks in vain for one more session. How long ago it did so before, where that is as long as an initiator
+    /// needs that dials again.
+    fn knocked(&self, identity: &PeerName) -> Option<Duration> {
+        let mut knocking = lock(&self.knocking);
+        let before = knocking.entry(identity.clone()).or_insert_with(Instant::now);
+        let ago = before.elapsed();
+        (ago >= YIELD_AFTER).then(|| {
+            *before = Instant::now();
+            ago
+        })
+    }
+
     fn open(
         &self,
         hello: &Hello,
@@ -170,10 +185,15 @@ impl Registry {
         let mut own: Vec<_> = sessions.values().filter(|s| s.identity == *identity).collect();
         own.sort_by_key(|s| s.number);
         if own.len() >= limit {
-            // One that lost its initiator and holds nothing makes room for the next try; one that sends, only if all do.
-            let idle = own.iter().filter(|s| !s.holds_anything()).filter_map(|s| Some((s.alone_for()?, s)));
-            let idle = idle.filter(|(alone, _)| *alone >= YIELD_AFTER);
-            if let Some((_, oldest)) = idle.max_by_key(|(alone, s)| (!s.transfers_anything(), *alone)) {
+            let knocked = self.knocked(identity);
+            // One that lost its initiator makes room for the next try; one that sends, only if all do. One that holds a target may have
+            // an initiator that dials again: only if nobody did although another one got through to here in that time.
+            let given_up =
+                |alone: Duration, s: &PeerSession| !s.holds_anything() || knocked.is_some_and(|ago| alone > ago);
+            let idle = own.iter().filter_map(|s| Some((s.alone_for()?, s)));
+            let idle = idle.filter(|(alone, s)| *alone >= YIELD_AFTER && given_up(*alone, s));
+            let last = |s: &PeerSession| (s.holds_anything(), s.transfers_anything());
+            if let Some((_, oldest)) = idle.max_by_key(|(alone, s)| (std::cmp::Reverse(last(s)), *alone)) {
                 oldest.end(&Failure::new(FailureClass::Interrupted, "the session made room for a newer one"));
             }
             return Err((RefusalCode::Busy, format!("{identity} has {limit} sessions open, which is the limit")));

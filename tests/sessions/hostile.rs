@@ -20,7 +20,7 @@ use zmigrate::{
     wire::{
         codec::{self, Use},
         frame::{FLAG_MORE, Frame, FrameKind},
-        hello::{self, Hello, PREFACE_LEN, Preface, RefusalCode, Role, SessionId, Welcome},
+        hello::{self, Hello, PREFACE_LEN, Preface, RefusalCode, Role, SessionId, Welcome, features},
         message::{Call, Compression, ReceiveStep, Reply, Request, RoleOfDataset, SendStep},
     },
 };
@@ -298,6 +298,50 @@ fn room_is_made_only_by_those_to_whom_nobody_came_back() {
     });
 }
 
+/// A host that died with all its runs comes back: each of them holds a target, and its new runs must not wait until the old ones
+/// are given up.
+#[test]
+fn room_is_made_by_those_that_hold_targets_if_nobody_came_back_to_them() {
+    run(async {
+        let world = World::new(Direction::Pull).await;
+        let mut open = Vec::new();
+        for n in 0..16 {
+            let client = world.client().await;
+            client.call(Request::Lock { target: ds(&format!("dst/in/l{n}")) }).await.unwrap();
+            open.push(client);
+        }
+        let impatient = ClientOptions { connect_for: Duration::ZERO, ..client_options() };
+        let another = async || Client::connect(Arc::clone(&world.link) as _, &impatient).await;
+        // All were away for long, and one knocks before they are back.
+        assert!(another().await.is_err());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.link.vanish();
+        tokio::time::sleep(YIELD_AFTER * 2).await;
+        world.link.heal();
+        assert!(another().await.is_err());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for client in &open {
+            client.call(Request::About).await.unwrap();
+        }
+        // Now two of them are dead.
+        drop(open.drain(..2));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(another().await.is_err(), "the link may have come back this moment");
+        tokio::time::sleep(YIELD_AFTER).await;
+        assert!(another().await.is_err());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let first = another().await.unwrap();
+        assert!(another().await.is_err(), "one made room for one");
+        tokio::time::sleep(YIELD_AFTER).await;
+        assert!(another().await.is_err());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let second = another().await.unwrap();
+        for client in open.iter().chain([&first, &second]) {
+            client.call(Request::About).await.unwrap();
+        }
+    });
+}
+
 /// What is no handshake, or a frame over the limit, ends the connection and nothing else.
 #[test]
 fn bytes_that_are_no_protocol_end_their_connection() {
@@ -388,7 +432,7 @@ fn a_listing_over_the_limit_is_refused_and_a_flood_of_requests_waits() {
 pub async fn by_hand(link: &SimLink, role: Role) -> (Box<dyn Connection>, Result<(u16, Welcome), hello::Refusal>) {
     let mut connection = link.dial().await.unwrap().connection;
     let (agent, host) = ("test".to_owned(), "near".to_owned());
-    let hello = Hello { agent, host, clock_unix_ms: 0, features: 1, window: 4 << 20, role };
+    let hello = Hello { agent, host, clock_unix_ms: 0, features: features::OURS, window: 4 << 20, role };
     connection.write_all(&hello::encode_hello(&hello).unwrap()).await.unwrap();
     let mut head = [0; PREFACE_LEN];
     connection.read_exact(&mut head).await.unwrap();

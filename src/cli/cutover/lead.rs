@@ -329,7 +329,7 @@ pub fn dry_run(terms: &Terms, begun: &Begun, found: &Survey, output: &Output) ->
 
 /// With every field, for the test that holds docs/json.md to it.
 #[cfg(test)]
-pub(in crate::cli) fn samples() -> [serde_json::Value; 2] {
+pub(in crate::cli) fn samples() -> (serde_json::Value, serde_json::Value) {
     let planned = Planned {
         result: "dry_run",
         exit_code: 0,
@@ -340,5 +340,5 @@ pub(in crate::cli) fn samples() -> [serde_json::Value; 2] {
         max_downtime_ms: Millis(1),
     };
     let resumed = Resumed { result: "done", exit_code: 0, cutovers: Vec::new() };
-    [serde_json::to_value(planned).unwrap(), serde_json::to_value(resumed).unwrap()]
+    (serde_json::to_value(planned).unwrap(), serde_json::to_value(resumed).unwrap())
 }
