@@ -95,6 +95,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// target. Longer than an initiator that lives needs to dial again once the link is back: the pause of 2 s, and up to 4 s of
 /// a dial that began before and waits for TCP to try once more (after 1, 3 and 7 s).
 pub const YIELD_AFTER: Duration = Duration::from_secs(6);
+/// Two questions for one more session are of a link that was there in between if they are less than this apart: more than
+/// `retry_wait` of a job, and two of `connect_for`'s.
+pub const KNOCKS_WITHIN: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts to dial.
 pub const REDIAL_MAX: Duration = Duration::from_secs(2);
 /// The first pause between two attempts to dial: short beside the time that a lost link takes anyway, long enough that

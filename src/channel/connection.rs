@@ -1,7 +1,8 @@
 //! One connection of a channel: a reader and a writer that end when either does.
 //!
 //! A stalled receiver is not a lost link: this side keeps reading whatever the pipe behind it does (the window bounds
-//! what can come), and keeps answering pings. Only silence ends a connection.
+//! what can come), and keeps answering pings. Only silence ends a connection; or that there was no memory for more for as long,
+//! where many channels of one peer are stalled at once (budget.rs).
 
 use std::{io, time::Duration};
 

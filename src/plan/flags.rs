@@ -100,7 +100,9 @@ pub(super) fn same_mode(
     // nothing opens it any more, and OpenZFS 2.3.2 panics if the root's key is changed. A root that is a copy itself gets the same.
     let is_copy =
         |root: &&DatasetName| input.target_ancestors.iter().any(|d| d.name == **root && d.local(JOB).is_some());
-    let outside = crypt.root.as_ref().filter(|root| raw && !held_within && *root != target);
+    // What a cutover left comes home with the key that it went with.
+    let strange = raw && !held_within && input.options.enters.is_none();
+    let outside = crypt.root.as_ref().filter(|root| strange && *root != target);
     match outside.filter(|root| !is_copy(root)) {
         Some(root) => {
             Err(Refusal::KeyOfAnother { source: source.name.clone(), target: target.clone(), root: root.clone() })

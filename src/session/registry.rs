@@ -27,16 +27,16 @@ use tokio::{
 
 use super::{
     engine::{Channels, Engine, EngineSession, lock},
-    handshake::{accept, refuse, welcome},
+    handshake::{refuse, welcome},
     peer::PeerSession,
-    share::{Crowd, Share, turn_away},
+    share::{Crowd, Share, admit},
 };
 use crate::{
     channel::{Channel, carry},
     identity::Serial,
     limits::{
-        CONTROL_WINDOW, MAX_LARGE_REPLIES, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK, MAX_REQUESTS_WAITING, MAX_STREAMS,
-        MIN_WINDOW, YIELD_AFTER,
+        CONTROL_WINDOW, KNOCKS_WITHIN, MAX_LARGE_REPLIES, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK,
+        MAX_REQUESTS_WAITING, MAX_STREAMS, MIN_WINDOW, YIELD_AFTER,
     },
     port::link::Connection,
     types::{Access, DatasetName, Failure, FailureClass, JobId, PeerName},
@@ -125,11 +125,7 @@ impl Registry {
         identity: &PeerName,
         serial: &Serial,
     ) -> Result<(), Failure> {
-        let _place = match self.crowd.enter(identity) {
-            Ok(place) => place,
-            Err(most) => return turn_away(connection, identity, most).await,
-        };
-        let (version, hello) = accept(&mut connection).await?;
+        let (_place, version, hello) = admit(&self.crowd, &mut connection, identity).await?;
         match hello.role {
             Role::Open => match self.open(&hello, identity, serial) {
                 Ok(session) => {
@@ -157,15 +153,15 @@ impl Registry {
     }
 
     /// Takes in that an identity asks in vain for one more session. How long ago it did so before, where that is as long as an initiator
-    /// needs that dials again.
+    /// needs that dials again, and so short that the link was hardly away meanwhile.
     fn knocked(&self, identity: &PeerName) -> Option<Duration> {
         let mut knocking = lock(&self.knocking);
         let before = knocking.entry(identity.clone()).or_insert_with(Instant::now);
         let ago = before.elapsed();
-        (ago >= YIELD_AFTER).then(|| {
+        if ago >= YIELD_AFTER {
             *before = Instant::now();
-            ago
-        })
+        }
+        Some(ago).filter(|ago| (YIELD_AFTER..KNOCKS_WITHIN).contains(ago))
     }
 
     fn open(

@@ -17,8 +17,11 @@ use crate::{
     limits::{MAX_TRANSFERS, TURNED_AWAY_WITHIN},
     port::link::Connection,
     types::{Failure, FailureClass, PeerName},
-    wire::hello::RefusalCode,
+    wire::hello::{Hello, RefusalCode, Role},
 };
+
+/// One in so many of an identity's connections is added to them for the first ones of its sessions.
+const FIRST_ONES: usize = 6;
 
 /// What the transfers of one identity have together.
 pub(super) struct Share {
@@ -53,11 +56,13 @@ impl Crowd {
         Arc::new(Crowd { most, open: Mutex::default() })
     }
 
-    /// A place for one more connection, or the number of those that there are, which is the share of an identity.
-    pub fn enter(self: &Arc<Self>, identity: &PeerName) -> Result<Place, usize> {
+    /// A place for one more connection, or the number of those that there are, which is the share of an identity. `first`: of a
+    /// session, which ends without it; for these there are some more.
+    pub fn enter(self: &Arc<Self>, identity: &PeerName, first: bool) -> Result<Place, usize> {
+        let most = if first { self.most + self.most / FIRST_ONES } else { self.most };
         let mut open = lock(&self.open);
         let own = open.entry(identity.clone()).or_default();
-        if *own >= self.most {
+        if *own >= most {
             return Err(*own);
         }
         *own += 1;
@@ -77,16 +82,29 @@ impl Drop for Place {
     }
 }
 
-/// Refuses a connection of an identity that has `most` of them already, and says why in the error as well.
-pub(super) async fn turn_away(
-    mut connection: Box<dyn Connection>,
+/// A connection's place, and its hello.
+///
+/// # Errors
+/// When there was none, or no hello, which says why.
+pub(super) async fn admit(
+    crowd: &Arc<Crowd>,
+    connection: &mut Box<dyn Connection>,
     identity: &PeerName,
-    most: usize,
-) -> Result<(), Failure> {
-    let text = format!("{identity} has {most} connections open, which is its share");
+) -> Result<(Place, u16, Hello), Failure> {
+    let most = match crowd.enter(identity, false) {
+        Ok(place) => return accept(connection).await.map(|(version, hello)| (place, version, hello)),
+        Err(most) => most,
+    };
+    let mut text = format!("{identity} has {most} connections open, which is its share");
     // Its hello first, for who is still sending would lose the answer; but these places are others'.
-    if timeout(TURNED_AWAY_WITHIN, accept(&mut connection)).await.is_ok_and(|hello| hello.is_ok()) {
-        refuse(&mut connection, RefusalCode::Busy, &text).await?;
+    if let Ok(Ok((version, hello))) = timeout(TURNED_AWAY_WITHIN, accept(connection)).await {
+        if matches!(hello.role, Role::Open | Role::Attach { channel: 0, stripe: 0, .. }) {
+            match crowd.enter(identity, true) {
+                Ok(place) => return Ok((place, version, hello)),
+                Err(most) => text = format!("{identity} has {most} connections open, which is its share"),
+            }
+        }
+        refuse(connection, RefusalCode::Busy, &text).await?;
     }
     Err(Failure::new(FailureClass::Refused, text))
 }
@@ -99,13 +117,17 @@ mod tests {
     fn each_has_its_own_share_and_what_has_left_is_forgotten() {
         let crowd = Crowd::new(2);
         let (east, west) = ("east".parse().unwrap(), "west".parse().unwrap());
-        let (first, second) = (crowd.enter(&east).unwrap(), crowd.enter(&east).unwrap());
-        assert_eq!(crowd.enter(&east).err(), Some(2));
-        let other = crowd.enter(&west).unwrap();
+        let (first, second) = (crowd.enter(&east, false).unwrap(), crowd.enter(&east, false).unwrap());
+        assert_eq!(crowd.enter(&east, false).err(), Some(2));
+        let other = crowd.enter(&west, false).unwrap();
         drop(first);
-        let third = crowd.enter(&east).unwrap();
-        assert_eq!(crowd.enter(&east).err(), Some(2));
+        let third = crowd.enter(&east, false).unwrap();
+        assert_eq!(crowd.enter(&east, false).err(), Some(2));
         drop((second, third, other));
         assert!(lock(&crowd.open).is_empty());
+        let crowd = Crowd::new(6);
+        let _all = [(); 6].map(|()| crowd.enter(&east, false).unwrap());
+        let _first = crowd.enter(&east, true).unwrap();
+        assert_eq!(crowd.enter(&east, true).err(), Some(7), "of these, too, there is a number");
     }
 }

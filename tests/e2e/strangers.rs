@@ -338,7 +338,7 @@ fn a_greedy_peer_gets_its_share_and_no_more() {
 
 /// A transfer of another node whose link breaks meanwhile finds a place when it dials again.
 fn one_identity_cannot_hold_every_connection() {
-    const MOST: usize = 24;
+    const MOST: usize = 32;
     let mut site = Site::quiet();
     // Silence does not end those that are held.
     site.limits = format!(
@@ -361,8 +361,9 @@ fn one_identity_cannot_hold_every_connection() {
         }
         assert!(held.len() < MOST, "it has them all");
     };
-    assert_eq!((held.len(), code), (MOST - MOST / 4, Some(RefusalCode::Busy)), "{text}");
-    assert_eq!(text, "greedy has 18 connections open, which is its share");
+    // Three quarters, and some for the first connections of sessions.
+    assert_eq!((held.len(), code), (28, Some(RefusalCode::Busy)), "{text}");
+    assert_eq!(text, "greedy has 28 connections open, which is its share");
     assert!(!push.has_ended(), "the transfer was over before its link was cut");
     let dialled = proxy.accepted();
     proxy.cut_now();

@@ -44,21 +44,33 @@ fn daemon(limits: RegistryLimits) -> (Arc<Daemon>, Arc<SimLink>, Arc<SimLink>) {
 #[test]
 fn one_identity_has_its_share_of_the_connections_and_no_more() {
     run(async {
-        let (_daemon, greedy, other) = daemon(RegistryLimits { connections_per_identity: 5, ..limits() });
+        let (_daemon, greedy, other) = daemon(RegistryLimits { connections_per_identity: 6, ..limits() });
         let (first, welcome) = by_hand(&greedy, Role::Open).await;
         let session = welcome.unwrap().1.session;
         let stripe = |stripe| Role::Attach { session, channel: 0, stripe, next: 0 };
         let mut held = vec![first];
-        for n in 1..5 {
+        for n in 1..6 {
             let (connection, welcome) = by_hand(&greedy, stripe(n)).await;
             assert!(welcome.is_ok(), "{n}");
             held.push(connection);
         }
-        for role in [stripe(5), Role::Open] {
+        let refusal = async |role| {
             let (_, refused) = by_hand(&greedy, role).await;
             let refused = refused.unwrap_err();
             assert_eq!(refused.code, Some(RefusalCode::Busy));
-            assert_eq!(refused.text, "greedy has 5 connections open, which is its share");
+            refused.text
+        };
+        assert_eq!(refusal(stripe(6)).await, "greedy has 6 connections open, which is its share");
+        // What a session cannot do without comes before more of the same; but not without end.
+        let (replaced, welcome) = by_hand(&greedy, stripe(0)).await;
+        assert!(welcome.is_ok(), "the first one of a session dials again");
+        held.push(replaced);
+        drop(held.remove(0));
+        sleep(Duration::from_secs(1)).await;
+        let (opened, welcome) = by_hand(&greedy, Role::Open).await;
+        assert!(welcome.is_ok());
+        for role in [stripe(0), stripe(6), Role::Open] {
+            assert_eq!(refusal(role).await, "greedy has 7 connections open, which is its share");
         }
         // An initiator is told, and that it is worth another try.
         let impatient = ClientOptions { connect_for: Duration::ZERO, ..client_options() };
@@ -69,7 +81,7 @@ fn one_identity_has_its_share_of_the_connections_and_no_more() {
         let client = Client::connect(other as _, &impatient).await.unwrap();
         client.bye().await;
         // What ends is room for what comes.
-        drop(held.pop());
+        drop((opened, held.drain(3..)));
         sleep(Duration::from_secs(1)).await;
         assert!(by_hand(&greedy, stripe(4)).await.1.is_ok());
     });

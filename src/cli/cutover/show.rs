@@ -115,7 +115,8 @@ impl Object {
 }
 
 fn look(ledgers: &dyn Ledgers, id: Option<CutoverId>) -> Result<Object, Failure> {
-    let (mut cutovers, mut units_here, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cutovers, mut units_here) = (Vec::new(), Vec::new());
+    let (mut unreadable, mut unread) = (Vec::new(), Vec::new());
     for (name, told) in leads(ledgers)? {
         let (story, it) = match (told, id) {
             (Ok(told), _) => told,
@@ -138,22 +139,25 @@ fn look(ledgers: &dyn Ledgers, id: Option<CutoverId>) -> Result<Object, Failure>
             Ok(told) => {
                 let leg = told.host.kept().part.leg();
                 if id.is_none_or(|id| leg.is_some_and(|leg| leg.id == id)) {
-                    units_here.push(unit(&told));
+                    units_here.push(unit(&told, ledgers));
                 }
             }
-            Err(failure) if id.is_none() => unreadable.push(failure.to_string()),
-            Err(_) => {}
+            Err(failure) => unread.push(failure.to_string()),
         }
     }
     let units = units_here;
-    if let Some(id) = id.filter(|_| cutovers.is_empty() && units.is_empty()) {
+    // Where nothing of the one that is asked for was found, it may be its own.
+    if id.is_none() || units.is_empty() {
+        unreadable.append(&mut unread);
+    }
+    if let Some(id) = id.filter(|_| cutovers.is_empty() && units.is_empty() && unreadable.is_empty()) {
         return Err(Failure::new(FailureClass::Usage, format!("this host knows no cutover {id}"))
             .hint("`zmigrate cutover status` lists those that it knows"));
     }
     Ok(Object { cutovers, units, unreadable })
 }
 
-fn unit(told: &ReadBack) -> UnitObject {
+fn unit(told: &ReadBack, ledgers: &dyn Ledgers) -> UnitObject {
     let part = &told.host.kept().part;
     let (side, stage, _) = part.summary();
     UnitObject {
@@ -162,7 +166,7 @@ fn unit(told: &ReadBack) -> UnitObject {
         stage,
         leg: part.leg(),
         epoch: told.host.kept().epoch,
-        needs: host_needs(&told.host).or_else(|| stuck(told, Timestamp::now())),
+        needs: host_needs(&told.host).or_else(|| stuck(told, ledgers, Timestamp::now())),
         failed: told.said.failed.clone(),
         said: told.said.hooks.clone(),
     }
@@ -425,5 +429,7 @@ mod tests {
         let text = text(&object, false);
         assert!(text.contains("host-2.jsonl") && text.contains("lead-00000003.jsonl"), "{text}");
         assert!(look(&ledgers, Some(CutoverId(3))).is_err(), "its own ledger is no other one");
+        let unknown = look(&ledgers, Some(CutoverId(4))).unwrap();
+        assert_eq!((unknown.unreadable.len(), unknown.exit_code()), (1, 2), "nobody knows that it is not of that one");
     }
 }

@@ -70,7 +70,7 @@ pub fn standing(ledgers: &dyn Ledgers, now: Timestamp) -> Result<Standing, Failu
         match told {
             Ok(told) => {
                 let part = &told.host.kept().part;
-                let (Some(needs), Some(leg)) = (waits_here(&told, now), part.leg()) else { continue };
+                let (Some(needs), Some(leg)) = (waits_here(&told, ledgers, now), part.leg()) else { continue };
                 if led.contains(&leg.id) && !matches!(part, Part::UnknownFence(_)) {
                     continue;
                 }
@@ -88,14 +88,15 @@ pub fn standing(ledgers: &dyn Ledgers, now: Timestamp) -> Result<Standing, Failu
 }
 
 /// What a person is asked by a unit of this host that serves nobody, and has stood so for a while.
-fn waits_here(told: &ReadBack, now: Timestamp) -> Option<String> {
+fn waits_here(told: &ReadBack, ledgers: &dyn Ledgers, now: Timestamp) -> Option<String> {
     let is_fenced = matches!(told.host.kept().part, Part::Source(_, Stage::Fencing | Stage::Fenced));
-    host_needs(&told.host).filter(|_| !is_fenced || has_lasted(told, now)).or_else(|| stuck(told, now))
+    host_needs(&told.host).filter(|_| !is_fenced || has_lasted(told, now)).or_else(|| stuck(told, ledgers, now))
 }
 
-/// What a unit of this host is to do by itself, and has not done for a while.
-pub fn stuck(told: &ReadBack, now: Timestamp) -> Option<String> {
-    host_is_stuck(&told.host, told.said.failed.as_deref()).filter(|_| has_lasted(told, now))
+/// What a unit of this host is to do by itself, and has not done for a while: it failed, or no process is at it.
+pub fn stuck(told: &ReadBack, ledgers: &dyn Ledgers, now: Timestamp) -> Option<String> {
+    let under_way = || told.said.failed.is_none() && ledgers.is_owned(&told.unit.ledger());
+    host_is_stuck(&told.host, told.said.failed.as_deref()).filter(|_| has_lasted(told, now) && !under_way())
 }
 
 /// Whether the newest line is old. Of a clock that was set back it is not known for how long.

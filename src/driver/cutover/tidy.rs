@@ -16,6 +16,8 @@ use crate::{
 
 /// How long a peer is waited for that may not be there any more.
 const TIDY_WITHIN: Duration = Duration::from_secs(20);
+/// And for each root of the unit, which may have many datasets below it.
+const EACH_WITHIN: Duration = Duration::from_secs(30);
 /// So many of the newest passes are looked for.
 const PASSES: usize = 3;
 
@@ -39,8 +41,13 @@ impl Lead {
             _ => None,
         };
         if let Some(keep) = keep {
-            let tidied = self.talk.tidy(&kept.terms, &self.story.legs, &keep, true);
-            let _ = timeout(TIDY_WITHIN, tidied).await;
+            let within = TIDY_WITHIN + EACH_WITHIN * u32::try_from(kept.terms.unit.len()).unwrap_or(u32::MAX);
+            if timeout(within, self.talk.tidy(&kept.terms, &self.story.legs, &keep, true)).await.is_err() {
+                tracing::info!(
+                    "snapshots of passes stay: a host took longer than {} s to destroy them",
+                    within.as_secs()
+                );
+            }
         }
         self.leave_quietly().await;
     }

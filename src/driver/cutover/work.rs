@@ -300,6 +300,7 @@ impl Worker {
             let Some(open) = kept.as_ref() else { return Err(internal("no session")) };
             let (one, other) = open.sides(terms);
             let to = Arc::clone(&self.comparing);
+            *to.lock().unwrap_or_else(PoisonError::into_inner) = None;
             let tell: Tell =
                 Arc::new(move |how_far| *to.lock().unwrap_or_else(PoisonError::into_inner) = Some(how_far));
             let differs = difference(&one, &other, terms, &tag, &source, &tell).await?;

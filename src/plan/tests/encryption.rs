@@ -3,7 +3,10 @@
 use super::support::*;
 use crate::{
     plan::{EncryptionMode, Plan, Refusal, Side},
-    types::{listing::JOB, transfer::SendFlags},
+    types::{
+        listing::{FENCE, JOB},
+        transfer::SendFlags,
+    },
 };
 
 fn flags(plan: &Plan) -> SendFlags {
@@ -84,6 +87,11 @@ fn a_raw_increment_never_leaves_a_target_that_nothing_opens() {
     // What is nothing but read stays as it is, and so does what hangs on another copy, which gets the same key.
     c.target = vec![ds("backup/db").snaps("a b").encrypted("backup", true)];
     assert!(c.plan().is_up_to_date());
+    // A cutover brings home what had that very key when it left.
+    c.target = vec![ds("backup/db").snaps("a").encrypted("backup", true).set(FENCE, "c1:2")];
+    c.options.enters = Some("c1:2".to_owned());
+    assert_eq!(flags(&c.plan()), RAW);
+    c.options.enters = None;
     c.target = vec![ds("backup/db").snaps("a").encrypted("backup", true)];
     c.above = vec![ds("backup").set(JOB, "0123456789abcdef")];
     assert_eq!(flags(&c.plan()), RAW);

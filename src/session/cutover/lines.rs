@@ -157,15 +157,23 @@ pub(super) fn unit_of(ledgers: &dyn Ledgers, name: &str) -> Option<Unit> {
     }
 }
 
-/// The ids of all legs that the unit of that ledger took part in.
-pub(super) fn legs_of(ledgers: &dyn Ledgers, name: &str) -> Vec<CutoverId> {
-    let lines = ledgers.read(name).unwrap_or_default();
-    let entries = lines.iter().filter_map(|line| serde_json::from_str::<Line>(line).ok()).map(|line| line.entry);
-    let admitted = |entry| match entry {
-        Entry::Record { of: HostRecord::Admitted { leg, .. } } => Some(leg.id),
-        _ => None,
-    };
-    entries.filter_map(admitted).collect()
+/// All legs that the unit of that ledger took part in, and whether each has moved it.
+pub(super) fn legs_of(ledgers: &dyn Ledgers, name: &str) -> Vec<(CutoverId, bool)> {
+    legs(&ledgers.read(name).unwrap_or_default())
+}
+
+fn legs(lines: &[String]) -> Vec<(CutoverId, bool)> {
+    let mut legs: Vec<(CutoverId, bool)> = Vec::new();
+    for entry in lines.iter().filter_map(|line| serde_json::from_str::<Line>(line).ok()).map(|line| line.entry) {
+        match (entry, legs.last_mut()) {
+            (Entry::Record { of: HostRecord::Admitted { leg, .. } }, _) => legs.push((leg.id, false)),
+            (Entry::Record { of: HostRecord::Promoted { .. } | HostRecord::Released }, Some((_, moved))) => {
+                *moved = true;
+            }
+            _ => {}
+        }
+    }
+    legs
 }
 
 #[cfg(test)]
@@ -194,6 +202,23 @@ mod tests {
         for noted in [Some(noted.as_str()), Some("torn"), Some("{}"), None] {
             assert_eq!(Said::of(noted, &host).failed, None, "{noted:?}");
         }
+    }
+
+    #[test]
+    fn a_leg_has_moved_its_unit_where_it_promoted_or_released_it() {
+        let side = crate::cutover::leg::Side::Source;
+        let admitted = |id| HostRecord::Admitted {
+            leg: Leg { id: CutoverId(id), epoch: Epoch(1) },
+            side,
+            datasets: ["p/d".parse().unwrap()].into(),
+            verify: crate::cutover::proof::Means::Guid,
+        };
+        let records = [admitted(1), HostRecord::Released, admitted(2), HostRecord::Serving, admitted(3)];
+        let line = |of| Line { at: String::new(), pid: 1, entry: Entry::Record { of } };
+        let mut lines: Vec<String> = records.into_iter().map(|of| serde_json::to_string(&line(of)).unwrap()).collect();
+        lines.push("torn".to_owned());
+        let told = legs(&lines);
+        assert_eq!(told, [(CutoverId(1), true), (CutoverId(2), false), (CutoverId(3), false)]);
     }
 
     #[test]

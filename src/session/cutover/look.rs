@@ -158,8 +158,12 @@ fn of(info: &DatasetInfo, more: &[&str]) -> Vec<Saved> {
 /// When ZFS fails.
 pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &SnapshotTag) -> Result<(), Failure> {
     for root in unit.roots() {
+        let mut serving = Vec::new();
         for info in zfs.list(root, Depth::Tree).await?.datasets {
             let Some(kept) = info.snapshots.iter().find(|s| s.tag == *keep) else { continue };
+            if info.property(FENCE).is_none() {
+                serving.push(info.snapshot_name(kept).map_err(|e| Failure::new(FailureClass::Usage, e))?);
+            }
             let job = info.local(JOB).map(|job| format!("zmigrate:{job}"));
             let mut gone = Vec::new();
             for snapshot in &info.snapshots {
@@ -187,6 +191,12 @@ pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &
             if job.is_some() && info.local(HELD).is_some_and(|held| gone.contains(&held)) {
                 zfs.set(&info.name, &[(HELD.to_owned(), keep.to_string())]).await?;
             }
+        }
+        // Of a leg that was to leave this side, and did not: nobody comes home to what serves.
+        if let Some(id) = leg_of_final(keep.as_str()).filter(|_| !serving.is_empty())
+            && let Err(e) = zfs.release(&final_hold(id), &serving).await
+        {
+            tracing::debug!("a hold of cutover {id} stays below {root}: {e}");
         }
     }
     Ok(())

@@ -148,12 +148,17 @@ impl Hosts {
         }
     }
 
-    /// The legs of the unit that are over here, where the one that it takes part in now is one of these.
+    /// The legs of the unit that are over here, where the one that it takes part in now is one of these. Unless that has moved the unit,
+    /// not those that have: one can go home from where they brought it.
     fn over(&self, unit: &Unit, mine: &[CutoverId]) -> Result<Vec<CutoverId>, Failure> {
         let is_mine = |host: &Host| host.kept().part.leg().is_none_or(|leg| mine.contains(&leg.id));
         let host = self.near(unit)?.into_iter().find(|(other, _)| other == unit);
-        let all = || lines::legs_of(&*self.tools.ledgers, &unit.ledger());
-        Ok(host.filter(|(_, host)| is_mine(host)).map(|_| all()).unwrap_or_default())
+        if !host.is_some_and(|(_, host)| is_mine(&host)) {
+            return Ok(Vec::new());
+        }
+        let legs = lines::legs_of(&*self.tools.ledgers, &unit.ledger());
+        let moved_now = legs.iter().any(|(leg, moved)| *moved && mine.contains(leg));
+        Ok(legs.into_iter().filter(|(_, moved)| moved_now || !moved).map(|(leg, _)| leg).collect())
     }
 
     async fn ask(&self, unit: Unit, request: Request, setup: Option<Setup>, who: &str) -> Result<Told, Failure> {
