@@ -268,7 +268,7 @@ fn prometheus_is_told() {
 /// All of its answer, of a job that has run: each metric that there is, but for the one that zfs-fuse cannot say.
 fn promtool_takes_what_a_daemon_says() {
     let (mut east, port) = with_metrics();
-    east.give(Some("every = \"1h\"\nmax_lag = \"2h\""));
+    east.give(Some("every = \"1h\"\nmax_lag = \"2h\"\nverify = \"7d\""));
     wait_for("a run", 30, || east.last_is("done"));
     let answer = get(port, "/metrics");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();

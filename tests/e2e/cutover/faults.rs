@@ -348,7 +348,8 @@ fn an_unreadable_ledger_stops_everything() {
     fs::write(&host, lines.join("\n") + "\n").unwrap();
     let east = fs::read_to_string(&host).unwrap();
     bench.cutover(&["back", &id]).must(9);
-    bench.cutover(&["status"]).must(2).says(&["line 2 cannot be read", "nothing was changed"]);
+    let told = bench.cutover(&["status"]).must(2).stdout;
+    assert!(told.contains("line 2 cannot be read") && told.contains("nothing was changed"), "{told}");
     assert_eq!(fs::read_to_string(&host).unwrap(), east);
     std::thread::sleep(Duration::from_millis(10));
     assert!(!is_writable(&bench.east()) && is_writable(&bench.west()));
