@@ -38,11 +38,11 @@ cd "$(dirname "$0")"
 name=$1 file=$2 origin=$3; shift 3
 into=tank/mutants/$name
 for base in "$@"; do
-  timeout 60 zfs receive -s -u "$into" <"$base" 2>&1 || { echo "$name base $base"; exit; }
+  timeout 240 zfs receive -s -u "$into" <"$base" 2>&1 || { echo "$name base $base"; exit; }
 done
 [ "$origin" = - ] || set -- -o origin="$origin"
 [ "$origin" != - ] || set --
-said=$(timeout 60 zfs receive -s -u "$@" "$into" <"$file" 2>&1)
+said=$(timeout 240 zfs receive -s -u "$@" "$into" <"$file" 2>&1)
 case $? in
   0) echo "$name received" ;;
   124) echo "$name hangs" ;;
@@ -61,14 +61,14 @@ while read -r name type state key; do
   [ "$key" != unavailable ] || continue
   if [ "$type" = volume ]; then
     zfs set volmode=dev "$name" && volumes=$((volumes + 1))
-  elif timeout 30 zfs mount "$name" 2>/dev/null; then mounted=$((mounted + 1)); else failed=$((failed + 1)); fi
+  elif timeout 120 zfs mount "$name" 2>/dev/null; then mounted=$((mounted + 1)); else failed=$((failed + 1)); fi
 done <all
 udevadm settle 2>/dev/null
-timeout 60 ls -lR at >seen 2>/dev/null; echo "ls $?"
-timeout 60 find at -type f -exec head -qc 4M {} + 2>/dev/null >bytes; echo "cat $?"
-timeout 60 getfattr -R -h -d -m - at >attributes 2>/dev/null; echo "getfattr $?"
+timeout 240 ls -lR at >seen 2>/dev/null; echo "ls $?"
+timeout 240 find at -type f -exec head -qc 4M {} + 2>/dev/null >bytes; echo "cat $?"
+timeout 240 getfattr -R -h -d -m - at >attributes 2>/dev/null; echo "getfattr $?"
 for disk in /dev/zvol/tank/mutants/*; do
-  [ ! -b "$disk" ] || timeout 30 head -c 64M "$disk" >>bytes || echo "volume $?"
+  [ ! -b "$disk" ] || timeout 120 head -c 64M "$disk" >>bytes || echo "volume $?"
 done
 echo "mounted $mounted, not mounted $failed, volumes $volumes, lines $(wc -l <seen), bytes $(wc -c <bytes)"
 rm bytes
