@@ -1,34 +1,25 @@
 //! Pruning of a job of this host alone: one side, and no peer to ask.
 //!
 //! Invariant: it spares what a push spares: what targets of any job need, as far as bookmarks, holds and the jobs of this host
-//! tell; and of what a cutover moved away nothing goes.
+//! tell; and of what a cutover moved away, or others write to below the dataset, nothing goes.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    side::Side,
-    stopped,
-    upkeep::{Upkeep, given_up, prune_source, report, wanted},
-};
+use super::{prune::PruneHere, side::Side, stopped, upkeep::Upkeep};
 use crate::{
     jobs::{
         names::{Prefix, renamed},
         retention::Retention,
-        spare::Subject,
     },
     plan::ExcludePattern,
     session::{
         alone::alone,
         engine::{Engine, EngineSession},
     },
-    types::{
-        DatasetName, Failure, FailureClass, JobName, SnapshotTag,
-        listing::{DatasetInfo, FENCE},
-        transfer::Depth,
-    },
+    types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag, listing::DatasetInfo, transfer::Depth},
     wire::message::{Request, RoleOfDataset},
 };
 
@@ -47,6 +38,8 @@ pub struct LocalOptions {
     pub prefix: Prefix,
     /// Which of them stay; `None` for all.
     pub keep: Option<Retention>,
+    /// The snapshot that this run took, if it took one.
+    pub taken: Option<SnapshotTag>,
     /// By which ages are reckoned.
     pub now: Timestamp,
     /// Destroy nothing.
@@ -88,32 +81,31 @@ async fn prune(session: &Arc<EngineSession>, options: &LocalOptions) -> Result<U
         below.is_some_and(|below| !options.exclude.iter().any(|pattern| pattern.excludes(below)))
     };
     found.notes.extend(listing.get(&options.dataset).and_then(|root| stranded(root, &options.prefix, &options.name)));
-    let mut kept_for = Vec::new();
-    for info in listing.datasets.iter().filter(|info| takes_part(&info.name)) {
-        if info.property(FENCE).is_some() {
-            found.notes.push(format!("{} was moved away by a cutover, so nothing of it is pruned", info.name));
-            continue;
-        }
-        let needs = session.needs_of(&info.name);
-        // As of a push: holds are looked at where something is to go.
-        let subject = Subject { dataset: info, holds: &[], needs: &needs, prefix: &options.prefix };
-        let mut decided = subject.decide(Some(rules), options.now);
-        let asked = wanted(&decided).len();
-        let how = (&options.prefix, options.dry_run);
-        let pruned = prune_source(session, how, &info.name, &mut decided).await;
-        let holds = match asked > wanted(&decided).len() {
-            true => session.holds_of(info).await.unwrap_or_default(),
-            false => Vec::new(),
-        };
+    let mut here = PruneHere {
+        session,
+        root: &options.dataset,
+        prefix: &options.prefix,
+        rules,
+        dry_run: options.dry_run,
+        side: "local",
         // It writes no target of its own, so each that has a mark is another one.
-        let subject = Subject { holds: &holds, ..subject };
-        kept_for.extend(subject.kept_for("", rules, options.now).map(|kept| (kept, &info.name)));
-        found.pruned.push(report(&info.name, "local", decided));
-        found.unless_it_ends_all(pruned)?;
+        own: Some(""),
+        kept_for: Vec::new(),
+        of_others: Vec::new(),
+    };
+    for info in listing.datasets.iter().filter(|info| takes_part(&info.name)) {
+        here.dataset(info, &session.needs_of(&info.name), judged_at(info, options), &mut found).await?;
     }
-    found.kept_for = given_up(&options.dataset, &kept_for);
-    found.notes.extend(found.kept_for.clone());
+    here.conclude(&mut found);
     Ok(found)
+}
+
+/// By which time ages are reckoned: no later than that of the job's snapshot before the one of this run, because a clock that jumps ahead
+/// for a moment must not make all snapshots old. What may go a little later goes with the next run.
+fn judged_at(info: &DatasetInfo, options: &LocalOptions) -> Timestamp {
+    let mut before = info.snapshots.iter().rev().filter(|snapshot| options.taken.as_ref() != Some(&snapshot.tag));
+    let newest = before.find_map(|snapshot| options.prefix.time_of(&snapshot.tag));
+    newest.map_or(options.now, |newest| newest.min(options.now))
 }
 
 /// What is said where a job meets snapshots that look like its own but for their prefix, as after it was renamed.
@@ -140,7 +132,10 @@ mod tests {
             zfs::{SnapshotRequest, Zfs},
         },
         session::bare,
-        types::Guid,
+        types::{
+            Guid,
+            listing::{FENCE, JOB},
+        },
     };
 
     struct Host {
@@ -189,6 +184,7 @@ mod tests {
             exclude: Vec::new(),
             prefix: "db".parse().unwrap(),
             keep: keep.map(|rules| rules.parse().unwrap()),
+            taken: None,
             now: "2026-11-26T12:00:00Z".parse().unwrap(),
             dry_run: false,
         }
@@ -261,6 +257,42 @@ mod tests {
         let gone = LocalOptions { dataset: ds("tank/no"), ..options(Some("last 1")) };
         let failure = host.keep_up(&gone).await.unwrap_err();
         assert_eq!(failure.class, FailureClass::Zfs, "{failure}");
+    }
+
+    /// That is pruned by whoever writes it, by other rules and under its lock.
+    #[tokio::test]
+    async fn the_copy_of_another_job_below_is_left_alone_and_one_that_is_named_is_not() {
+        let host = host().await;
+        let properties =
+            [(JOB, "cccccccc33333333"), ("readonly", "on")].map(|(name, value)| (name.into(), value.into()));
+        host.zfs.set(&ds("tank/db/a"), &properties).await.unwrap();
+        let found = host.keep_up(&options(Some("last 1"))).await.unwrap();
+        assert_eq!((host.left("tank/db").await, host.left("tank/db/a").await), (vec![4, 9], vec![0, 1, 2, 3, 4, 9]));
+        assert_eq!(found.notes, ["nothing of tank/db/a is pruned: another job or host writes there"]);
+        // Where it has nothing that the rules would judge, nothing is said.
+        let other = LocalOptions { prefix: "other".parse().unwrap(), ..options(Some("last 1")) };
+        let notes = host.keep_up(&other).await.unwrap().notes;
+        assert!(!notes.iter().any(|note| note.contains("writes there")), "{notes:?}");
+        let named = LocalOptions { dataset: ds("tank/db/a"), ..options(Some("last 1")) };
+        assert_eq!(host.keep_up(&named).await.unwrap().destroyed(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_jumps_ahead_makes_no_snapshot_old() {
+        let host = host().await;
+        let ahead = "2030-11-26T04:30:00Z".parse().unwrap();
+        let tag: SnapshotTag = "db_2030-11-26T04:30:00Z".parse().unwrap();
+        let root = ds("tank/db");
+        let request = SnapshotRequest { root, tag: tag.clone(), recursive: true, except: Vec::new() };
+        host.zfs.snapshot(&request).await.unwrap();
+        let run = LocalOptions { now: ahead, taken: Some(tag), ..options(Some("all within 2h")) };
+        host.keep_up(&run).await.unwrap();
+        // By the snapshot of four o'clock, which is the newest before this run's; 9 is that of 2030, too.
+        assert_eq!(host.left("tank/db").await, [2, 3, 4, 9, 9]);
+        // A clock that is right is not held back by a snapshot of the future.
+        let right = LocalOptions { now: "2026-11-26T05:30:00Z".parse().unwrap(), ..options(Some("all within 2h")) };
+        host.keep_up(&right).await.unwrap();
+        assert_eq!(host.left("tank/db").await, [4, 9, 9]);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ pub mod cutover;
 mod limit;
 mod local;
 mod probe;
+mod prune;
 mod report;
 mod retire;
 mod side;

@@ -4,7 +4,7 @@
 //! again (`session/prune.rs`), so a decision of this side is only ever a wish.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -15,6 +15,7 @@ use super::{
     Direction, RunContext,
     attempt::lock,
     local::stranded,
+    prune::{PruneHere, undone, wanted},
     retire::{RetiredReport, retire},
     side::{Side, unexpected},
     stopped,
@@ -198,30 +199,26 @@ async fn with_session(
         let has_rules = options.keep_source.is_some() || options.keep_target.is_some();
         found.notes.extend(stranded(root, &options.prefix, &options.name).filter(|_| has_rules));
     }
-    let mut kept_for = Vec::new();
+    let of_source = options.keep_source.as_ref().filter(|_| options.direction == Direction::Push);
+    let mut here = of_source.map(|rules| PruneHere {
+        session: local,
+        root: &options.source,
+        prefix: &options.prefix,
+        rules,
+        dry_run: options.dry_run,
+        side: "source",
+        own,
+        kept_for: Vec::new(),
+        of_others: Vec::new(),
+    });
     for lag in found.lags.clone() {
         let (Some(from), to) = (source_has.listing.get(&lag.source), target_has.listing.get(&lag.target)) else {
             continue;
         };
-        if let (Some(rules), Direction::Push) = (&options.keep_source, options.direction) {
+        if let Some(here) = &mut here {
             let mut needs = context.engine.needs().of(&lag.source, Some(&options.name));
             needs.push(need(options, lag.common.as_ref().map(|c| c.guid)));
-            // Holds are looked at where something is to go, so that a round without news costs no command for each dataset.
-            let subject = Subject { dataset: from, holds: &[], needs: &needs, prefix: &options.prefix };
-            let mut decided = subject.decide(Some(rules), options.now);
-            let asked = wanted(&decided).len();
-            let how = (&options.prefix, options.dry_run);
-            let pruned = prune_source(local, how, &lag.source, &mut decided).await;
-            // Of what was to go and stayed, only the holds tell why.
-            let holds = match asked > wanted(&decided).len() {
-                true => local.holds_of(from).await.unwrap_or_default(),
-                false => Vec::new(),
-            };
-            let subject = Subject { holds: &holds, ..subject };
-            kept_for
-                .extend(own.and_then(|own| subject.kept_for(own, rules, options.now)).map(|kept| (kept, &from.name)));
-            found.pruned.push(report(&lag.source, "source", decided));
-            found.unless_it_ends_all(pruned)?;
+            here.dataset(from, &needs, options.now, &mut found).await?;
         }
         if let (Some(rules), Some(to)) = (&options.keep_target, to) {
             let needs = [need(options, lag.common.as_ref().map(|c| c.guid))];
@@ -232,8 +229,9 @@ async fn with_session(
             found.unless_it_ends_all(pruned)?;
         }
     }
-    found.kept_for = given_up(&options.source, &kept_for);
-    found.notes.extend(found.kept_for.clone());
+    if let Some(here) = here {
+        here.conclude(&mut found);
+    }
     let listings = (&source_has.listing, &target_has.listing);
     let retired = retire(&target, (client, identity), options, listings, takes_part, &mut found).await;
     found.unless_it_ends_all(retired)?;
@@ -277,42 +275,6 @@ fn judged_at(now: Timestamp, skew_ms: i64) -> Timestamp {
 
 fn need(options: &UpkeepOptions, has: Option<Guid>) -> Need {
     Need { by: format!("job {}", options.name), has }
-}
-
-/// What is to go, oldest first.
-pub(super) fn wanted(decided: &[Decision]) -> Vec<(SnapshotTag, Guid)> {
-    decided.iter().filter(|d| !d.keep).map(|d| (d.tag.clone(), d.guid)).collect()
-}
-
-/// `how`: the prefix of what may go, and whether nothing is to be destroyed.
-pub(super) async fn prune_source(
-    local: &Arc<EngineSession>,
-    how: (&Prefix, bool),
-    dataset: &DatasetName,
-    decided: &mut [Decision],
-) -> Result<(), Failure> {
-    let wanted = wanted(decided);
-    for (at, batch) in wanted.chunks(MAX_PRUNED).enumerate() {
-        let (ours, dataset, prefix) = (Arc::clone(local), dataset.clone(), how.0.clone());
-        let (batch, dry_run) = (batch.to_vec(), how.1);
-        let act = async move { ours.prune_source(&dataset, &prefix, &batch, dry_run).await };
-        match local.to_its_end(act).await {
-            Ok(pruned) => correct(decided, pruned),
-            Err(failure) => {
-                undone(decided, &wanted[at * MAX_PRUNED..], &failure);
-                return Err(failure);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What was to go and, as far as this side knows, did not.
-fn undone(decided: &mut [Decision], rest: &[(SnapshotTag, Guid)], failure: &Failure) {
-    let rest: HashSet<Guid> = rest.iter().map(|(_, guid)| *guid).collect();
-    for decision in decided.iter_mut().filter(|d| !d.keep && rest.contains(&d.guid)) {
-        (decision.keep, decision.why) = (true, format!("could not be destroyed: {failure}"));
-    }
 }
 
 async fn prune_target(

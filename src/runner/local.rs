@@ -6,7 +6,7 @@ use super::{files::JobState, report::JobReport, run::Run};
 use crate::{
     driver::{LocalOptions, Upkeep, keep_up_here},
     plan::ExcludePattern,
-    types::Failure,
+    types::{Failure, SnapshotTag},
 };
 
 impl Run<'_> {
@@ -23,7 +23,7 @@ impl Run<'_> {
             (report.snapshot, late) = (Some(taken.tag), taken.after.err());
             report.notes.extend(taken.notes);
         }
-        let failure = match self.keep_up_here(exclude, false).await {
+        let failure = match self.keep_up_here(exclude, report.snapshot.clone(), false).await {
             Ok(found) => {
                 report.pruned = found.destroyed();
                 state.kept_for = found.kept_for;
@@ -43,8 +43,13 @@ impl Run<'_> {
         }
     }
 
-    /// Prunes by the job's rules, or says what would go.
-    pub(super) async fn keep_up_here(&self, exclude: Vec<ExcludePattern>, dry_run: bool) -> Result<Upkeep, Failure> {
+    /// Prunes by the job's rules, or says what would go. `taken`: the snapshot of this run.
+    pub(super) async fn keep_up_here(
+        &self,
+        exclude: Vec<ExcludePattern>,
+        taken: Option<SnapshotTag>,
+        dry_run: bool,
+    ) -> Result<Upkeep, Failure> {
         let job = self.job;
         let options = LocalOptions {
             name: job.name.clone(),
@@ -53,6 +58,7 @@ impl Run<'_> {
             exclude,
             prefix: job.prefix.clone(),
             keep: job.keep.clone(),
+            taken,
             now: Timestamp::now(),
             dry_run,
         };

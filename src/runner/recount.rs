@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     jobs::{
@@ -17,15 +18,24 @@ use crate::{
     types::listing::Listing,
 };
 
+/// How long it may take to count when a run is to end: twice that is less than a daemon waits for its runs.
+const COUNTED_WHEN_STOPPED: Duration = Duration::from_secs(5);
+
 /// Counts by one listing of the source, where that is on this host, and asks for the estimates of what is missing. Of a source that is
-/// away nothing is known. `within` is for the listing, and once more for the estimates.
-pub(super) async fn count_unsent(zfs: &dyn Zfs, job: &Job, lags: &mut [Lag], within: Duration) {
+/// away nothing is known. `within` is for the listing, and once more for the estimates; after `stop` there are a few seconds left for each.
+pub(super) async fn count_unsent(
+    zfs: &dyn Zfs,
+    job: &Job,
+    lags: &mut [Lag],
+    within: Duration,
+    stop: &CancellationToken,
+) {
     if lags.is_empty() {
         return;
     }
     let depth = if job.recursive { Depth::Tree } else { Depth::Root };
     let listed = match job.is(Direction::Push) {
-        true => timeout(within, zfs.list(&job.dataset, depth)).await.ok().and_then(Result::ok),
+        true => in_time(zfs.list(&job.dataset, depth), within, stop).await.and_then(Result::ok),
         false => None,
     };
     let Some(listing) = listed else {
@@ -34,7 +44,20 @@ pub(super) async fn count_unsent(zfs: &dyn Zfs, job: &Job, lags: &mut [Lag], wit
     };
     recount(lags, &listing);
     // What could not be estimated in time is not known.
-    let _ = timeout(within, estimate(zfs, job, lags, &listing)).await;
+    let _ = in_time(estimate(zfs, job, lags, &listing), within, stop).await;
+}
+
+/// `None` if it took too long.
+async fn in_time<T>(act: impl Future<Output = T>, within: Duration, stop: &CancellationToken) -> Option<T> {
+    let stopped = async {
+        stop.cancelled().await;
+        sleep(COUNTED_WHEN_STOPPED).await;
+    };
+    tokio::select! {
+        biased;
+        done = timeout(within, act) => done.ok(),
+        () = stopped => None,
+    }
 }
 
 async fn estimate(zfs: &dyn Zfs, job: &Job, lags: &mut [Lag], source: &Listing) -> ZfsResult<()> {
@@ -57,6 +80,8 @@ async fn estimate(zfs: &dyn Zfs, job: &Job, lags: &mut [Lag], source: &Listing) 
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::{
         config::Config,
@@ -113,7 +138,7 @@ mod tests {
         for (runs, tag) in ["bb", "ccc", "dddd"].into_iter().enumerate() {
             snapshot(&zfs, tag).await;
             let listings = zfs.count(Op::List);
-            count_unsent(&zfs, &job("push"), &mut lags, WITHIN).await;
+            count_unsent(&zfs, &job("push"), &mut lags, WITHIN, &CancellationToken::new()).await;
             assert_eq!(zfs.count(Op::List), listings + 1, "one listing");
             assert!(lags.iter().all(|lag| lag.unsent_snapshots == Some(runs + 1)), "{lags:?}");
             let bytes = lags[0].unsent_bytes.unwrap();
@@ -133,17 +158,34 @@ mod tests {
             })
         };
         let mut told = lags.clone();
-        count_unsent(&zfs, &job("pull"), &mut told, WITHIN).await;
+        count_unsent(&zfs, &job("pull"), &mut told, WITHIN, &CancellationToken::new()).await;
         assert!(not_known(&told), "the source of a pull is away: {told:?}");
         let mut told = lags.clone();
         zfs.fail_at(Op::List, Fault::Refuse(ZfsErrorKind::Io));
-        count_unsent(&zfs, &job("push"), &mut told, WITHIN).await;
+        count_unsent(&zfs, &job("push"), &mut told, WITHIN, &CancellationToken::new()).await;
         assert!(not_known(&told), "{told:?}");
         // The estimate alone fails.
         let mut told = lags.clone();
         zfs.fail_at(Op::SendSize, Fault::Refuse(ZfsErrorKind::Io));
-        count_unsent(&zfs, &job("push"), &mut told, WITHIN).await;
+        count_unsent(&zfs, &job("push"), &mut told, WITHIN, &CancellationToken::new()).await;
         assert_eq!((told[0].unsent_snapshots, told[0].unsent_bytes), (Some(1), None));
         assert!(told[1].unsent_bytes.is_some(), "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_that_comes_while_it_counts_is_heard() {
+        let (stop, began) = (CancellationToken::new(), Instant::now());
+        let stopper = async {
+            sleep(Duration::from_secs(1)).await;
+            stop.cancel();
+        };
+        let counted = in_time(std::future::pending::<()>(), Duration::from_secs(300), &stop);
+        assert_eq!(tokio::join!(counted, stopper).0, None);
+        assert_eq!(began.elapsed().as_secs(), 1 + COUNTED_WHEN_STOPPED.as_secs());
+        // What ends soon after is taken in, and without a stop there is all the time.
+        let counts = |seconds| sleep(Duration::from_secs(seconds));
+        assert_eq!(in_time(counts(4), Duration::from_secs(300), &stop).await, Some(()));
+        assert_eq!(in_time(counts(299), Duration::from_secs(300), &CancellationToken::new()).await, Some(()));
+        assert_eq!(in_time(counts(301), Duration::from_secs(300), &CancellationToken::new()).await, None);
     }
 }

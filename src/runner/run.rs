@@ -31,8 +31,8 @@ use crate::{
     types::{Failure, FailureClass, JobName, SnapshotTag},
 };
 
-/// How long it may take to count what is unsent when a run is to end: twice that is less than a daemon waits for its runs.
-const COUNTED_WHEN_STOPPED: Duration = Duration::from_secs(5);
+/// How long it may take to count what is unsent while a person waits for the run's end.
+const COUNTED_FOR_A_PERSON: Duration = Duration::from_secs(20);
 
 /// What runs of jobs work with.
 #[derive(Clone)]
@@ -113,8 +113,8 @@ pub async fn run_job(context: &JobContext, job: &Job, by: Started) -> Result<Job
         if state.looked.is_none() {
             // It did not come to see both sides.
             state.looked = looked;
-            let within = if context.stop.is_cancelled() { COUNTED_WHEN_STOPPED } else { LISTING_WITHIN };
-            count_unsent(run.zfs(), job, &mut state.lags, within).await;
+            let within = if by == Started::Person { COUNTED_FOR_A_PERSON } else { LISTING_WITHIN };
+            count_unsent(run.zfs(), job, &mut state.lags, within, &context.stop).await;
         }
         conclude(&mut report, result, since.elapsed());
         report.all_notes().iter().for_each(|note| tracing::info!("{note}"));
@@ -168,7 +168,7 @@ pub async fn preview(context: &JobContext, job: &Job, act: bool) -> Result<Upkee
     let _lock = if act { Some(files.lock(&job.name)?) } else { None };
     let run = Run { context, job, files: &files, by: Started::Person };
     let exclude = run.exclude().await?;
-    let Some(remote) = &job.remote else { return run.keep_up_here(exclude, !act).await };
+    let Some(remote) = &job.remote else { return run.keep_up_here(exclude, None, !act).await };
     let mut state = files.load(job)?;
     (state.source, state.target) = (job.dataset.to_string(), place(job));
     run.keep_up(remote, exclude, &mut state, true, !act).await

@@ -18,6 +18,7 @@ mod looks;
 mod months;
 mod prepared;
 mod probes;
+mod pruning;
 mod random;
 mod releases;
 mod scale;
