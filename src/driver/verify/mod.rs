@@ -36,7 +36,7 @@ use crate::{
     },
     wire::{
         hello::features,
-        message::{Reply, Request, RoleOfDataset},
+        message::{Listed, Reply, Request, RoleOfDataset},
         verify::{VerifyAnswer, VerifyAsk, VerifyWhat},
     },
 };
@@ -156,13 +156,22 @@ async fn with_client(
 }
 
 impl Sides {
-    async fn compare(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<(), Failure> {
+    /// Of the source and of the target.
+    async fn listings(&self, options: &VerifyOptions) -> Result<(Listed, Listed), Failure> {
         let depth = if options.recursive { Depth::Tree } else { Depth::Root };
         let list = |root: &DatasetName, role| Request::List { root: root.clone(), depth, role };
-        let (source, target) = tokio::try_join!(
-            self.source.list(list(&options.source, RoleOfDataset::Source)),
-            self.target.list(list(&options.target, RoleOfDataset::Target)),
-        )?;
+        let source = self.source.list(list(&options.source, RoleOfDataset::Source));
+        let target = self.target.list(list(&options.target, RoleOfDataset::Target));
+        if options.seen.is_some() {
+            // One after the other: what came to the source since is known to be newer, what came to the target is not.
+            let target = target.await?;
+            return Ok((source.await?, target));
+        }
+        tokio::try_join!(source, target)
+    }
+
+    async fn compare(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<(), Failure> {
+        let (source, target) = self.listings(options).await?;
         for (side, root, listing) in
             [("source", &options.source, &source.listing), ("target", &options.target, &target.listing)]
         {

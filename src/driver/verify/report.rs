@@ -207,11 +207,10 @@ impl VerifyReport {
         let any = |result| self.datasets.iter().any(|dataset| dataset.result == result);
         let failed = error.as_ref().or_else(|| self.datasets.iter().find_map(|d| d.error.as_ref()));
         let class = failed.map_or(FailureClass::Zfs, |failure| failure.class);
-        (self.result, self.exit_code) = if error.is_some() {
-            (VerifyResult::Failed, class.exit_code())
-        } else if any(VerifyResult::Different) {
+        // What differs for certain counts for more than what is not known, also where it came to no end.
+        (self.result, self.exit_code) = if any(VerifyResult::Different) {
             (VerifyResult::Different, FailureClass::Refused.exit_code())
-        } else if any(VerifyResult::Failed) || self.datasets.is_empty() {
+        } else if error.is_some() || any(VerifyResult::Failed) || self.datasets.is_empty() {
             (VerifyResult::Failed, class.exit_code())
         } else {
             (VerifyResult::Equal, 0)

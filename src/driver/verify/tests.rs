@@ -1,7 +1,12 @@
 use super::*;
-use crate::types::{
-    CreateTxg,
-    listing::{BookmarkInfo, DatasetKind, SnapshotInfo},
+use crate::{
+    fake::{FakeZfs, Fault, Op},
+    port::zfs::ZfsErrorKind,
+    session::bare,
+    types::{
+        CreateTxg,
+        listing::{BookmarkInfo, DatasetKind, SnapshotInfo},
+    },
 };
 
 fn options() -> VerifyOptions {
@@ -175,6 +180,36 @@ fn a_difference_is_told_in_one_line() {
         differs(|v| v.only_at_target = vec!["o".into(), "p".into()]).unwrap().contains("2 snapshots, such as @o, ")
     );
     assert_eq!(differs(|v| (v.target, v.common) = (None, None)).unwrap(), "a/src: the target does not have it");
+}
+
+#[test]
+fn what_differs_is_told_also_where_the_rest_was_not_looked_at() {
+    let conclude = |target: &[(&str, u64)]| {
+        let mut report = VerifyReport::new(&options(), "west");
+        report.datasets.push(judged(&[("x", 1)], target));
+        report.conclude(Some(given_up()), Duration::ZERO);
+        assert!(report.error.is_some());
+        (report.result, report.exit_code)
+    };
+    assert_eq!(conclude(&[("x", 2)]), (VerifyResult::Different, FailureClass::Refused.exit_code()));
+    assert_eq!(conclude(&[("x", 1)]), (VerifyResult::Failed, FailureClass::Interrupted.exit_code()));
+}
+
+/// What came to both sides between two looks would look like the target's own.
+#[tokio::test]
+async fn of_what_a_run_has_seen_the_target_is_looked_at_before_the_source() {
+    let (a, b, dir) = (FakeZfs::new(1), FakeZfs::new(2), tempfile::tempdir().unwrap());
+    a.create(&"a/src".parse().unwrap());
+    b.create(&"b/dst".parse().unwrap());
+    let side = |zfs: &FakeZfs| Side::Local(Arc::new(bare::session(&bare::engine(zfs, dir.path()), "a test")));
+    let sides = Sides { source: side(&a), target: side(&b), progress: Arc::default() };
+    let of_job = VerifyOptions { seen: Some(Vec::new()), ..options() };
+    b.fail_at(Op::List, Fault::Refuse(ZfsErrorKind::Io));
+    assert!(sides.listings(&of_job).await.is_err());
+    assert_eq!((a.count(Op::List), b.count(Op::List)), (0, 1));
+    let (source, target) = sides.listings(&of_job).await.unwrap();
+    assert_eq!((source.listing.datasets.len(), target.listing.datasets.len()), (1, 1));
+    assert_eq!((a.count(Op::List), b.count(Op::List)), (1, 2));
 }
 
 #[test]
