@@ -321,9 +321,19 @@ impl Findings {
             );
         }
         let both_prune = one.keep.is_some() && other.keep.is_some() && one.keep != other.keep;
-        // A pull prunes its target by keep, the others what they read.
-        let here = |job: &Job| !job.is(Direction::Pull);
-        if here(one) && here(other) && both_prune && one.prefix == other.prefix && meet(&one.dataset, &other.dataset) {
+        // A pull prunes its target by keep, the others what they read, but of others' copies below that nothing.
+        let copy = |job: &Job| job.remote.clone().filter(|_| job.is(Direction::Pull)).map(|remote| remote.target);
+        let is_in = |reads: &Job, pull: &Job, copy: DatasetName| {
+            reads.dataset == copy || (pull.recursive && reads.dataset.is_at_or_below(&copy))
+        };
+        let the_same = match (copy(one), copy(other)) {
+            (None, None) => meet(&one.dataset, &other.dataset),
+            (Some(copy), None) => is_in(other, one, copy),
+            (None, Some(copy)) => is_in(one, other, copy),
+            // They write into each other's target, if they meet.
+            (Some(_), Some(_)) => false,
+        };
+        if both_prune && one.prefix == other.prefix && the_same {
             self.add(
                 Severity::Warning,
                 format!("jobs {} and {} prune the same snapshots here by different rules", one.name, other.name),
