@@ -23,6 +23,8 @@ use crate::{
 const AHEAD: SignedDuration = SignedDuration::from_secs(300);
 /// How late a job of this host alone may begin before that is told: others run as well, eight at a time.
 const LATE: SignedDuration = SignedDuration::from_hours(1);
+/// How long a run of such a job may take before that is told: it takes a snapshot and prunes.
+const HANGS: SignedDuration = SignedDuration::from_hours(24);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -143,8 +145,11 @@ fn is_watched(status: &JobStatus, now: Timestamp) -> bool {
 
 fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     if status.target.is_none() {
-        let (level, why) = judge_local(status, now);
-        return Judged { job: status.job.clone(), level, lag_s: None, max_lag_s: None, why: one_line(&why) };
+        // A limit for the lag of all jobs is hardly meant for one that has none; one for this job is.
+        let asked = args.max_lag.filter(|_| args.name.is_some());
+        let max_lag_s = asked.map(|span| span.as_s()).or(status.max_lag_s);
+        let (level, why) = judge_local(status, max_lag_s, now);
+        return Judged { job: status.job.clone(), level, lag_s: None, max_lag_s, why: one_line(&why) };
     }
     let verification = status.verification.as_ref();
     let unverified = verification.and_then(|verification| verification.trouble(now));
@@ -193,12 +198,25 @@ fn judge(status: &JobStatus, args: &CheckArgs, now: Timestamp) -> Judged {
     Judged { job: status.job.clone(), level, lag_s: status.lag_s, max_lag_s, why: one_line(&why) }
 }
 
-/// A job of this host alone has no lag: it is well as long as it runs, and its runs go well.
-fn judge_local(status: &JobStatus, now: Timestamp) -> (Level, String) {
+/// A job of this host alone has no lag: it is well as long as it runs, and its runs go well. Its limit is for how long ago one did.
+fn judge_local(status: &JobStatus, max_lag_s: Option<u64>, now: Timestamp) -> (Level, String) {
+    let since = |at: Timestamp| u64::try_from(now.as_second() - at.as_second()).unwrap_or_default();
+    let over = max_lag_s.filter(|max| status.last_good.is_none_or(|good| since(good) > *max));
+    let at_work = status.last.as_ref().filter(|last| status.state == "running" && last.ended.is_none());
+    let hangs = at_work.filter(|last| now.duration_since(last.started) > HANGS);
     let failed = status.last_ended.as_ref().filter(|last| last.exit_code != 0);
     let late = status.next.filter(|next| now.duration_since(*next) > LATE && status.state != "running");
     match (status.last_good, failed) {
         _ if status.error.is_some() => (Level::Unknown, status.error.clone().unwrap_or_default()),
+        (Some(good), _) if over.is_some() => {
+            let max = over.map_or(String::new(), human_seconds);
+            (Level::Critical, format!("the last run that went well ended {}, more than {max}", ago(good, now)))
+        }
+        (None, _) if over.is_some() => (Level::Critical, "no run has gone well yet".to_owned()),
+        _ if hangs.is_some() => {
+            let began = hangs.map_or(String::new(), |last| ago(last.started, now));
+            (Level::Warning, format!("the run that is at work began {began}, and may hang"))
+        }
         (_, Some(last)) => (Level::Warning, format!("the last run failed: {}", last.error.clone().unwrap_or_default())),
         _ if status.paused => (Level::Warning, "it is paused".to_owned()),
         _ if late.is_some() => {
@@ -283,15 +301,21 @@ mod tests {
 
     /// What is said of a job whose runs left that state; the names of its datasets are filled in.
     fn judged(keys: &str, state: JobState) -> (Level, String) {
+        judged_by(&CheckArgs { name: None, max_lag: None, warn_lag: None }, keys, state, false)
+    }
+
+    /// The same of a check with arguments, and also while a run is at work.
+    fn judged_by(args: &CheckArgs, keys: &str, state: JobState, at_work: bool) -> (Level, String) {
         let dir = tempfile::tempdir().unwrap();
         let text = format!("state_dir = \"{}\"\n[job.db]\ndataset = \"t/db\"\n{keys}", dir.path().display());
         let config = Config::parse(&text, "z").unwrap();
         let job = config.jobs.values().next().unwrap();
         let state = JobState { source: job.dataset.to_string(), target: place(job), ..state };
-        JobFiles::new(dir.path()).save(job, &state).unwrap();
+        let files = JobFiles::new(dir.path());
+        files.save(job, &state).unwrap();
+        let _lock = at_work.then(|| files.lock(&job.name).unwrap());
         let status = overview(&config, None, now()).unwrap().remove(0);
-        let args = CheckArgs { name: None, max_lag: None, warn_lag: None };
-        let judged = judge(&status, &args, now());
+        let judged = judge(&status, args, now());
         (judged.level, judged.why)
     }
 
@@ -337,5 +361,34 @@ mod tests {
         says(local("every = \"1h\"\n", late), Level::Warning, "it was due 4 h ago and did not run");
         let kept = JobState { kept_for: Some("3 snapshots stay".into()), ..ran(0) };
         says(local("", kept), Level::Warning, "3 snapshots stay");
+    }
+
+    /// A run that hangs ends nowhere, and what cron should start and does not has no schedule here.
+    #[test]
+    fn a_job_of_this_host_alone_that_stands_still_is_not_well() {
+        let hours_ago = |hours: i64| now() - SignedDuration::from_hours(hours);
+        let local = |keys: &str| format!("direction = \"local\"\n{keys}");
+        let good =
+            |hours: i64| JobState { last: Some(run(0)), last_good: Some(hours_ago(hours)), ..JobState::default() };
+        let limited = |state: JobState| judged(&local("max_lag = \"2h\"\n"), state);
+        says(limited(good(2)), Level::Ok, "the last run went well 2 h ago");
+        says(limited(good(3)), Level::Critical, "the last run that went well ended 3 h ago, more than 2 h");
+        says(limited(JobState::default()), Level::Critical, "no run has gone well yet");
+        // A limit on the command line is for it if it is named.
+        let max_lag = Some("2h".parse().unwrap());
+        let this = CheckArgs { name: Some("db".parse().unwrap()), max_lag, warn_lag: None };
+        says(judged_by(&this, &local(""), good(3), false), Level::Critical, "more than 2 h");
+        let all = CheckArgs { name: None, ..this };
+        says(judged_by(&all, &local(""), good(3), false), Level::Ok, "went well 3 h ago");
+        // A run that is at work, and one that ended long ago while somebody has the lock for another reason.
+        let none = CheckArgs { max_lag: None, ..all };
+        let begun = |hours: i64, ended: Option<Timestamp>| {
+            let last = LastRun { started: hours_ago(hours), ended, ..run(0) };
+            let state = JobState { last: Some(last), last_good: Some(hours_ago(99)), ..JobState::default() };
+            judged_by(&none, &local("every = \"1h\"\n"), state, true)
+        };
+        says(begun(24, None), Level::Ok, "went well 4 d 3 h ago");
+        says(begun(25, None), Level::Warning, "the run that is at work began 1 d 1 h ago, and may hang");
+        says(begun(25, Some(now())), Level::Ok, "went well");
     }
 }

@@ -62,7 +62,7 @@ pub struct StatusArgs {
 pub struct CheckArgs {
     /// This job alone [default: all that have a schedule]
     pub name: Option<JobName>,
-    /// CRITICAL from this lag on [default: max_lag of the job]
+    /// CRITICAL from this lag on; for a job of this host alone only if it is named [default: max_lag of the job]
     #[arg(long, value_name = "TIME")]
     pub max_lag: Option<Span>,
     /// WARNING from this lag on

@@ -125,8 +125,9 @@ fn a_job_of_this_host_alone_has_no_other_side() {
     let plain = job(LOCAL);
     assert!(plain.remote.is_none() && plain.snapshot && plain.word() == "local");
     assert!(!plain.sends(&plain.dataset), "it needs nothing of the dataset");
-    let keys = "recursive = true\nexclude = \"x\"\nexclude_property = \"a:b=c\"\nsnapshot = false\nprefix = \"p\"\nkeep = \"last 1\"\nafter = \"/bin/true\"\n";
-    assert!(!job(&format!("{LOCAL}{keys}")).snapshot);
+    let keys = "recursive = true\nexclude = \"x\"\nexclude_property = \"a:b=c\"\nsnapshot = false\nprefix = \"p\"\nkeep = \"last 1\"\nafter = \"/bin/true\"\nmax_lag = \"1d\"\n";
+    let all = job(&format!("{LOCAL}{keys}"));
+    assert_eq!((all.snapshot, all.max_lag.map(|span| span.as_s())), (false, Some(86_400)));
     // Whatever another side would be needed for is refused, each by its name, also beside what is missing of it.
     for line in [
         "peer = \"b\"",
@@ -143,7 +144,6 @@ fn a_job_of_this_host_alone_has_no_other_side() {
         "destroy_deleted = \"30d\"",
         "verify = \"7d\"",
         "verify_content = true",
-        "max_lag = \"1h\"",
     ] {
         let key = line.split(' ').next().unwrap();
         let errors = errors(&format!("{LOCAL}recursive = true\n{line}\n"));
@@ -199,6 +199,17 @@ fn jobs_that_are_in_each_others_way_are_found() {
     let both = local("keep = \"last 2\"", "prefix = \"one\"\nkeep = \"last 1\"");
     assert!(both.contains("jobs l and one prune the same snapshots here by different rules"), "{both}");
     assert!(!both.contains("job l: ") && !both.contains("write into each other"), "{both}");
+    // What one pulls, another one may prune: itself, or below it.
+    let pulled = |recursive: &str, dataset: &str| {
+        let pull = job("one", "t/x", &format!("recursive = {recursive}\nprefix = \"p\"\nkeep = \"last 1\""));
+        let local = format!(
+            "[job.l]\ndirection = \"local\"\ndataset = \"{dataset}\"\nrecursive = true\nsnapshot = false\nprefix = \"p\"\nkeep = \"last 2\"\n"
+        );
+        found(&(pull.replace("\"push\"", "\"pull\"") + &local)).contains("jobs l and one prune the same snapshots here")
+    };
+    assert!(pulled("false", "t/x") && pulled("true", "t/x/y"));
+    // One above leaves it alone; and what is read there is on another host.
+    assert!(!pulled("false", "t/x/y") && !pulled("true", "t") && !pulled("true", "t/a"));
     // A child that only one of them takes along.
     let below = |recursive: &str| {
         let two = job("two", "t/y", "").replace("\"t/a\"", "\"t/a/b\"");

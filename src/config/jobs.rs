@@ -35,7 +35,7 @@ const MAX_PARALLEL: i128 = 64;
 const MAX_WORDS: usize = 64;
 
 /// Keys of jobs that replicate.
-const OF_TWO_HOSTS: [&str; 15] = [
+const OF_TWO_HOSTS: [&str; 14] = [
     "peer",
     "target",
     "jobs",
@@ -50,7 +50,6 @@ const OF_TWO_HOSTS: [&str; 15] = [
     "destroy_deleted",
     "verify",
     "verify_content",
-    "max_lag",
 ];
 
 /// What `direction` says.

@@ -130,7 +130,8 @@ pub struct Job {
     pub after: Vec<String>,
     /// How long a program may take.
     pub hook_timeout: Span,
-    /// The lag that `zmigrate check` takes for too much unless told otherwise.
+    /// The lag that `zmigrate check` takes for too much unless told otherwise; of a job of this host alone, how long ago a run may have gone
+    /// well.
     pub max_lag: Option<Span>,
 }
 
