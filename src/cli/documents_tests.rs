@@ -367,6 +367,7 @@ fn job_status() -> JobStatus {
             content: true,
             last: Some(epoch),
             good: Some(epoch),
+            good_content: true,
             difference: Some("d".into()),
             overdue: false,
         }),

@@ -43,7 +43,9 @@ pub struct VerificationStatus {
     pub last: Option<Timestamp>,
     /// When both sides were found equal last.
     pub good: Option<Timestamp>,
-    /// What the last one found to differ.
+    /// Their content was compared then.
+    pub good_content: bool,
+    /// What differs, as it was found last.
     pub difference: Option<String>,
     /// Both sides were not found equal for more than twice that time.
     pub overdue: bool,
@@ -58,6 +60,7 @@ impl VerificationStatus {
             overdue: verified.is_overdue(job, now),
             last: verified.last,
             good: verified.good,
+            good_content: verified.good_content,
             difference: verified.difference,
         })
     }
@@ -69,6 +72,10 @@ impl VerificationStatus {
         }
         let since = |at: Timestamp| human_seconds(u64::try_from(now.as_second() - at.as_second()).unwrap_or_default());
         self.overdue.then(|| match self.good {
+            Some(good) if good > now => "both sides were last found equal by a clock that was ahead".to_owned(),
+            Some(_) if self.content && !self.good_content => {
+                "the content of both sides was not compared when they were last found equal".to_owned()
+            }
             Some(good) => format!("both sides were last found equal {} ago", since(good)),
             None => "both sides have never been compared yet".to_owned(),
         })

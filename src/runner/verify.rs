@@ -1,7 +1,7 @@
 //! Verification on a schedule: at the end of a run that went well, where the job says so and it is time.
 //!
 //! Invariants: nothing is changed on either side; only a comparison that came to its end is written down, and a difference stays
-//! written down until one finds both sides equal.
+//! written down until one finds both sides equal that looks as closely as the one that found it.
 
 use std::sync::Arc;
 
@@ -27,20 +27,39 @@ const AGAIN_AFTER: Span = Span::seconds(86_400);
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Verified {
-    /// Since when the job is to verify.
+    /// Since when the job is to verify as it does.
     pub since: Option<Timestamp>,
+    /// Since then by content as well.
+    pub since_content: bool,
     /// When one came to its end last, whatever it found.
     pub last: Option<Timestamp>,
     /// When both sides were found equal last.
     pub good: Option<Timestamp>,
-    /// What the last one found to differ; `None` if nothing.
+    /// Their content was compared then.
+    pub good_content: bool,
+    /// What differs, as it was found last; `None` if nothing.
     pub difference: Option<String>,
+    /// That was found in the content: no comparison without can tell that it is gone.
+    pub difference_content: bool,
+}
+
+/// What a comparison found that came to its end.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    /// What differs; `None` if nothing.
+    difference: Option<String>,
+    /// Something differs in the content.
+    in_content: bool,
+    /// The content of all datasets was compared.
+    content: bool,
 }
 
 impl Verified {
     /// Takes in that a run of the job begins.
     pub fn begin(&mut self, job: &Job, now: Timestamp) {
-        self.since = job.verify.map(|_| self.since.filter(|since| *since <= now).unwrap_or(now));
+        let asks_more = job.verify_content && !self.since_content;
+        self.since = job.verify.map(|_| self.since.filter(|since| *since <= now && !asks_more).unwrap_or(now));
+        self.since_content = job.verify_content;
     }
 
     /// True if a verification is to be made now. `by_person`: who mended a copy wants to know.
@@ -49,6 +68,7 @@ impl Verified {
         let every = match &self.difference {
             Some(_) if by_person => return true,
             Some(_) => every.min(AGAIN_AFTER),
+            None if job.verify_content && !self.good_content => return true,
             None => every,
         };
         // One of the future is of a clock that was wrong.
@@ -58,17 +78,23 @@ impl Verified {
     /// True if both sides were not found equal for more than twice as long as they should be, by the time since it is asked for.
     pub fn is_overdue(&self, job: &Job, now: Timestamp) -> bool {
         let Some(every) = job.verify else { return false };
-        let known = self.good.max(self.since);
+        // One of the future is of a clock that was wrong. What is asked for anew by content is so from the next run on.
+        let good = self.good.filter(|good| *good <= now && (self.good_content || !job.verify_content));
+        let since = self.since.filter(|_| self.since_content || !job.verify_content);
+        let known = good.max(since);
         known.is_some_and(|known| seconds_since(known, now) > every.as_s().saturating_mul(2))
     }
 
     /// Takes in what a comparison found that came to its end.
-    fn take(&mut self, difference: Option<String>, now: Timestamp) {
+    fn take(&mut self, found: Found, now: Timestamp) {
         self.last = Some(now);
-        if difference.is_none() {
-            self.good = Some(now);
+        if self.difference_content && !found.content && !found.in_content {
+            return;
         }
-        self.difference = difference;
+        if found.difference.is_none() {
+            (self.good, self.good_content) = (Some(now), found.content);
+        }
+        (self.difference, self.difference_content) = (found.difference, found.in_content);
     }
 }
 
@@ -107,7 +133,7 @@ impl Run<'_> {
         let found = verify(&self.run_context(remote, None)?, &options, &Arc::default()).await;
         let outcome = judged(&found);
         if let Ok(difference) = &outcome {
-            verified.take(difference.clone(), Timestamp::now());
+            verified.take(taken(&found, difference.clone()), Timestamp::now());
         }
         report.verification = Some(found);
         match outcome? {
@@ -125,6 +151,15 @@ impl Run<'_> {
 fn seen(lag: &Lag) -> Option<Seen> {
     let common = lag.common.as_ref()?.guid;
     Some(Seen { source: lag.source.clone(), target: lag.target.clone(), common })
+}
+
+fn taken(found: &VerifyReport, difference: Option<String>) -> Found {
+    let contents = || found.datasets.iter().map(|dataset| dataset.content.as_ref());
+    Found {
+        difference,
+        in_content: contents().flatten().any(|content| !content.equal),
+        content: contents().all(|content| content.is_some()),
+    }
 }
 
 /// What differs, if anything does. With a dataset of which nobody knows nothing is known of the whole, unless another one differs.
@@ -161,19 +196,28 @@ mod tests {
         Timestamp::from_second(1_795_665_600 + seconds).unwrap()
     }
 
+    /// By GUIDs alone.
+    fn equal() -> Found {
+        Found::default()
+    }
+
+    fn differs() -> Found {
+        Found { difference: Some("t/db differs".into()), ..Found::default() }
+    }
+
     #[test]
     fn it_is_due_at_once_then_after_its_time_and_sooner_after_a_difference() {
         let (job, mut verified) = (job("verify = \"7d\""), Verified::default());
         verified.begin(&job, at(0));
         assert!(verified.is_due(&job, at(0), false), "none was ever made");
-        verified.take(None, at(0));
+        verified.take(equal(), at(0));
         assert!(!verified.is_due(&job, at(7 * DAY - 1), true) && verified.is_due(&job, at(7 * DAY), false));
         assert!(verified.is_due(&job, at(-1), false), "a clock was ahead");
-        verified.take(Some("t/db differs".into()), at(7 * DAY));
+        verified.take(differs(), at(7 * DAY));
         assert_eq!((verified.good, verified.last), (Some(at(0)), Some(at(7 * DAY))));
         assert!(!verified.is_due(&job, at(8 * DAY - 1), false) && verified.is_due(&job, at(8 * DAY), false));
         assert!(verified.is_due(&job, at(7 * DAY), true), "who mended it wants to know");
-        verified.take(None, at(8 * DAY));
+        verified.take(equal(), at(8 * DAY));
         assert_eq!((verified.difference.as_ref(), verified.good), (None, Some(at(8 * DAY))));
         let never = super::tests::job("");
         assert!(!Verified::default().is_due(&never, at(0), true) && !verified.is_overdue(&never, at(1000 * DAY)));
@@ -186,14 +230,60 @@ mod tests {
         verified.begin(&job, at(0));
         assert!(!verified.is_overdue(&job, at(14 * DAY)) && verified.is_overdue(&job, at(14 * DAY + 1)));
         // One that only finds differences is not good.
-        verified.take(Some("x".into()), at(14 * DAY));
+        verified.take(differs(), at(14 * DAY));
         assert!(verified.is_overdue(&job, at(14 * DAY + 1)));
-        verified.take(None, at(15 * DAY));
+        verified.take(equal(), at(15 * DAY));
         assert!(!verified.is_overdue(&job, at(29 * DAY)) && verified.is_overdue(&job, at(29 * DAY + 1)));
         // Each run of the job leaves the beginning where it is; without the key there is none.
         verified.begin(&job, at(20 * DAY));
         assert_eq!(verified.since, Some(at(0)));
         verified.begin(&super::tests::job(""), at(21 * DAY));
         assert_eq!(verified.since, None);
+    }
+
+    #[test]
+    fn content_that_was_not_compared_is_due_and_is_overdue_since_it_is_asked_for() {
+        let (by_guids, by_content) = (job("verify = \"7d\""), job("verify = \"7d\"\nverify_content = true"));
+        let mut verified = Verified::default();
+        verified.begin(&by_guids, at(0));
+        verified.take(equal(), at(30 * DAY));
+        assert!(!verified.is_due(&by_guids, at(31 * DAY), false) && verified.is_due(&by_content, at(31 * DAY), false));
+        // Not at once, and not because it was asked for less closely long ago; but also if GUIDs go on to be equal.
+        assert!(!verified.is_overdue(&by_content, at(31 * DAY)));
+        verified.begin(&by_content, at(31 * DAY));
+        verified.take(equal(), at(44 * DAY));
+        assert!(!verified.is_overdue(&by_content, at(45 * DAY)) && verified.is_overdue(&by_content, at(45 * DAY + 1)));
+        assert!(!verified.is_overdue(&by_guids, at(45 * DAY + 1)));
+        verified.take(Found { content: true, ..equal() }, at(46 * DAY));
+        verified.begin(&by_content, at(47 * DAY));
+        assert_eq!(verified.since, Some(at(31 * DAY)));
+        assert!(!verified.is_due(&by_content, at(47 * DAY), false) && !verified.is_overdue(&by_content, at(60 * DAY)));
+    }
+
+    #[test]
+    fn a_difference_of_content_is_cleared_by_a_comparison_of_content_alone() {
+        let content = Found { difference: Some("t/db: the content differs".into()), in_content: true, content: true };
+        let mut verified = Verified { good: Some(at(0)), good_content: true, ..Verified::default() };
+        verified.take(content, at(DAY));
+        let stays = |verified: &Verified| verified.difference.as_deref() == Some("t/db: the content differs");
+        for found in [equal(), differs()] {
+            verified.take(found, at(2 * DAY));
+            assert!(stays(&verified) && verified.good == Some(at(0)) && verified.last == Some(at(2 * DAY)));
+        }
+        verified.take(Found { content: true, ..equal() }, at(3 * DAY));
+        assert_eq!((verified.difference.as_ref(), verified.good), (None, Some(at(3 * DAY))));
+        // One that GUIDs tell of, they clear.
+        verified.take(differs(), at(4 * DAY));
+        verified.take(equal(), at(5 * DAY));
+        assert_eq!((verified.difference, verified.good_content), (None, false));
+    }
+
+    #[test]
+    fn a_comparison_of_the_future_is_none() {
+        let job = job("verify = \"7d\"");
+        let mut verified = Verified::default();
+        verified.begin(&job, at(0));
+        verified.take(equal(), at(1000 * DAY));
+        assert!(!verified.is_overdue(&job, at(14 * DAY)) && verified.is_overdue(&job, at(14 * DAY + 1)));
     }
 }
