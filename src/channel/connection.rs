@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Channel, Next};
+use super::{Channel, Next, rate::Charge};
 use crate::{
     limits::{HEARTBEAT, MAX_CHUNK},
     port::link::Connection,
@@ -142,11 +142,10 @@ async fn write(
                 return Ok(());
             }
             Next::Ack(ack) => writer.put(&ack.to_frame()).await?,
-            Next::Frame(frame, pause) => {
-                // A pause imposed by --bwlimit must not look like silence.
-                let go_at = Instant::now() + pause;
-                while Instant::now() < go_at {
-                    sleep_until(go_at.min(ping_at)).await;
+            Next::Frame(frame, charge) => {
+                // A pause imposed by --bwlimit must not look like silence; and each ping is a look at whether the limit has changed.
+                while let Some(left) = charge.as_ref().map(Charge::left).filter(|left| !left.is_zero()) {
+                    sleep_until((Instant::now() + left).min(ping_at)).await;
                     heartbeat(&mut writer, &mut ping_at, born, &mut pongs).await?;
                 }
                 let started = Instant::now();

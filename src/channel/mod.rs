@@ -23,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Notify, time::Instant};
 
 pub use connection::carry;
+use rate::Charge;
 pub use rate::RateLimit;
 
 use self::{
@@ -95,8 +96,8 @@ struct Live {
 
 /// What a connection's writer shall do next.
 pub(super) enum Next {
-    /// Carry this frame, not before the pause is over.
-    Frame(Frame, Duration),
+    /// Carry this frame, as soon as the limit lets it through, if there is one.
+    Frame(Frame, Option<Charge>),
     /// Tell the other side how far we are.
     Ack(Ack),
     /// Wait: nothing to do.
@@ -447,11 +448,9 @@ impl Channel {
         let State { outbox, live, .. } = &mut *state;
         let Some(frame) = outbox.take_in_turn(id, live.keys().copied()) else { return Next::Wait };
         self.turn_changes(&state);
-        let pause = match &state.rate {
-            Some(rate) if frame.header.kind == FrameKind::Data => rate.pause_for(frame.wire_len()),
-            _ => Duration::ZERO,
-        };
-        Next::Frame(frame, pause)
+        let rate = state.rate.as_ref().filter(|_| frame.header.kind == FrameKind::Data);
+        let charge = rate.map(|rate| rate.charge(frame.wire_len()));
+        Next::Frame(frame, charge)
     }
 
     /// Which of the connections is loaded least may have changed.

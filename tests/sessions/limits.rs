@@ -1,6 +1,6 @@
 //! A limit that changes while a transfer is at work, as a job's does with the hour.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -31,6 +31,11 @@ struct Transfer {
 impl Transfer {
     /// Seconds that it takes.
     async fn takes(self) -> f64 {
+        self.takes_from_the_change().await.0
+    }
+
+    /// The same, and how many of them from the change on.
+    async fn takes_from_the_change(self) -> (f64, f64) {
         let [source, target] = [1, 2].map(|seed| Host::in_one_thread(FakeZfs::new(seed)));
         let mut world = World::between(self.direction, source, target).await;
         world.link.is_long(self.latency);
@@ -43,12 +48,14 @@ impl Transfer {
         let context = RunContext { limit: Some(limit), ..world.context() };
         let options = RunOptions { bwlimit_bytes_per_s: self.limits[0], ..world.options() };
         let began = Instant::now();
+        let changed = Cell::new(began);
         let changes = async {
             while context.board.read().raw_bytes == 0 {
                 sleep(Duration::from_millis(50)).await;
             }
             sleep(self.changes_after).await;
             let _ = tell.send(self.limits[1]);
+            changed.set(Instant::now());
             // Until the run ends.
             std::future::pending::<()>().await
         };
@@ -58,7 +65,7 @@ impl Transfer {
         };
         assert_eq!(report.exit_code, 0, "{report:?}");
         world.complete(false).await.unwrap();
-        began.elapsed().as_secs_f64()
+        (began.elapsed().as_secs_f64(), changed.get().elapsed().as_secs_f64())
     }
 }
 
@@ -79,8 +86,10 @@ fn slow(direction: Direction, then: Option<u64>) -> Transfer {
 #[test]
 fn what_was_limited_goes_on_without_a_limit() {
     for direction in BOTH {
-        let took = run_alone(slow(direction, None).takes());
+        let (took, after) = run_alone(slow(direction, None).takes_from_the_change());
         assert!((20.0..500.0).contains(&took), "{direction:?}: {took} s");
+        // A frame that waits already, of up to minutes by the limit of then, hears of it.
+        assert!(after < 15.0, "{direction:?}: {after} s after the change");
     }
 }
 
