@@ -19,7 +19,11 @@ use crate::{
         alone::alone,
         engine::{Engine, EngineSession},
     },
-    types::{DatasetName, Failure, FailureClass, JobName, SnapshotTag, listing::DatasetInfo, transfer::Depth},
+    types::{
+        DatasetName, Failure, FailureClass, JobName, SnapshotTag,
+        listing::{DatasetInfo, JOB},
+        transfer::Depth,
+    },
     wire::message::{Request, RoleOfDataset},
 };
 
@@ -84,6 +88,7 @@ async fn prune(session: &Arc<EngineSession>, options: &LocalOptions) -> Result<U
     let mut here = PruneHere {
         session,
         root: &options.dataset,
+        root_job: listing.get(&options.dataset).and_then(|root| root.local(JOB)),
         prefix: &options.prefix,
         rules,
         dry_run: options.dry_run,
@@ -132,10 +137,7 @@ mod tests {
             zfs::{SnapshotRequest, Zfs},
         },
         session::bare,
-        types::{
-            Guid,
-            listing::{FENCE, JOB},
-        },
+        types::{Guid, listing::FENCE},
     };
 
     struct Host {
@@ -273,8 +275,10 @@ mod tests {
         let other = LocalOptions { prefix: "other".parse().unwrap(), ..options(Some("last 1")) };
         let notes = host.keep_up(&other).await.unwrap().notes;
         assert!(!notes.iter().any(|note| note.contains("writes there")), "{notes:?}");
-        let named = LocalOptions { dataset: ds("tank/db/a"), ..options(Some("last 1")) };
-        assert_eq!(host.keep_up(&named).await.unwrap().destroyed(), 4);
+        // What is written there by one job is meant as a whole.
+        host.zfs.set(&ds("tank/db"), &properties).await.unwrap();
+        assert_eq!(host.keep_up(&options(Some("last 1"))).await.unwrap().destroyed(), 4);
+        assert_eq!(host.left("tank/db/a").await, [4, 9]);
     }
 
     #[tokio::test]

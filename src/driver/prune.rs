@@ -18,7 +18,7 @@ use crate::{
     session::{engine::EngineSession, prune::correct, snapshot::not_ours},
     types::{
         DatasetName, Failure, Guid, SnapshotTag,
-        listing::{DatasetInfo, FENCE},
+        listing::{DatasetInfo, FENCE, JOB},
     },
 };
 
@@ -27,6 +27,8 @@ pub(super) struct PruneHere<'a> {
     pub session: &'a Arc<EngineSession>,
     /// The dataset that the job names: whoever wrote the job meant that one, also if it is a target.
     pub root: &'a DatasetName,
+    /// The job that writes it, if it is a target: what that writes below it is meant as well.
+    pub root_job: Option<&'a str>,
     pub prefix: &'a Prefix,
     pub rules: &'a Retention,
     pub dry_run: bool,
@@ -55,7 +57,8 @@ impl<'a> PruneHere<'a> {
             found.notes.push(format!("{} was moved away by a cutover, so nothing of it is pruned", info.name));
             return Ok(());
         }
-        if info.name != *self.root && not_ours(info).is_some() {
+        let is_meant = info.name == *self.root || self.root_job.is_some_and(|job| info.local(JOB) == Some(job));
+        if !is_meant && not_ours(info).is_some() {
             let is_judged = info.snapshots.iter().any(|snapshot| self.prefix.time_of(&snapshot.tag).is_some());
             self.of_others.extend(is_judged.then_some(&info.name));
             return Ok(());

@@ -203,6 +203,7 @@ async fn with_session(
     let mut here = of_source.map(|rules| PruneHere {
         session: local,
         root: &options.source,
+        root_job: source_has.listing.get(&options.source).and_then(|root| root.local(JOB)),
         prefix: &options.prefix,
         rules,
         dry_run: options.dry_run,
