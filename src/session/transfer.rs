@@ -1,8 +1,11 @@
 //! One transfer at one side: what is checked before it starts, the pipe while it runs, and what must be so after it.
 
-use std::{slice::from_ref, sync::Arc};
+use std::{slice::from_ref, sync::Arc, time::Duration};
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -34,6 +37,9 @@ use crate::{
     },
     wire::message::{ReceiveStep, SendStep, Transferred},
 };
+
+/// How long [`vanishes`] waits at most.
+const VANISHES_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) type Outcome = Result<Transferred, Failure>;
 
@@ -215,7 +221,11 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     let work = {
         let (link, counters, cancelled) = (link.clone(), Arc::clone(&counters), cancelled.clone());
         async move {
-            let mut transferred = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await?;
+            let received = receive_stream(receiving, tap, link, counters, cancelled, in_one_thread).await;
+            if received.is_err() && step.creates && !capabilities.receive_resumable {
+                vanishes(&worker, &dataset).await;
+            }
+            let mut transferred = received?;
             // Whether or not the initiator still lives: what has been received must be protected.
             // Asked for the same, so that one command can tell it of both, and of others. What is held stays what it is meanwhile.
             let (held, made, found) = tokio::join!(
@@ -243,6 +253,17 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
         }
     };
     Ok(Opened::Runs(Transfer::start(link, permit, counters, (cancelled, CancellationToken::new()), work)))
+}
+
+/// Waits for what a failed receive has begun to be gone, where nothing of it stays: zfs-fuse undoes it in its daemon, after the `zfs receive`
+/// has died, and until then whoever tries again takes it for somebody's data.
+async fn vanishes(session: &EngineSession, dataset: &DatasetName) {
+    let since = Instant::now();
+    while since.elapsed() < VANISHES_WITHIN
+        && matches!(session.zfs().datasets(from_ref(dataset)).await, Ok(found) if !found.is_empty())
+    {
+        sleep(VANISHES_WITHIN / 50).await;
+    }
 }
 
 /// What a target is to bear by safety rule 2, and in whose name it is received.
