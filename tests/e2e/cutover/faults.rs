@@ -338,7 +338,8 @@ fn an_unreadable_ledger_stops_everything() {
     let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
     let dir = bench.site.dir.join("east.state/cutover");
     let host = fs::read_dir(&dir).unwrap().flatten().map(|e| e.path());
-    let host = host.into_iter().find(|p| p.file_name().unwrap().to_string_lossy().starts_with("host-")).unwrap();
+    let is_ledger = |name: &str| name.starts_with("host-") && name.ends_with(".jsonl");
+    let host = host.into_iter().find(|p| is_ledger(&p.file_name().unwrap().to_string_lossy())).unwrap();
     let text = fs::read_to_string(&host).unwrap();
     // A torn last line is no harm; a line in the middle is.
     fs::write(&host, format!("{text}{{\"at\":\"20")).unwrap();
