@@ -197,7 +197,8 @@ done
         /// What the ledgers of a host's part hold, `east` or `west`.
         pub fn journal(&self, host: &str) -> String {
             let files = fs::read_dir(self.site.dir.join(format!("{host}.state/cutover"))).unwrap().flatten();
-            let ledgers = files.filter(|file| file.file_name().to_string_lossy().starts_with("host-"));
+            let name = |file: &fs::DirEntry| file.file_name().to_string_lossy().into_owned();
+            let ledgers = files.filter(|file| name(file).starts_with("host-") && name(file).ends_with(".jsonl"));
             ledgers.map(|file| fs::read_to_string(file.path()).unwrap()).collect()
         }
 
