@@ -76,19 +76,19 @@ async fn prune(session: &Arc<EngineSession>, options: &LocalOptions) -> Result<U
     let depth = if options.recursive { Depth::Tree } else { Depth::Root };
     let list = Request::List { root: options.dataset.clone(), depth, role: RoleOfDataset::Source };
     let listing = Side::Local(Arc::clone(session)).list(list).await?.listing;
-    if listing.get(&options.dataset).is_none() {
+    let Some(root) = listing.get(&options.dataset) else {
         let text = format!("there is no dataset {} on this host", options.dataset);
         return Err(Failure::new(FailureClass::Zfs, text).hint("it may have been renamed, or its pool is not imported"));
-    }
+    };
     let takes_part = |name: &DatasetName| {
         let below = name.relative_to(&options.dataset);
         below.is_some_and(|below| !options.exclude.iter().any(|pattern| pattern.excludes(below)))
     };
-    found.notes.extend(listing.get(&options.dataset).and_then(|root| stranded(root, &options.prefix, &options.name)));
+    found.notes.extend(stranded(root, &options.prefix, &options.name));
     let mut here = PruneHere {
         session,
         root: &options.dataset,
-        root_job: listing.get(&options.dataset).and_then(|root| root.local(JOB)),
+        root_job: root.local(JOB),
         prefix: &options.prefix,
         rules,
         dry_run: options.dry_run,

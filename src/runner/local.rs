@@ -17,12 +17,8 @@ impl Run<'_> {
         exclude: Vec<ExcludePattern>,
     ) -> Result<(), Failure> {
         report.attempts = 1;
-        let mut late = None;
-        if self.job.snapshot {
-            let taken = self.snapshot(report, &self.tag(report.started)?, &exclude).await?;
-            (report.snapshot, late) = (Some(taken.tag), taken.after.err());
-            report.notes.extend(taken.notes);
-        }
+        let late =
+            if self.job.snapshot { self.snapshot(report, &self.tag(report.started)?, &exclude).await? } else { None };
         let failure = match self.keep_up_here(exclude, report.snapshot.clone(), false).await {
             Ok(found) => {
                 report.pruned = found.destroyed();
@@ -32,15 +28,7 @@ impl Run<'_> {
             }
             Err(failure) => Some(failure),
         };
-        // Of two the first is the cause; neither is lost.
-        match (late, failure) {
-            (Some(late), failure) => {
-                report.notes.extend(failure.map(|failure| failure.to_string()));
-                Err(late)
-            }
-            (None, Some(failure)) => Err(failure),
-            (None, None) => Ok(()),
-        }
+        report.first_of(late, failure).map_or(Ok(()), Err)
     }
 
     /// Prunes by the job's rules, or says what would go. `taken`: the snapshot of this run.

@@ -87,6 +87,15 @@ impl JobReport {
         self.verification.as_ref().map(|found| found.result)
     }
 
+    /// Of two failures the first is the cause, and the other one a note: neither is lost.
+    pub(super) fn first_of(&mut self, first: Option<Failure>, second: Option<Failure>) -> Option<Failure> {
+        if first.is_some() {
+            self.notes.extend(second.map(|second| second.to_string()));
+            return first;
+        }
+        second
+    }
+
     /// What a person should know of all that it did, each once: of the job, of the replication, and of each dataset, with its name.
     pub fn all_notes(&self) -> Vec<String> {
         let replication = self.replication.iter();

@@ -192,9 +192,7 @@ impl Run<'_> {
         let mut late = None;
         if let (Some(tag), true) = (&tag, push) {
             // Here and now, so that there is one of this time also when the peer is away.
-            let taken = self.snapshot(report, tag, &exclude).await?;
-            (report.snapshot, late) = (Some(taken.tag), taken.after.err());
-            report.notes.extend(taken.notes);
+            late = self.snapshot(report, tag, &exclude).await?;
         }
         let remote_tag = tag.filter(|_| !push);
         if !push {
@@ -221,12 +219,7 @@ impl Run<'_> {
                 }
                 Err(failure) => Some(failure),
             };
-            // Of two the first is the cause; neither is lost.
-            match (&late, failure) {
-                (Some(_), Some(failure)) => report.notes.push(failure.to_string()),
-                (None, failure) => late = failure,
-                (Some(_), None) => {}
-            }
+            late = report.first_of(late, failure);
         }
         let went_well = late.is_none() && exit_code == Some(0);
         if went_well && state.verified.is_due(job, Timestamp::now(), self.by == Started::Person) {

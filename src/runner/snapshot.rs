@@ -27,23 +27,15 @@ use crate::{
 /// Names that are tried for a snapshot, each a second later, where somebody has taken one already.
 pub(super) const NAME_TRIES: i64 = 5;
 
-/// A snapshot that was taken.
-pub(super) struct Taken {
-    pub tag: SnapshotTag,
-    /// What a person should know.
-    pub notes: Vec<String>,
-    /// How the program after it ended.
-    pub after: Result<(), Failure>,
-}
-
 impl Run<'_> {
-    /// Runs the programs around one atomic snapshot of the source on this host.
+    /// Runs the programs around one atomic snapshot of the source on this host, and takes it into `report`. Why the program after it
+    /// failed, if it did.
     pub(super) async fn snapshot(
         &self,
         report: &mut JobReport,
         tag: &SnapshotTag,
         exclude: &[ExcludePattern],
-    ) -> Result<Taken, Failure> {
+    ) -> Result<Option<Failure>, Failure> {
         let (job, root) = (self.job, &self.job.dataset);
         let found = self.zfs().datasets(std::slice::from_ref(root));
         let found = in_time(&format!("look at {root}"), RUN_LISTING_WITHIN, found).await?;
@@ -78,7 +70,9 @@ impl Run<'_> {
         };
         let after = run_hook(job, &report.run, Stage::After, name, result).await;
         let (tag, notes) = taken?;
-        Ok(Taken { tag, notes, after })
+        report.snapshot = Some(tag);
+        report.notes.extend(notes);
+        Ok(after.err())
     }
 
     /// The program before the snapshot. If it fails, the one after it runs as well: what the first has stopped halfway, or one of a run

@@ -10,7 +10,7 @@ use zmigrate::{
 
 use crate::{
     clock::run,
-    world::{SOURCE, TARGET, World, ds},
+    world::{SOURCE, TARGET, World, ds, upkeep_options},
 };
 
 /// A target with three snapshots of the job, of which the rules keep one.
@@ -21,21 +21,8 @@ async fn world(direction: Direction) -> (World, UpkeepOptions) {
         world.snapshot(&format!("{SOURCE}@db_2026-11-26T04:00:0{second}Z"), false).await;
     }
     assert_eq!(world.run(&world.options()).await.exit_code, 0);
-    let options = UpkeepOptions {
-        name: "db".parse().unwrap(),
-        direction,
-        source: ds(SOURCE),
-        target: ds(TARGET),
-        recursive: false,
-        exclude: Vec::new(),
-        prefix: "db".parse().unwrap(),
-        keep_source: None,
-        keep_target: Some("last 1".parse().unwrap()),
-        destroy_deleted: None,
-        renamed: Default::default(),
-        now: "2026-11-26T05:00:00Z".parse().unwrap(),
-        dry_run: true,
-    };
+    let options =
+        UpkeepOptions { keep_target: Some("last 1".parse().unwrap()), dry_run: true, ..upkeep_options(direction) };
     (world, options)
 }
 

@@ -15,18 +15,16 @@ use zmigrate::{
         Job,
         lag::{Lag, recount},
     },
-    plan::{EncryptionMode, History},
     port::zfs::{Depth, SnapshotRequest, Zfs},
     runner::files::{JobFiles, JobNeeds, JobState, LastRun, place},
     session::{client::ClientOptions, engine::Engine},
     types::{Access, DatasetName},
-    wire::message::Compression,
 };
 
 use crate::{
     clock::run_alone,
     wire::{Daemon, Grants, SimLink},
-    world::{Host, SOURCE, client_options, ds, limits, peer},
+    world::{Host, SOURCE, client_options, ds, limits, peer, run_options, upkeep_options},
 };
 
 /// One job takes the snapshots and prunes the source, the other passes them on.
@@ -92,42 +90,21 @@ impl Target {
             stop: CancellationToken::new(),
             limit: None,
         };
-        let options = RunOptions {
-            direction: Direction::Push,
-            source: ds(SOURCE),
-            target: self.root.clone(),
-            recursive: true,
-            exclude: Vec::new(),
-            history: History::All,
-            upto: None,
-            encryption: EncryptionMode::Default,
-            rollback: false,
-            enters: None,
-            estimates: true,
-            snapshot: None,
-            dry_run: false,
-            jobs: 1,
-            compression: Compression::Auto,
-            bwlimit_bytes_per_s: None,
-        };
+        let options =
+            RunOptions { target: self.root.clone(), recursive: true, jobs: 1, ..run_options(Direction::Push) };
         let report = run(&context, &options).await;
         if report.exit_code != 0 {
             return report.exit_code;
         }
         let options = UpkeepOptions {
             name: self.job.name.clone(),
-            direction: Direction::Push,
-            source: ds(SOURCE),
             target: self.root.clone(),
             recursive: true,
-            exclude: Vec::new(),
             prefix: self.job.prefix.clone(),
             keep_source: self.job.keep.clone(),
             keep_target: self.job.keep_peer.clone(),
-            destroy_deleted: None,
-            renamed: Default::default(),
             now,
-            dry_run: false,
+            ..upkeep_options(Direction::Push)
         };
         let (job, state) = (&self.job, Mutex::new(&mut self.state));
         let record = |lags: &[Lag]| {

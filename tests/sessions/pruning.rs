@@ -7,7 +7,7 @@ use zmigrate::{
 
 use crate::{
     clock::run,
-    world::{SOURCE, TARGET, World, ds},
+    world::{SOURCE, World, ds, upkeep_options},
 };
 
 /// Another job writes there, and prunes it by its own rules and under its lock.
@@ -25,19 +25,9 @@ fn the_copy_of_another_job_below_the_source_of_a_push_is_left_alone() {
         world.source.zfs.set_local(&copy, JOB, "cccccccc33333333");
         world.source.zfs.set_local(&copy, "readonly", "on");
         let options = UpkeepOptions {
-            name: "db".parse().unwrap(),
-            direction: Direction::Push,
-            source: ds(SOURCE),
-            target: ds(TARGET),
             recursive: true,
-            exclude: Vec::new(),
-            prefix: "db".parse().unwrap(),
             keep_source: Some("last 1".parse().unwrap()),
-            keep_target: None,
-            destroy_deleted: None,
-            renamed: Default::default(),
-            now: "2026-11-26T05:00:00Z".parse().unwrap(),
-            dry_run: false,
+            ..upkeep_options(Direction::Push)
         };
         let found = upkeep(&world.context(), &options, &|_| Ok(())).await.unwrap();
         let left = |name: &str| {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use zmigrate::{
     driver::{Direction, ProbeOptions, UpkeepOptions, probe, upkeep},
     pipe::{probe::repeated, sample},
-    types::{FailureClass, JobName},
+    types::FailureClass,
     wire::message::{Compression, Request},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     clock::run,
     transfers::{history, more_history},
     wire::Trouble,
-    world::{SOURCE, TARGET, World, ds},
+    world::{SOURCE, World, ds, upkeep_options},
 };
 
 async fn tree(direction: Direction) {
@@ -58,19 +58,9 @@ fn what_came_later_is_not_asked_of_it_and_is_said() {
         assert_eq!(world.run(&world.options()).await.exit_code, 0);
         let before = world.guids().await;
         let options = UpkeepOptions {
-            name: "db".parse::<JobName>().unwrap(),
-            direction: Direction::Push,
-            source: ds(SOURCE),
-            target: ds(TARGET),
-            recursive: false,
-            exclude: Vec::new(),
-            prefix: "db".parse().unwrap(),
-            keep_source: None,
             keep_target: Some("last 1".parse().unwrap()),
-            destroy_deleted: None,
-            renamed: Default::default(),
             now: Timestamp::now(),
-            dry_run: false,
+            ..upkeep_options(Direction::Push)
         };
         let found = upkeep(&world.context(), &options, &|_| Ok(())).await.unwrap();
         assert_eq!(

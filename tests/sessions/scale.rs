@@ -12,7 +12,7 @@ use zmigrate::{
 
 use crate::{
     clock::run,
-    world::{OPS, SOURCE, TARGET, World, ds},
+    world::{OPS, SOURCE, World, ds, upkeep_options},
 };
 
 fn counts(zfs: &FakeZfs) -> BTreeMap<Op, u64> {
@@ -71,19 +71,11 @@ async fn kept_up(datasets: usize, with_news: usize) -> [BTreeMap<Op, u64>; 2] {
     assert_eq!(report.exit_code, 0, "{:?}", report.error);
     let keep = Some("last 1".parse().unwrap());
     let options = UpkeepOptions {
-        name: "db".parse().unwrap(),
-        direction: Direction::Push,
-        source: ds(SOURCE),
-        target: ds(TARGET),
         recursive: true,
-        exclude: Vec::new(),
-        prefix: "db".parse().unwrap(),
         keep_source: keep.clone(),
         keep_target: keep,
-        destroy_deleted: None,
-        renamed: Default::default(),
         now: "2026-11-26T04:00:00Z".parse().unwrap(),
-        dry_run: false,
+        ..upkeep_options(Direction::Push)
     };
     let before = [counts(&world.source.zfs), counts(&world.target.zfs)];
     let record = |lags: &[Lag]| {

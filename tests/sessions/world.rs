@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use zmigrate::{
-    driver::{Board, Direction, Report, RunContext, RunOptions, run},
+    driver::{Board, Direction, Report, RunContext, RunOptions, UpkeepOptions, run},
     fake::{FakeZfs, Op},
     plan::{EncryptionMode, History},
     port::{
@@ -54,6 +54,47 @@ pub const OPS: [Op; 20] = [
     Op::Send,
     Op::Receive,
 ];
+
+/// Of the dataset alone, two at a time.
+pub fn run_options(direction: Direction) -> RunOptions {
+    RunOptions {
+        direction,
+        source: ds(SOURCE),
+        target: ds(TARGET),
+        recursive: false,
+        exclude: Vec::new(),
+        history: History::All,
+        upto: None,
+        encryption: EncryptionMode::Default,
+        rollback: false,
+        enters: None,
+        estimates: true,
+        snapshot: None,
+        dry_run: false,
+        jobs: 2,
+        compression: Compression::Auto,
+        bwlimit_bytes_per_s: None,
+    }
+}
+
+/// Of the dataset alone, without rules, of the job `db` with that prefix.
+pub fn upkeep_options(direction: Direction) -> UpkeepOptions {
+    UpkeepOptions {
+        name: "db".parse().unwrap(),
+        direction,
+        source: ds(SOURCE),
+        target: ds(TARGET),
+        recursive: false,
+        exclude: Vec::new(),
+        prefix: "db".parse().unwrap(),
+        keep_source: None,
+        keep_target: None,
+        destroy_deleted: None,
+        renamed: Default::default(),
+        now: "2026-11-26T05:00:00Z".parse().unwrap(),
+        dry_run: false,
+    }
+}
 
 /// Locks of one host, which outlive its daemon.
 #[derive(Clone, Default)]
@@ -236,24 +277,7 @@ impl World {
     }
 
     pub fn options(&self) -> RunOptions {
-        RunOptions {
-            direction: self.direction,
-            source: ds(SOURCE),
-            target: ds(TARGET),
-            recursive: false,
-            exclude: Vec::new(),
-            history: History::All,
-            upto: None,
-            encryption: EncryptionMode::Default,
-            rollback: false,
-            enters: None,
-            estimates: true,
-            snapshot: None,
-            dry_run: false,
-            jobs: 2,
-            compression: Compression::Auto,
-            bwlimit_bytes_per_s: None,
-        }
+        run_options(self.direction)
     }
 
     pub fn recursive(&self) -> RunOptions {
