@@ -25,7 +25,7 @@ use crate::{
         sink::receive_stream,
         source::{Origin, SourceOptions, send_stream},
     },
-    port::zfs::{Base, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind, ZfsResult},
+    port::zfs::{Base, Depth, ReceiveSpec, SendSpec, ZfsError, ZfsErrorKind, ZfsResult},
     stream::{
         Tap,
         gate::{Gate, GatePolicy},
@@ -33,7 +33,7 @@ use crate::{
     },
     types::{
         DatasetName, Failure, FailureClass, Guid, JobId, SnapshotName,
-        listing::{Capabilities, DatasetKind, HELD, JOB, MANIFEST_PROPERTIES, Property, PropertySource},
+        listing::{Capabilities, DatasetKind, HELD, JOB, Listing, MANIFEST_PROPERTIES, Property, PropertySource},
     },
     wire::message::{ReceiveStep, SendStep, Transferred},
 };
@@ -259,9 +259,9 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
 /// has died, and until then whoever tries again takes it for somebody's data.
 async fn vanishes(session: &EngineSession, dataset: &DatasetName) {
     let since = Instant::now();
-    while since.elapsed() < VANISHES_WITHIN
-        && matches!(session.zfs().datasets(from_ref(dataset)).await, Ok(found) if !found.is_empty())
-    {
+    // What has a snapshot is whole: that stays, and nobody is kept waiting for it.
+    let is_undone = |found: Listing| found.get(dataset).is_some_and(|info| info.snapshots.is_empty());
+    while since.elapsed() < VANISHES_WITHIN && session.zfs().list(dataset, Depth::Root).await.is_ok_and(is_undone) {
         sleep(VANISHES_WITHIN / 50).await;
     }
 }
