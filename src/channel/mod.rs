@@ -6,11 +6,13 @@
 pub mod budget;
 pub mod buffers;
 mod connection;
+mod messages;
 mod rate;
-mod whole;
+mod reach;
 
 use std::{
     collections::BTreeMap,
+    future::pending,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -18,9 +20,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 pub use connection::carry;
 use rate::Charge;
@@ -29,15 +32,13 @@ pub use rate::RateLimit;
 use self::{
     budget::{Budget, Portion},
     buffers::Pool,
-    whole::WholeOrClosed,
+    reach::Reach,
 };
 
 use crate::{
-    limits::MAX_CHUNK,
     types::{Failure, FailureClass},
     wire::{
-        codec::{self, Use},
-        frame::{Ack, FLAG_MORE, Frame, FrameKind},
+        frame::{Ack, Frame, FrameKind},
         inbox::Inbox,
         outbox::{ConnectionId, Outbox},
     },
@@ -76,6 +77,7 @@ struct State {
     outbox: Outbox,
     inbox: Inbox,
     portion: Portion,
+    reach: Reach,
     /// The live connections.
     live: BTreeMap<ConnectionId, Live>,
     next_connection: ConnectionId,
@@ -92,6 +94,14 @@ struct Live {
     /// What it told the other side last.
     told: Option<Ack>,
     since: Instant,
+}
+
+/// Resolves then, if that is a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
 }
 
 /// What a connection's writer shall do next.
@@ -122,6 +132,7 @@ impl Channel {
                     outbox: Outbox::new(send_window),
                     inbox: Inbox::new(receive_window),
                     portion: Portion::of(budget),
+                    reach: Reach::new(Instant::now()),
                     live: BTreeMap::new(),
                     next_connection: 0,
                     most_connections: 0,
@@ -158,49 +169,34 @@ impl Channel {
     /// # Errors
     /// When the channel is closed.
     pub async fn send(&self, frame: Frame) -> Result<(), Failure> {
+        let mut waits_since = None;
         loop {
             let (room, freed) = (self.inner.room.notified(), self.inner.budget.freed.notified());
             tokio::pin!(room, freed);
             room.as_mut().enable();
             freed.as_mut().enable();
-            {
+            let look_again = {
                 let mut state = self.state();
                 if let Some(failure) = &state.closed {
                     return Err(failure.clone());
                 }
-                if state.outbox.has_room(frame.cost()) && (state.may_keep(frame.cost()) || state.outbox.is_delivered())
+                let now = Instant::now();
+                let within = state.reach.of(state.outbox.window(), now);
+                if state.outbox.has_room(frame.cost(), within)
+                    && (state.may_keep(frame.cost()) || state.outbox.is_delivered())
                 {
                     self.inner.payload_bytes.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
                     state.outbox.push(frame);
                     self.inner.to_send.notify_waiters();
                     return Ok(());
                 }
-            }
+                state.reach.waits(*waits_since.get_or_insert(now), now)
+            };
             tokio::select! {
                 biased;
                 () = room => {}
                 () = freed => {}
-            }
-        }
-    }
-
-    /// Sends a message, in as many frames as it needs.
-    ///
-    /// # Errors
-    /// When it is too large for its kind, or the channel is closed.
-    pub async fn send_message<T: Serialize>(&self, message: &T, r#use: Use) -> Result<(), Failure> {
-        let bytes = codec::encode(message, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e))?;
-        let mut rest = Bytes::from(bytes);
-        // The frames of two messages must not mix, and half a message would spoil all that follow.
-        let _one_at_a_time = self.inner.messages.lock().await;
-        let mut whole = WholeOrClosed { channel: self, done: false };
-        loop {
-            let part = rest.split_to(rest.len().min(MAX_CHUNK));
-            let flags = if rest.is_empty() { 0 } else { FLAG_MORE };
-            self.send(Frame::plain(FrameKind::Message, flags, part)).await?;
-            if rest.is_empty() {
-                whole.done = true;
-                return Ok(());
+                () = at(look_again) => {}
             }
         }
     }
@@ -227,41 +223,6 @@ impl Channel {
             }
             arrived.await;
         }
-    }
-
-    /// The next message; frames of a stream are an error here.
-    ///
-    /// # Errors
-    /// When something else comes, it does not decode, it is too large, or the channel is closed.
-    pub async fn receive_message<T: DeserializeOwned>(&self, r#use: Use) -> Result<T, Failure> {
-        self.receive_sized(r#use).await.map(|(message, _)| message)
-    }
-
-    /// The same, with the bytes that it had.
-    pub(crate) async fn receive_sized<T: DeserializeOwned>(&self, r#use: Use) -> Result<(T, usize), Failure> {
-        let mut bytes = Vec::new();
-        loop {
-            let frame = self.receive().await?;
-            let more = self.gather(&frame, &mut bytes, r#use)?;
-            if !more {
-                let message = codec::decode(&bytes, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e))?;
-                return Ok((message, bytes.len()));
-            }
-        }
-    }
-
-    /// Adds a message frame's payload to `bytes`, releases its cost, and says whether more frames follow.
-    fn gather(&self, frame: &Frame, bytes: &mut Vec<u8>, r#use: Use) -> Result<bool, Failure> {
-        let protocol = |what: String| Failure::new(FailureClass::Protocol, what);
-        if frame.header.kind != FrameKind::Message {
-            return Err(protocol("the peer sent data where a message belongs".into()));
-        }
-        bytes.extend_from_slice(&frame.open().map_err(|e| protocol(e.to_string()))?);
-        self.consumed(frame.cost());
-        if bytes.len() > r#use.limit() {
-            return Err(protocol(format!("the peer sent a message over the limit of {} bytes", r#use.limit())));
-        }
-        Ok(frame.header.flags & FLAG_MORE != 0)
     }
 
     /// Says that a received frame of that cost has left memory, which lets the other side send as much again.
@@ -340,10 +301,10 @@ impl Channel {
     }
 
     /// The share of the sending window, 0 to 1, that the link has not carried yet, and the cost of all that it has. Near 1 the link is the
-    /// bottleneck; what waits at the receiver for `zfs receive` does not count. Where memory allows less than the window, it is of that.
+    /// bottleneck; what waits at the receiver for `zfs receive` does not count. Where less than the window is used, it is of that.
     pub fn backlog(&self) -> (f32, u64) {
         let state = self.state();
-        let most = state.outbox.window().min(state.portion.most());
+        let most = state.reach.of(state.outbox.window(), Instant::now()).min(state.portion.most());
         ((state.outbox.queued() as f32 / most as f32).min(1.0), state.outbox.carried())
     }
 
@@ -468,7 +429,11 @@ impl Channel {
     /// The other side said how far it is.
     pub(super) fn acknowledged(&self, ack: Ack) -> Result<(), Failure> {
         let mut state = self.state();
+        let outstanding = state.outbox.outstanding();
         let result = state.outbox.ack(ack);
+        if state.outbox.outstanding() < outstanding {
+            state.reach.took(Instant::now());
+        }
         state.settle();
         self.turn_changes(&state);
         drop(state);
@@ -488,6 +453,7 @@ impl Channel {
 
     /// A ping came back.
     pub(super) fn measured_rtt(&self, rtt: Duration) {
+        self.state().reach.measured(rtt);
         self.inner.rtt_us.store(rtt.as_micros().clamp(1, u128::from(u64::MAX)) as u64, Ordering::Relaxed);
     }
 }

@@ -7,7 +7,6 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::wire::{
     frame::{Frame, FrameKind},
@@ -169,8 +168,8 @@ impl Packer {
         })
     }
 
-    /// The frame that carries `raw`.
-    pub fn pack(&mut self, raw: Bytes, now: Situation) -> Frame {
+    /// The frame that carries `raw`, whose XXH3-64 is `check`.
+    pub fn pack(&mut self, raw: Bytes, check: u64, now: Situation) -> Frame {
         let packed = match self.governor.decide(now) {
             Decision::Plain => None,
             Decision::Compress(level) => self.compress_timed(&raw, level),
@@ -183,9 +182,9 @@ impl Packer {
         match packed {
             Some(len) => {
                 let payload = Bytes::copy_from_slice(&self.scratch[..len]);
-                Frame::zstd(FrameKind::Data, 0, payload, raw.len() as u32, xxh3_64(&raw))
+                Frame::zstd(FrameKind::Data, 0, payload, raw.len() as u32, check)
             }
-            None => Frame::plain(FrameKind::Data, 0, raw),
+            None => Frame::checked(FrameKind::Data, 0, raw, check),
         }
     }
 
@@ -211,6 +210,8 @@ impl Packer {
 
 #[cfg(test)]
 mod tests {
+    use xxhash_rust::xxh3::xxh3_64;
+
     use super::*;
 
     const EVEN: Situation = Situation { incompressible: 0.0, backlog: 0.3, waiting: 0.5, link_bytes_per_s: 0.0 };
@@ -280,10 +281,10 @@ mod tests {
         let text = Bytes::from("zfs send | zfs receive\n".repeat(10_000));
         let noise: Vec<u8> = (0..100_000u32).map(|n| (xxh3_64(&n.to_le_bytes()) & 255) as u8).collect();
         for raw in [text.clone(), Bytes::from(noise), Bytes::new(), Bytes::from_static(b"x"), text.clone()] {
-            let frame = packer.pack(raw.clone(), EVEN);
+            let frame = packer.pack(raw.clone(), xxh3_64(&raw), EVEN);
             assert_eq!(frame.open().unwrap(), raw);
         }
-        let frame = Packer::new(Compression::Zstd(3), 1 << 20).unwrap().pack(text.clone(), EVEN);
+        let frame = Packer::new(Compression::Zstd(3), 1 << 20).unwrap().pack(text.clone(), xxh3_64(&text), EVEN);
         assert!(frame.payload.len() < text.len() / 50);
     }
 }

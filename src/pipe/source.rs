@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Counters, NOT_TAKEN, StreamDigest,
@@ -98,11 +99,16 @@ pub struct SourceOptions {
     pub in_one_thread: bool,
 }
 
+/// Bytes that are read, judged and hashed before the next are read: few enough to be in the processor's own cache all the time.
+const PIECE: usize = 128 << 10;
+
 /// How long `zfs send` may take to end once its output has broken off.
 const END_TIME: Duration = Duration::from_secs(10);
 
 struct Chunk {
     bytes: Bytes,
+    /// XXH3-64 of the bytes.
+    check: u64,
     incompressible: f32,
 }
 
@@ -203,7 +209,7 @@ enum Stop {
     Failed(Failure),
 }
 
-/// Reads and judges, a chunk at a time.
+/// Reads, judges and hashes, a chunk at a time.
 struct Reading {
     stream: Box<dyn Read + Send>,
     origin: Origin,
@@ -227,24 +233,32 @@ impl Reading {
         let is_spread = self.read < SMALL_CHUNKS_UNTIL && self.channel.most_connections() > 2;
         // A small chunk in a large buffer would take more memory than the window accounts for.
         let mut buffer = if is_spread { self.pool.small(MIN_CHUNK) } else { self.pool.take() };
-        let mut filled = 0;
+        let (mut filled, mut incompressible, mut hash) = (0, 0, Xxh3::new());
         while filled < buffer.len() && !self.at_end {
-            match times.time(Stage::Read, || self.stream.read(&mut buffer[filled..])) {
-                Ok(0) => self.at_end = true,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            let end = buffer.len().min(filled + PIECE);
+            let piece = match times.time(Stage::Read, || self.stream.read(&mut buffer[filled..end])) {
+                Ok(0) => {
+                    self.at_end = true;
+                    break;
+                }
+                Ok(n) => &buffer[filled..filled + n],
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => return Err(Stop::Failed(self.origin.unreadable(&e))),
-            }
+            };
+            times.time(Stage::Judge, || -> Result<(), Stop> {
+                let judged = self.tap.feed(piece).map_err(|fault| Stop::Failed(self.origin.bad_stream(&fault)))?;
+                incompressible += judged.incompressible;
+                hash.update(piece);
+                Ok(())
+            })?;
+            filled += piece.len();
         }
         if filled == 0 {
             return self.end().map(|()| None);
         }
         self.read += filled as u64;
-        let progress = times
-            .time(Stage::Judge, || self.tap.feed(&buffer[..filled]))
-            .map_err(|fault| Stop::Failed(self.origin.bad_stream(&fault)))?;
-        let incompressible = progress.incompressible as f32 / filled as f32;
-        Ok(Some(Chunk { bytes: self.pool.lend(buffer, filled), incompressible }))
+        let incompressible = incompressible as f32 / filled as f32;
+        Ok(Some(Chunk { bytes: self.pool.lend(buffer, filled), check: hash.digest(), incompressible }))
     }
 
     fn end(&self) -> Result<(), Stop> {
@@ -306,7 +320,7 @@ impl Packing {
         };
         let raw_len = chunk.bytes.len();
         let packer = self.packer.as_mut().map_err(|e| e.clone())?;
-        let frame = self.counters.times().time(Stage::Pack, || packer.pack(chunk.bytes, now));
+        let frame = self.counters.times().time(Stage::Pack, || packer.pack(chunk.bytes, chunk.check, now));
         self.digest.add(frame.header.check, raw_len);
         Ok(frame)
     }

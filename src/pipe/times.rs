@@ -21,11 +21,11 @@ use crate::wire::message::ReceiverTimes;
 pub enum Stage {
     /// In `read`, on the stream of `zfs send`.
     Read,
-    /// Parser, checksums and gate.
+    /// Parser, checksums and gate; at the sender also hashing.
     Judge,
     /// Waiting for the stage before.
     Input,
-    /// Compressing and hashing.
+    /// Compressing.
     Pack,
     /// Waiting for room in the window.
     Credit,
@@ -90,7 +90,7 @@ pub struct SenderTimes {
     pub judging_s: f64,
     /// The packing thread waiting for a chunk.
     pub input_s: f64,
-    /// Compressing and hashing.
+    /// Compressing.
     pub packing_s: f64,
     /// Waiting until the receiver had room.
     pub credit_s: f64,

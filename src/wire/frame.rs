@@ -172,8 +172,13 @@ impl Header {
 impl Frame {
     /// A frame of `raw` bytes carried as they are. The outbox gives the sequence number.
     pub fn plain(kind: FrameKind, flags: u16, raw: Bytes) -> Frame {
-        let len = raw.len() as u32;
         let check = xxh3_64(&raw);
+        Frame::checked(kind, flags, raw, check)
+    }
+
+    /// The same, of bytes whose XXH3-64 is known to be `check`.
+    pub fn checked(kind: FrameKind, flags: u16, raw: Bytes, check: u64) -> Frame {
+        let len = raw.len() as u32;
         let header = Header { kind, codec: Codec::None, flags, payload_len: len, sequence: 0, raw_len: len, check };
         Frame { header, payload: raw }
     }

@@ -127,10 +127,10 @@ mod tests {
         let mut outbox = Outbox::new(2000);
         let cost = frame(0).cost();
         (0..3).for_each(|_| outbox.push(frame(0)));
-        assert!(!outbox.has_room(cost));
+        assert!(!outbox.has_room(cost, u64::MAX));
         for (next, consumed) in [(0, cost), (0, 3 * cost), (1, cost + 1), (2, 3 * cost)] {
             assert!(outbox.ack(Ack { next, consumed }).is_err(), "{next} {consumed}");
-            assert!(!outbox.has_room(cost) && outbox.acknowledged() == 0);
+            assert!(!outbox.has_room(cost, u64::MAX) && outbox.acknowledged() == 0);
         }
         assert_eq!(outbox.ack(Ack { next: 2, consumed: cost }), Ok(()));
         // An older word, over another connection.
@@ -187,7 +187,7 @@ mod tests {
             );
             for event in events.into_iter().chain(finish) {
                 match event {
-                    Event::Push => if outbox.has_room(frame(pushed).cost()) {
+                    Event::Push => if outbox.has_room(frame(pushed).cost(), u64::MAX) {
                         outbox.push(frame(pushed));
                         pushed += 1;
                     },
@@ -226,7 +226,7 @@ mod tests {
             let (mut outbox, cost) = (Outbox::new(5000), frame(0).cost());
             let mut word = Ack { next: 0, consumed: 0 };
             for (frames, consumed) in words {
-                while outbox.has_room(cost) {
+                while outbox.has_room(cost, u64::MAX) {
                     outbox.push(frame(0));
                 }
                 let said = Ack { next: word.next + frames, consumed: word.consumed + consumed * cost };

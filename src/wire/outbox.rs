@@ -66,10 +66,10 @@ impl Outbox {
         Self { window, first: 0, slots: VecDeque::new(), pushed: 0, consumed: 0, queued: 0, scan_from: 0 }
     }
 
-    /// True if a frame of that [`Frame::cost`] may be pushed now.
-    pub fn has_room(&self, cost: u64) -> bool {
+    /// True if a frame of that [`Frame::cost`] may be pushed now, where no more than `within` shall be outstanding.
+    pub fn has_room(&self, cost: u64, within: u64) -> bool {
         let outstanding = self.pushed - self.consumed;
-        outstanding == 0 || outstanding + cost <= self.window
+        outstanding == 0 || outstanding + cost <= within.min(self.window)
     }
 
     /// Numbers a frame and keeps it. The caller asks [`Self::has_room`] first.
