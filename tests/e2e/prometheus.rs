@@ -11,7 +11,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 pub fn promtool_cases() -> Vec<Case> {
-    cases![promtool_takes_the_rules]
+    cases![promtool_takes_the_rules, rules_tell_when_they_should]
 }
 
 fn docs(name: &str) -> PathBuf {
@@ -32,6 +32,14 @@ fn promtool_takes_the_rules() {
     let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     let rules = std::fs::read_to_string(docs("alert-rules.yml")).unwrap().matches("- alert:").count();
     assert!(out.status.success() && said.contains(&format!("SUCCESS: {rules} rules found")), "{said}");
+}
+
+/// A job that is late, by its lag or, without a peer, by its last run; and nobody else.
+fn rules_tell_when_they_should() {
+    let test = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/alert-rules-test.yml");
+    let out = Command::new("promtool").args(["test", "rules"]).arg(test).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && said.contains("SUCCESS"), "{said}");
 }
 
 fn rules_and_dashboard_name_metrics_that_there_are() {

@@ -23,6 +23,7 @@ use crate::{
 pub fn cases() -> Vec<Case> {
     cases![
         the_daemon_runs_jobs_by_itself,
+        a_log_as_json_says_whose_each_line_is,
         a_run_outlives_a_reload_and_a_stop_waits_for_it,
         what_was_missed_before_the_first_run_is_made_up_for,
         a_peer_that_is_revoked_is_cut_from_the_job_that_dialled_it,
@@ -79,10 +80,15 @@ impl East {
     }
 
     fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    fn start_with(&mut self, flags: &[&str]) {
         let before = self.log().len();
         let out = fs::File::options().create(true).append(true).open(self.site.dir.join("east.log")).unwrap();
         let child = Command::new(program("zmigrated"))
             .args(["--config", &self.site.dir.join("east.toml").to_string_lossy()])
+            .args(flags)
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -148,6 +154,32 @@ fn the_daemon_runs_jobs_by_itself() {
     let runs = east.history().len();
     sleep(Duration::from_secs(4));
     assert_eq!(east.history().len(), runs, "a job that was taken out was run");
+}
+
+fn a_log_as_json_says_whose_each_line_is() {
+    let mut east = East::new("");
+    east.signal(Signal::TERM);
+    assert_eq!(east.daemon.take().unwrap().wait().unwrap().code(), Some(0));
+    let before = east.log().len();
+    east.start_with(&["--log-json"]);
+    east.give(Some("every = \"1h\""));
+    wait_for("the run", 30, || east.last_is("done"));
+    east.signal(Signal::TERM);
+    assert_eq!(east.daemon.take().unwrap().wait().unwrap().code(), Some(0));
+    let log = east.log();
+    let lines: Vec<serde_json::Value> = log[before..].lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(
+        lines
+            .iter()
+            .all(|l| l["timestamp"].is_string() && l["level"].is_string() && l["fields"]["message"].is_string())
+    );
+    // A line is within the spans of its run, and of the dataset that it is about.
+    let says = |line: &serde_json::Value, key: &str| {
+        line["spans"].as_array().into_iter().flatten().any(|s| s[key].is_string())
+    };
+    let of_the_run: Vec<_> = lines.iter().filter(|line| says(line, "job")).collect();
+    assert!(of_the_run.iter().any(|line| says(line, "dataset")), "{log}");
+    assert!(of_the_run.iter().all(|line| says(line, "run")), "{log}");
 }
 
 fn a_run_outlives_a_reload_and_a_stop_waits_for_it() {
