@@ -53,7 +53,7 @@ fn honest_peers(events: &[u8]) {
         match event & 7 {
             0 | 1 => {
                 let frame = Frame::plain(FrameKind::Data, 0, Bytes::from(vec![pushed as u8; usize::from(event) * 4]));
-                if outbox.has_room(frame.cost()) {
+                if outbox.has_room(frame.cost(), u64::MAX) {
                     outbox.push(frame);
                     pushed += 1;
                 }
@@ -116,7 +116,7 @@ fn hostile_sender(data: &[u8]) {
         } else {
             let frame = Frame::plain(FrameKind::Data, 0, Bytes::from(vec![0; 60]));
             let cost = frame.cost();
-            if outbox.has_room(cost) {
+            if outbox.has_room(cost, u64::MAX) {
                 outbox.push(frame);
                 pushed += cost;
             }
