@@ -180,17 +180,22 @@ impl Channel {
                 if let Some(failure) = &state.closed {
                     return Err(failure.clone());
                 }
-                let now = Instant::now();
-                let within = state.reach.of(state.outbox.window(), now);
-                if state.outbox.has_room(frame.cost(), within)
-                    && (state.may_keep(frame.cost()) || state.outbox.is_delivered())
-                {
+                let (now, cost) = (Instant::now(), frame.cost());
+                let within = state.reach.of(state.outbox.window(), state.live.len(), now);
+                let has_room = state.outbox.has_room(cost, within);
+                if has_room && (state.may_keep(cost) || state.outbox.is_delivered()) {
+                    let is_dry = state.outbox.outstanding() == 0;
+                    state.reach.hands_over(is_dry, now);
                     self.inner.payload_bytes.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
                     state.outbox.push(frame);
                     self.inner.to_send.notify_waiters();
                     return Ok(());
                 }
-                state.reach.waits(*waits_since.get_or_insert(now), now)
+                // Of several connections, one may have brought what another's frames keep from being counted as there.
+                let receiver_has = state.outbox.outstanding() > state.outbox.queued() || state.live.len() > 1;
+                let since = *waits_since.get_or_insert(now);
+                // Memory that others have does not come by looking again.
+                if has_room { None } else { state.reach.waits(since, receiver_has, now) }
             };
             tokio::select! {
                 biased;
@@ -304,7 +309,7 @@ impl Channel {
     /// bottleneck; what waits at the receiver for `zfs receive` does not count. Where less than the window is used, it is of that.
     pub fn backlog(&self) -> (f32, u64) {
         let state = self.state();
-        let most = state.reach.of(state.outbox.window(), Instant::now()).min(state.portion.most());
+        let most = state.reach.of(state.outbox.window(), state.live.len(), Instant::now()).min(state.portion.most());
         ((state.outbox.queued() as f32 / most as f32).min(1.0), state.outbox.carried())
     }
 

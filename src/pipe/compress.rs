@@ -21,6 +21,8 @@ const START: usize = 3;
 const WORTH_PERCENT: usize = 3;
 /// Bytes that are tried before a whole chunk is, when the last one did not shrink.
 const SAMPLE: usize = 32 << 10;
+/// Below this backlog the link waits for what is packed: two frames of 8 MiB, the least that a channel uses of its window, are a quarter.
+const IDLE: f32 = 0.3;
 /// How much faster than the link a level must pack: it takes processors from encryption and from the receiver besides.
 const FASTER: f32 = 1.5;
 /// The most chunks in a row that go plain without a try.
@@ -103,7 +105,7 @@ impl Governor {
             if self.pays(next, now.link_bytes_per_s) {
                 self.rung = next;
             }
-        } else if now.backlog < 0.1 && now.waiting >= 0.75 {
+        } else if now.backlog < IDLE && now.waiting >= 0.75 {
             self.rung = self.rung.saturating_sub(1);
         }
         if self.rung == 0 {
@@ -224,7 +226,8 @@ mod tests {
         let link_is_slow = Situation { backlog: 0.9, link_bytes_per_s: 1.0e6, ..EVEN };
         let levels: Vec<_> = (0..9).map(|_| governor.decide(link_is_slow)).collect();
         assert_eq!(levels.last(), Some(&Decision::Compress(10)));
-        let cpu_is_slow = Situation { backlog: 0.0, waiting: 1.0, ..EVEN };
+        // The last frame or two are always on their way.
+        let cpu_is_slow = Situation { backlog: 0.25, waiting: 1.0, ..EVEN };
         let levels: Vec<_> = (0..9).map(|_| governor.decide(cpu_is_slow)).collect();
         assert_eq!(levels.last(), Some(&Decision::Plain));
         // The source being slow is no reason to change anything.

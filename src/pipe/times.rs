@@ -35,7 +35,7 @@ pub enum Stage {
     Write,
 }
 
-/// The time spent in each stage by one half of a transfer. Costs two looks at the clock for each chunk and stage.
+/// The time spent in each stage by one half of a transfer. Costs two looks at the clock for each read, chunk and stage.
 #[derive(Debug, Default)]
 pub struct Times([AtomicU64; 7]);
 
@@ -86,7 +86,7 @@ impl Times {
 pub struct SenderTimes {
     /// Reading the stream.
     pub reading_s: f64,
-    /// Parsing and verifying it.
+    /// Parsing, verifying and hashing it.
     pub judging_s: f64,
     /// The packing thread waiting for a chunk.
     pub input_s: f64,
