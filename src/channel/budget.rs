@@ -229,6 +229,7 @@ mod tests {
         }
         // What is sent counts as what comes in does, until the other side has it.
         let (one, other) = (&channels[0], &channels[1]);
+        one.measured_rtt(Duration::from_millis(10));
         let mut sent = 0;
         while timeout(A_WHILE, one.send(frame(0))).await.is_ok() {
             sent += 1;
