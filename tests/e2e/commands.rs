@@ -35,16 +35,21 @@ fn run(site: &Site, job: &str) -> (Done, Cost) {
     (done, cost)
 }
 
+/// A snapshot that the jobs count as theirs, so that `keep` and `keep_peer` judge it.
+fn tag(n: usize) -> String {
+    format!("p_2020-01-01T00:00:0{n}Z")
+}
+
 /// With a snapshot of nothing new, and what it costs to send the news of so many datasets: from none on.
 fn costs(site: &Site, tree: &str) -> Vec<Cost> {
     // What each side learns of its ZFS once is known after this.
     run(site, tree);
     let news = |changed: usize| {
         for n in 0..changed {
-            zfs(&["snapshot", &format!("{}/d{n}@c{changed}", site.e(tree))]);
+            zfs(&["snapshot", &format!("{}/d{n}@{}", site.e(tree), tag(changed))]);
         }
         let (done, cost) = run(site, tree);
-        let arrived = |n: usize| tags(&site.w(&format!("in/{tree}/d{n}"))).contains(&format!("c{changed}"));
+        let arrived = |n: usize| tags(&site.w(&format!("in/{tree}/d{n}"))).contains(&tag(changed));
         assert!((0..changed).all(arrived), "{changed}: {}{}", done.stdout, done.stderr);
         cost
     };
@@ -56,7 +61,7 @@ fn a_round_costs_what_has_changed_however_many_there_are() {
     let job = |tree: &str| {
         format!(
             "[job.{tree}]\ndirection = \"push\"\nrecursive = true\ndataset = \"{}\"\npeer = \"west\"\ntarget = \"{}\"\n\
-             snapshot = false\nretries = 0\nkeep_peer = \"last 9\"\n",
+             snapshot = false\nretries = 0\nprefix = \"p\"\nkeep = \"last 9\"\nkeep_peer = \"last 9\"\n",
             site.e(tree),
             site.w(&format!("in/{tree}"))
         )
@@ -70,7 +75,7 @@ fn a_round_costs_what_has_changed_however_many_there_are() {
         // Not mounted: what counts here is how many they are.
         zfs(&["create", "-o", "mountpoint=none", &site.e(tree)]);
         (0..count).for_each(|n| drop(zfs(&["create", &format!("{}/d{n}", site.e(tree))])));
-        zfs(&["snapshot", "-r", &format!("{}@s1", site.e(tree))]);
+        zfs(&["snapshot", "-r", &format!("{}@{}", site.e(tree), tag(0))]);
         site.start_push(tree, &format!("in/{tree}"), &["-r", "--jobs", "16"]).wait(300).must(0);
         costs(&site, tree)
     });
