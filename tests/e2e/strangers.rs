@@ -42,6 +42,7 @@ pub fn cases() -> Vec<Case> {
         an_expired_certificate,
         no_certificate,
         what_is_no_peer_is_refused_and_harms_nobody,
+        strangers_who_dial_again_and_again_harm_nobody,
         a_greedy_peer_gets_its_share_and_no_more,
         one_identity_cannot_hold_every_connection,
     ]
@@ -218,6 +219,66 @@ fn what_is_no_peer_is_refused_and_harms_nobody() {
     push.wait(60).must(0);
     site.assert_equal(&db, &site.w("in/db"));
     site.push("db", "in/db", &[]).must(0);
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+}
+
+/// Of each kind one, all at once, for most of a transfer.
+fn strangers_who_dial_again_and_again_harm_nobody() {
+    const BYTES: u64 = 2 * SLOW_BYTES as u64;
+    const MOST_MORE_KIB: u64 = 20 << 10;
+    const PAUSE: Duration = Duration::from_millis(20);
+    let site = Site::new();
+    let db = site.source("db", BYTES as usize);
+    let (foreign, gone) = (site.dir.join("foreign"), site.dir.join("gone"));
+    issue(&make_ca(&site.dir, "other-ca"), "east", &foreign);
+    issue(&site.dir.join("ca"), "gone", &gone);
+    site.revoke("gone");
+    site.reload();
+    let expired = expired_identity(&site, "east");
+    let kinds = [
+        (None, "the peer showed no certificate"),
+        (Some(foreign), "the peer's certificate was issued by a CA that is not in ca.pem here"),
+        (Some(expired), "the peer's certificate expired 2020-02-01T00:00:00Z"),
+        (Some(gone), "the peer's certificate is revoked"),
+    ];
+    let mut push = site.start_push("db", "in/db", &SLOW);
+    push.until_transferred(1 << 20);
+    let (daemon, port) = (site.daemon_pid(), site.port);
+    let before = resident_kib(daemon);
+    let (mut peak, over) = (before, AtomicBool::new(false));
+    let dials = thread::scope(|scope| {
+        let dialling = kinds.each_ref().map(|(identity, _)| {
+            let over = &over;
+            scope.spawn(move || {
+                let mut dials = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let answer = exchange(&mut dial(port, identity.as_deref()), b"ZMIG");
+                    assert!(answer.is_err(), "{identity:?} was answered: {answer:?}");
+                    dials += 1;
+                    thread::sleep(PAUSE);
+                }
+                dials
+            })
+        });
+        while push.transferred() < BYTES / 4 * 3 && !push.has_ended() {
+            peak = peak.max(resident_kib(daemon));
+            thread::sleep(PAUSE);
+        }
+        over.store(true, Ordering::Relaxed);
+        dialling.map(|one| one.join().unwrap())
+    });
+    eprintln!("strangers: dialled {dials:?} times; {before} KiB resident before, {peak} KiB at most");
+    assert!(!push.has_ended(), "the transfer was over before the strangers were done");
+    assert!(dials.iter().all(|dials| *dials >= 10), "they dialled {dials:?} times, which proves nothing");
+    // Each has its line, with its own reason.
+    let refused = || {
+        let log = site.log();
+        kinds.each_ref().map(|(_, why)| log.matches(&format!("handshake refused: {why}")).count())
+    };
+    wait_for("the reasons in the log", 2, || refused() == dials);
+    assert!(peak - before < MOST_MORE_KIB, "{} KiB more than before", peak - before);
+    push.wait(60).must(0);
+    site.assert_equal(&db, &site.w("in/db"));
     assert!(!site.log().contains("panicked"), "{}", site.log());
 }
 
