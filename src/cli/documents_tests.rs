@@ -398,7 +398,7 @@ fn the_reference_of_json_has_every_field_and_no_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What README.md shows of `status` and `check` is what these print of such a job.
+/// What README.md shows of `status`, `check` and `cutover` is what these print of such a job, and of such cutovers.
 #[test]
 fn the_readme_shows_what_is_printed() {
     const README: &str = include_str!("../../README.md");
@@ -416,7 +416,8 @@ fn the_readme_shows_what_is_printed() {
     status.datasets[0].source = "tank/db/wal".parse().unwrap();
     (status.datasets[0].taken, status.datasets[0].lag_s) = (Some(ago(252)), Some(252));
     let shown = |text: &str| text.trim_end().lines().map(|line| format!("    {line}\n")).collect::<String>();
-    for text in [status::table(std::slice::from_ref(&status), now), check::line_of(&status, now)] {
+    let of_a_job = [status::table(std::slice::from_ref(&status), now), check::line_of(&status, now)];
+    for text in of_a_job.into_iter().chain(cutover::readme_samples()) {
         assert!(README.contains(&shown(&text)), "README.md lacks:\n{text}");
     }
 }

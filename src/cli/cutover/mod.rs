@@ -10,7 +10,7 @@ mod start;
 pub(super) use self::{
     broken::sample as here_sample,
     lead::samples as lead_samples,
-    result::{NEEDS_PERSON, ROLLED_BACK, sample as result_sample},
+    result::{NEEDS_PERSON, ROLLED_BACK, readme_samples, sample as result_sample},
     show::sample as status_sample,
 };
 use crate::{

@@ -195,6 +195,38 @@ pub(in crate::cli) fn sample(pass: PassReport) -> serde_json::Value {
     serde_json::to_value(object).unwrap()
 }
 
+/// What README.md shows of a cutover's end, as it is printed: done, rolled back by its limit, aborted, back home.
+#[cfg(test)]
+pub(in crate::cli) fn readme_samples() -> [String; 4] {
+    const BYTES: u64 = (1 << 30) + (215 << 20);
+    let (here, there) = ("tank/db", "west:tank/from-east/db");
+    let object = |result, (source, target): (&str, &str), down, stopping, predicted| Object {
+        id: CutoverId(0x0d3a_91c2),
+        result,
+        exit_code: 0,
+        phase: "done",
+        source: source.into(),
+        target: target.into(),
+        downtime_ms: down,
+        stopping_ms: stopping,
+        predicted_downtime_ms: predicted,
+        passes: 3,
+        pass_reports: Vec::new(),
+        bytes: BYTES,
+        why: None,
+        needs: None,
+        at_target: false,
+    };
+    let done = object("done", (here, there), Some(840), Some(70), Some(790));
+    let mut late = object("rolled_back", (here, there), Some(5310), Some(4620), Some(790));
+    late.why = Some(format!("the outage took longer than {}", Millis(5000)));
+    let mut aborted = object("rolled_back", (here, there), None, None, None);
+    aborted.why = Some("the operator aborted it".into());
+    let home = object("done", (there, here), Some(910), Some(70), Some(880));
+    let home = Object { passes: 1, bytes: (3 << 20) + (60 << 10), ..home };
+    [done, late, aborted, home].map(|object| text(&object))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
