@@ -100,6 +100,15 @@ fn its_programs_and_completions_run(deb: &Path) {
         "source {completions}; COMP_WORDS=(zmigrate ver) COMP_CWORD=1; _zmigrate zmigrate ver zmigrate; echo ${{COMPREPLY[*]}}"
     );
     assert_eq!(run("bash", &["-c", &complete]).unwrap().trim(), "verify");
+    for (shell, completions) in [
+        ("zsh", "usr/share/zsh/vendor-completions/_zmigrate"),
+        ("fish", "usr/share/fish/vendor_completions.d/zmigrate.fish"),
+    ] {
+        match run(shell, &["--version"]) {
+            Err(why) => eprintln!("package: NO {shell} HERE, whether it takes its completions is not looked at: {why}"),
+            Ok(_) => drop(run(shell, &["-n", &at(completions)]).unwrap()),
+        }
+    }
     let page = run("zcat", &[&at("usr/share/man/man1/zmigrate-push.1.gz")]).unwrap();
     assert!(page.contains(".TH zmigrate-push 1") && page.contains("rollback"), "{page}");
 }
