@@ -232,6 +232,8 @@ pub struct Sides {
     granted: Vec<Access>,
     /// Of the link, in either direction.
     pub latency: Duration,
+    /// The clock of the machines is the real one, and the fake may be slow on a busy machine: ten minutes.
+    outage_limit: Millis,
 }
 
 impl Drop for Sides {
@@ -277,6 +279,7 @@ impl Sides {
             on_activate_failure: OnActivateFailure::Hold,
             granted: vec![Access::Push, Access::Pull, Access::Cutover],
             latency: Duration::ZERO,
+            outage_limit: Millis(600_000),
         };
         sides.writer.runs.store(true, Ordering::SeqCst);
         // The writer writes as often as anything happens, to whichever side lets it.
@@ -343,9 +346,8 @@ impl Sides {
             hold: self.hold,
             on_activate_failure: self.on_activate_failure,
             not_converging: NotConverging::Go,
-            // The clock of the machines is the real one, and the fake may be slow on a busy machine.
             max_downtime: Millis(600_000),
-            outage_limit: Millis(600_000),
+            outage_limit: self.outage_limit,
             tries: self.tries,
             verify: Means::Digest,
             homeward: false,

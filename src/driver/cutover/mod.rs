@@ -30,7 +30,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -248,6 +248,7 @@ impl Lead {
                 self.leave().await;
                 return Ok(end);
             }
+            let left = self.left_of_outage();
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !self.it.progress().may_be_down() => {
@@ -270,12 +271,20 @@ impl Lead {
                     let told = self.say(command)?;
                     let _ = tell.send(told);
                 }
+                () = sleep(left.unwrap_or_default()), if left.is_some() => drop(self.step(Event::Tick)?),
                 _ = ticks.tick() => {
                     self.step(Event::Tick)?;
                     self.note_doing();
                 }
             }
         }
+    }
+
+    /// Until the limit ends the outage, if there is one that it ends: ticks come too seldom for that.
+    fn left_of_outage(&self) -> Option<Duration> {
+        let kept = self.it.progress();
+        let until = kept.since.filter(|_| kept.phase.is_outage())?.plus(kept.outage_limit());
+        Some(Duration::from_millis(until.plus(Millis(1)).0.saturating_sub(self.now().0)))
     }
 
     fn end(&self) -> Option<End> {

@@ -9,6 +9,7 @@ use zmigrate::{
 };
 
 use super::*;
+use crate::clock::run_alone;
 
 /// The target of the first leg does not come up.
 fn does_not_come_up(sides: &Sides) {
@@ -89,6 +90,34 @@ fn what_hooks_said_is_kept() {
             assert!(told.hooks.iter().any(|line| line.contains(said)), "{said}: {told:?}");
             assert_eq!(told.failed, None);
         }
+    });
+}
+
+/// The fence takes longer than the limit, and all that follows takes far less than a second, after which the leader looks in any case.
+#[test]
+fn an_outage_ends_at_its_limit_and_not_a_tick_later() {
+    run_alone(async {
+        let mut sides = Sides::alone(true);
+        (sides.outage_limit, sides.latency) = (Millis(300), Duration::from_millis(5));
+        let elsewhere = sides.elsewhere.clone();
+        // Where the source is mounted is looked at once its writers have stopped; the answer takes that long.
+        let slow_fence = move |call: &HookCall| {
+            if call.verb != HookVerb::Stop {
+                return;
+            }
+            let (held, is_held) = std::sync::mpsc::channel();
+            let elsewhere = elsewhere.clone();
+            std::thread::spawn(move || {
+                let _held = elsewhere.0.lock().unwrap();
+                held.send(()).unwrap();
+                std::thread::sleep(Duration::from_millis(500));
+            });
+            is_held.recv().unwrap();
+        };
+        *sides.writer.beside.lock().unwrap() = Some(Box::new(slow_fence));
+        let daemon = sides.daemon();
+        assert_eq!(sides.lead(&daemon, None).await, (End::Over, Phase::RolledBack));
+        assert!(!sides.judge().await, "the source serves");
     });
 }
 
