@@ -1,5 +1,6 @@
 //! The crash matrix: the process that leads, the peer's daemon, and both of them end as by `kill -9` before and after each record and
-//! each action, in both directions; then all is started again and resumed. Exactly one side serves then, with every record.
+//! each action, in both directions; then all is started again and resumed. Exactly one side serves then, with every record; where it is
+//! rolled back, both are as they were.
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use rustix::process::Signal;
 
 use super::{
     bench::{Bench, json},
+    given_back::Before,
     points::{CATCH_UP, LEAD, SOURCE, TARGET, chosen},
 };
 use crate::{
@@ -78,11 +80,12 @@ fn there(points: &[&str], who: Who) {
     let mut bench = Bench::new();
     for point in points {
         bench.write();
+        let before = Before::going_there(&bench);
         crash(&mut bench, point, who, |bench, environment| bench.start_with(&["--tries", "5"], environment));
         let id = bench.status()["id"].as_str().unwrap().to_owned();
-        settle(&bench, point, &id);
+        let moved = settle(&bench, point, &id, &before);
         bench.stop_writing();
-        bench.assert_one_side_has_it_all();
+        assert_eq!(bench.assert_one_side_has_it_all(), moved, "{point}: west serves if it is done");
         bench.afresh();
     }
 }
@@ -93,12 +96,14 @@ fn back(points: &[&str], who: Who) {
     bench.write();
     let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
     for point in points {
+        let before = Before::going_back(&bench);
         // The first leg of the way back is number two, so what the first one passed does not count.
         crash(&mut bench, point, who, |bench, environment| {
             bench.site.start_with(&["cutover", "back", &id, "--output", "json"], environment)
         });
-        settle(&bench, point, &id);
-        if !bench.assert_one_side_has_it_all() {
+        let moved = settle(&bench, point, &id, &before);
+        assert_eq!(!bench.assert_one_side_has_it_all(), moved, "{point}: east serves if it is done");
+        if moved {
             json(&bench.cutover(&["back", &id]).must(0));
             assert!(bench.assert_one_side_has_it_all(), "{point}: at west again");
         }
@@ -139,10 +144,17 @@ pub fn crash(bench: &mut Bench, point: &str, who: Who, start: impl FnOnce(&Bench
     eprintln!("crashes: {who:?} at {point}: {:.1} s", since.elapsed().as_secs_f64());
 }
 
-fn settle(bench: &Bench, point: &str, id: &str) {
+/// Goes on to the end. Returns whether it is done; else it is rolled back, with both sides as they were before.
+#[track_caller]
+fn settle(bench: &Bench, point: &str, id: &str, before: &Before) -> bool {
     let done = bench.cutover(&["resume", id]);
     assert!(matches!(done.code, Some(0 | 8)), "{point}: {:?}\n{}{}", done.code, done.stdout, done.stderr);
     serves(bench, point);
+    if done.code == Some(8) {
+        eprintln!("crashes: {point}: rolled back");
+        before.must_be_back(point);
+    }
+    done.code == Some(0)
 }
 
 /// Waits until the writer runs on whichever side serves, and has acknowledged some more.

@@ -2,6 +2,7 @@
 //! two sides be writable.
 
 mod faults;
+mod given_back;
 mod hosts;
 mod matrix;
 mod phases;

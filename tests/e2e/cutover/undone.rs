@@ -3,6 +3,7 @@
 
 use super::{
     bench::{Bench, is_writable, json, settings},
+    given_back::Before,
     matrix::{Who, crash, serves},
     points::{
         BARS, DAEMON_RETURNS, HOLDS, LEAD_BREAKS, LEAD_DISCARDS, LEAD_RETURNS, LEAD_UNFENCES, LEAD_WITHDRAWS,
@@ -66,12 +67,12 @@ fn undone(bench: &mut Bench, points: &[&str], who: Who) {
         // What counts is not the default.
         zfs(&["set", "readonly=off", &bench.east()]);
         bench.write();
-        let before = settings(&bench.east());
+        let before = Before::going_there(bench);
         crash(bench, point, who, |bench, environment| bench.start_with(&["--tries", "2"], environment));
         ends_rolled_back(bench, point, &id_of(bench));
         bench.stop_writing();
         assert!(!bench.assert_one_side_has_it_all(), "{point}: east serves");
-        assert_eq!(settings(&bench.east()), before, "{point}: as it was");
+        before.must_be_back(point);
         bench.afresh();
     }
 }
@@ -93,7 +94,6 @@ fn crashes_while_a_fenced_source_is_given_back_at_the_peer() {
     bench.write();
     let id = json(&bench.start(&["--tries", "2"]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
     let target = [LEAD_UNFENCES, TARGET_SETTLES].concat();
-    let before = settings(&bench.west());
     for (points, who) in [
         (chosen("leader, unfencing the peer", LEAD_UNFENCES, 1), Who::Leader),
         (chosen("leader as target, unfencing the peer", TARGET_SETTLES, 1), Who::Leader),
@@ -103,12 +103,13 @@ fn crashes_while_a_fenced_source_is_given_back_at_the_peer() {
     ] {
         for point in points {
             no_more_finals(&bench);
+            let before = Before::going_back(&bench);
             crash(&mut bench, point, who, |bench, environment| {
                 bench.site.start_with(&["cutover", "back", &id, "--output", "json"], environment)
             });
             ends_rolled_back(&bench, point, &id);
             assert!(bench.assert_one_side_has_it_all(), "{point}: west serves");
-            assert_eq!(settings(&bench.west()), before, "{point}: as it was");
+            before.must_be_back(point);
         }
     }
     std::fs::remove_file(bench.site.dir.join("no-final")).unwrap();
@@ -137,6 +138,7 @@ fn crashes_while_what_never_began_is_barred() {
     for who in [Who::Leader, Who::Daemon, Who::LeaderAndDaemon, Who::DaemonAndLeader] {
         for point in chosen(&format!("{who:?}, barring"), BARS, 1) {
             bench.write();
+            let before = Before::going_there(&bench);
             let died = bench.start_with(&[], &[("ZMIGRATE_CRASH_AT", "lead:after:arm")]).wait(120);
             assert_eq!(died.code, None, "{}", died.stderr);
             let id = id_of(&bench);
@@ -144,6 +146,7 @@ fn crashes_while_what_never_began_is_barred() {
                 bench.site.start_with(&["cutover", "abort", &id, "--output", "json"], environment)
             });
             ends_rolled_back(&bench, point, &id);
+            before.must_be_back(point);
             // It can be begun again.
             json(&bench.start(&[]).wait(120).must(0));
             bench.stop_writing();
@@ -192,6 +195,10 @@ fn crashes_while_it_returns_by_itself() {
     let mut bench = Bench::new();
     let start = bench.site.dir.join("start-west.sh");
     std::fs::write(&start, "#!/bin/bash\necho will not\nexit 1\n").unwrap();
+    // What has been away serves by the leg that brought it home.
+    let own = |bench: &Bench| -> Vec<String> {
+        settings(&bench.east()).into_iter().filter(|line| !line.contains(" zmigrate:serving ")).collect()
+    };
     for (points, who) in [
         (chosen("leader, returning", LEAD_RETURNS, 2), Who::Leader),
         (chosen("daemon, returning", DAEMON_RETURNS, 2), Who::Daemon),
@@ -200,11 +207,13 @@ fn crashes_while_it_returns_by_itself() {
     ] {
         for point in points {
             bench.write();
+            let before = own(&bench);
             let more = ["--tries", "2", "--on-activate-failure", "return"];
             crash(&mut bench, point, who, |bench, environment| bench.start_with(&more, environment));
             ends_rolled_back(&bench, point, &id_of(&bench));
             bench.stop_writing();
             assert!(!bench.assert_one_side_has_it_all(), "{point}: east serves again");
+            assert_eq!(own(&bench), before, "{point}: as it was");
             // A peer keeps a place for each leader that died, for a while, and has a limited number of them.
             bench.site.bury_daemon();
             bench.site.start_daemon();

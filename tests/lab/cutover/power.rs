@@ -1,4 +1,5 @@
-//! The power of either guest is cut in the middle of a cutover under a writer. One side serves at the end, with each acknowledged record.
+//! The power of either guest is cut in the middle of a cutover under a writer. One side serves at the end, with each acknowledged record; if
+//! that is the source, both are what they were.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -43,6 +44,9 @@ const TARGET_PHASES: &[&str] = &[
     "lead:after:promote",
     "lead:after:release",
 ];
+
+/// What a rollback gives back, and what no pass changes at a copy.
+const GIVEN_BACK: &[&str] = &["readonly", "canmount", "mountpoint", "zmigrate:fence", "zmigrate:serving"];
 
 /// All of them with `ZMIGRATE_EACH_PHASE=1`; else the first, and one more that `ZMIGRATE_CRASH_SEED` (the day) picks.
 fn points(all: &'static [&'static str]) -> Vec<&'static str> {
@@ -97,8 +101,35 @@ fn stays_fenced(guest: Guest, point: &str, dataset: &str) {
     assert_eq!(guest.ask(&probe).code, 0, "{point}: {dataset} can be written to after the boot");
 }
 
-/// Waits until it is over, and sees that one side serves, with every record.
-fn settled(w: &World, writer: &Writer<'_>, point: &str, name: &str) {
+/// A new dataset with a writer in it, and its properties.
+#[track_caller]
+fn begin(w: &World, writer: &Writer<'_>, name: &str) -> Vec<String> {
+    let source = format!("tank/src/{name}");
+    writer.begin(&source);
+    w.one.properties(&source, GIVEN_BACK)
+}
+
+/// After a rollback: the source has its properties again, and the target is the copy that passes made, if any did.
+#[track_caller]
+fn is_given_back(w: &World, point: &str, name: &str, before: &[String]) {
+    assert_eq!(w.one.properties(&format!("tank/src/{name}"), GIVEN_BACK), before, "{point}: the source is as it was");
+    let target = format!("tank/dst/{name}");
+    if w.two.sh("zfs list -H -o name -d 1 tank/dst").lines().any(|line| line == target) {
+        let copy =
+            w.two.properties(&target, &["mounted", "readonly", "canmount", "zmigrate:fence", "zmigrate:serving"]);
+        let expected = [
+            "mounted=no -",
+            "readonly=on local",
+            "canmount=noauto local",
+            "zmigrate:fence=- -",
+            "zmigrate:serving=- -",
+        ];
+        assert_eq!(copy, expected, "{point}: the target is no more than a copy");
+    }
+}
+
+/// Waits until it is over, and sees that one side serves, with every record. `before` is what [`begin`] found.
+fn settled(w: &World, writer: &Writer<'_>, point: &str, name: &str, before: &[String]) {
     let status = format!("zmigrate --config {DIR}/zmigrate.toml cutover status --output json");
     w.one.until(
         Duration::from_secs(180),
@@ -115,6 +146,9 @@ fn settled(w: &World, writer: &Writer<'_>, point: &str, name: &str) {
     let (here, there) = (serves(w.one, &one), serves(w.two, &two));
     eprintln!("lab:   {point}: node{} serves", if here { 1 } else { 2 });
     assert!(here != there, "{point}: node1 serves: {here}, node2 serves: {there}");
+    if here {
+        is_given_back(w, point, name, before);
+    }
     let (guest, dataset) = if here { (w.one, one) } else { (w.two, two) };
     writer.must_have_it_all(point, guest, &dataset);
 }
@@ -124,7 +158,7 @@ pub fn of_the_source(w: &World) {
     for (n, point) in points(SOURCE_POINTS).iter().enumerate() {
         let name = format!("cut-source-{n}");
         let source = format!("tank/src/{name}");
-        writer.begin(&source);
+        let before = begin(w, &writer, &name);
         crash_at(w, w.one, point, &name);
         w.one.lab("crash", &[]);
         boot(w.one);
@@ -132,7 +166,7 @@ pub fn of_the_source(w: &World) {
             stays_fenced(w.one, point, &source);
         }
         w.start_daemon(w.one);
-        settled(w, &writer, point, &name);
+        settled(w, &writer, point, &name, &before);
     }
 }
 
@@ -140,16 +174,16 @@ pub fn of_the_target(w: &World) {
     let writer = Writer::declare(w);
     for (n, point) in points(TARGET_POINTS).iter().enumerate() {
         let name = format!("cut-target-{n}");
-        writer.begin(&format!("tank/src/{name}"));
+        let before = begin(w, &writer, &name);
         crash_at(w, w.two, point, &name);
         w.two.lab("crash", &[]);
         boot(w.two);
         w.start_daemon(w.two);
-        settled(w, &writer, point, &name);
+        settled(w, &writer, point, &name, &before);
     }
     for (n, point) in points(TARGET_PHASES).iter().enumerate() {
         let name = format!("cut-phase-{n}");
-        writer.begin(&format!("tank/src/{name}"));
+        let before = begin(w, &writer, &name);
         let running = held_at(w, point, &start(&name));
         w.two.lab("crash", &[]);
         // It finds nobody there.
@@ -157,6 +191,6 @@ pub fn of_the_target(w: &World) {
         boot(w.two);
         w.start_daemon(w.two);
         drop(running.join());
-        settled(w, &writer, point, &name);
+        settled(w, &writer, point, &name, &before);
     }
 }
