@@ -1,6 +1,10 @@
 //! What goes wrong in a cutover: the source serves again, or one question is asked.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::bench::{Bench, is_writable, json, settings};
 use crate::{
@@ -22,6 +26,8 @@ pub fn cases() -> Vec<Case> {
         a_mount_that_stays_in_another_namespace_is_no_fence,
         a_target_that_does_not_come_up_is_held,
         a_target_that_does_not_come_up_is_left_again,
+        a_target_that_never_gets_well_is_held,
+        a_target_that_never_gets_well_is_left_again,
         a_full_target_gives_the_source_back,
         two_cutovers_of_one_dataset,
         a_peer_without_the_grant,
@@ -176,6 +182,51 @@ fn a_target_that_does_not_come_up_is_left_again() {
     let result = json(&bench.start(&["--tries", "1", "--on-activate-failure", "return"]).wait(120).must(8));
     assert_eq!(result["result"], "rolled_back");
     assert!(result["why"].is_string(), "{result}");
+    wait_for("the writer to run at home", 20, || bench.writer_runs());
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(!bench.assert_one_side_has_it_all(), "east serves again");
+}
+
+/// What a check that does not succeed is reported as.
+const NOT_WELL: &str = "the check did not succeed within 2 s";
+
+/// A bench with a hook `health`, whose start goes well, and its check once that file is there.
+fn with_a_check() -> (Bench, PathBuf) {
+    let site = Site::quiet();
+    let well = site.dir.join("well");
+    let check = format!("[\"/usr/bin/test\", \"-e\", \"{}\"]", well.display());
+    let health = format!("[hook.health]\nstart = [\"/bin/true\"]\ncheck = {check}\ncheck_timeout_s = 2\n");
+    (Bench::with(site, "app", &health), well)
+}
+
+/// Its programs have started, and write, when it is held.
+fn a_target_that_never_gets_well_is_held() {
+    let (bench, well) = with_a_check();
+    bench.write();
+    let result = json(&bench.start(&["--tries", "2", "--target-hook", "health"]).wait(120).must(9));
+    assert_eq!(result["result"], "needs_operator");
+    let needs = result["needs"].as_str().unwrap();
+    assert!(needs.contains("promoted and does not come up") && needs.contains(NOT_WELL), "{needs}");
+    bench.assert_not_two_sides();
+    assert!(!is_writable(&bench.east()), "the decision is made");
+    let id = result["id"].as_str().unwrap();
+    bench.cutover(&["abort", id]).must(3).says(&["the target is promoted"]);
+    fs::write(well, "").unwrap();
+    assert_eq!(json(&bench.cutover(&["resume", id]).must(0))["result"], "done");
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all());
+}
+
+/// What its programs have written there by then comes home with it.
+fn a_target_that_never_gets_well_is_left_again() {
+    let (bench, _) = with_a_check();
+    bench.write();
+    let more = ["--tries", "1", "--on-activate-failure", "return", "--target-hook", "health"];
+    let result = json(&bench.start(&more).wait(120).must(8));
+    assert_eq!(result["result"], "rolled_back");
+    assert!(result["why"].as_str().unwrap().contains(NOT_WELL), "{result}");
     wait_for("the writer to run at home", 20, || bench.writer_runs());
     bench.wait_for_records(3);
     bench.stop_writing();

@@ -3,10 +3,14 @@
 
 use rustix::process::Signal;
 
-use super::bench::{Bench, is_writable, json};
+use super::{
+    bench::{Bench, is_writable, json, settings},
+    matrix::{Who, crash},
+};
 use crate::{
     Case, cases,
     process::wait_for,
+    site::Site,
     zfs::{create, populate, tags, zfs},
 };
 
@@ -16,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         pairs_move_as_one,
         mount_points_in_each_other,
         the_daemon_goes_on_where_the_command_died,
+        a_bare_resume_goes_on_with_all,
         a_daemon_that_is_stopped_ends_the_outage_first,
         what_replicates_home,
         a_clock_an_hour_off,
@@ -111,6 +116,46 @@ fn the_daemon_goes_on_where_the_command_died() {
         bench.stop_writing();
         assert!(bench.assert_one_side_has_it_all());
     }
+}
+
+/// Two leaders died: one on its way there, after the fence, the other on its way back, as a hook does not stop.
+fn a_bare_resume_goes_on_with_all() {
+    let mut bench = Bench::with(Site::quiet(), "app", "[hook.stuck]\nstop = [\"/bin/false\"]\n");
+    bench.write();
+    let (here, there) = (bench.site.e("other"), bench.site.w("in/other"));
+    create(&here);
+    let before = settings(&here);
+    crash(&mut bench, "lead:after:fence", Who::Leader, |bench, environment| bench.start_with(&[], environment));
+    let target = format!("west:{there}");
+    let stuck = ["cutover", "start", &here, &target, "--source-hook", "stuck", "--tries", "1", "--max-downtime", "60s"];
+    crash(&mut bench, "lead:after:withdraw", Who::Leader, |bench, environment| {
+        bench.site.start_with(&stuck, environment)
+    });
+    let status = json(&bench.cutover(&["status"]).must(0));
+    let id_of = |source: &str| {
+        let cutovers = status["cutovers"].as_array().unwrap();
+        let it = cutovers.iter().find(|c| c["source"] == source && c["over"] == false);
+        it.unwrap_or_else(|| panic!("{source} is under way: {status}"))["id"].clone()
+    };
+    let (moves, is_left) = (id_of(&bench.east()), id_of(&here));
+    // The highest code of both.
+    let resumed = json(&bench.cutover(&["resume"]).must(8));
+    assert_eq!((&resumed["result"], &resumed["exit_code"]), (&"not_all_done".into(), &8_u8.into()), "{resumed}");
+    let cutovers = resumed["cutovers"].as_array().unwrap();
+    assert_eq!(cutovers.len(), 2, "{resumed}");
+    for (id, result, exit_code) in [(moves, "done", 0_u8), (is_left, "rolled_back", 8)] {
+        let it = cutovers.iter().find(|c| c["id"] == id).unwrap_or_else(|| panic!("no {id}: {resumed}"));
+        assert_eq!((&it["result"], &it["exit_code"]), (&result.into(), &exit_code.into()), "{resumed}");
+    }
+    assert!(is_writable(&here) && !is_writable(&there));
+    assert_eq!(settings(&here), before);
+    wait_for("the writer", 20, || bench.writer_runs());
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    assert!(bench.assert_one_side_has_it_all(), "west serves");
+    // No more is left to be gone on with.
+    let again = json(&bench.cutover(&["resume"]).must(0));
+    assert_eq!((&again["result"], &again["cutovers"]), (&"done".into(), &serde_json::Value::Array(Vec::new())));
 }
 
 fn a_daemon_that_is_stopped_ends_the_outage_first() {
