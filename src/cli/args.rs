@@ -388,7 +388,7 @@ pub enum StateCommand {
     #[command(
         after_help = "STATE: base, the next run starts from it · stale, a newer one of the same job was acknowledged \
 · in use, a run is at work, or stopped before its step was acknowledged · unclear, it cannot be told which is the base \
-· mark, says what the dataset is · waits, data of an interrupted receive. The other host of a job has a list of its own."
+· mark, says what the dataset is; zmigrate:fence and zmigrate:serving, which a cutover set, cannot be let go · waits, data of an interrupted receive. The other host of a job has a list of its own."
     )]
     List {
         /// This dataset and all below it [default: all pools]

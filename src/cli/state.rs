@@ -173,6 +173,8 @@ fn text(object: &ReleaseObject, acted: bool) -> String {
             Kind::Job => format!("property zmigrate:job of {}", item.name),
             Kind::Held => format!("property zmigrate:held of {}", item.name),
             Kind::Placeholder => format!("property zmigrate:placeholder of {}", item.name),
+            Kind::Fence => format!("property zmigrate:fence of {}", item.name),
+            Kind::Serving => format!("property zmigrate:serving of {}", item.name),
             Kind::Partial => format!("interrupted receive of {}", item.dataset),
         };
         match (&released.error, acted) {
@@ -210,6 +212,7 @@ pub(super) fn samples() -> (serde_json::Value, serde_json::Value) {
         seen: true,
         bytes: Some(1),
         whole_dataset: false,
+        leg: Some("00000001:1".into()),
     };
     let notes = vec!["n".to_owned()];
     let list = ListObject { items: std::slice::from_ref(&item), holds_listed: true, notes: &notes };

@@ -7,7 +7,8 @@
 //!
 //! Invariants: only what bears zmigrate's own marks is an item; an item is called stale only if something that is
 //! *known* to be acknowledged (a bookmark, or the snapshot that `zmigrate:held` names) is newer and of the same job.
-//! A hold alone proves nothing: a step that was never acknowledged leaves one on a newer snapshot than its base.
+//! A hold alone proves nothing: a step that was never acknowledged leaves one on a newer snapshot than its base. The marks of a
+//! cutover are shown, and no choice takes them: a fence that could be let go here would be none.
 
 mod render;
 mod select;
@@ -25,7 +26,7 @@ use crate::{
     stream::token::ResumeToken,
     types::{
         CreateTxg, DatasetName, Guid, JobId, SnapshotName,
-        listing::{BookmarkInfo, DatasetInfo, HELD, JOB, Listing, PLACEHOLDER},
+        listing::{BookmarkInfo, DatasetInfo, FENCE, HELD, JOB, Listing, PLACEHOLDER, SERVING},
     },
 };
 
@@ -46,11 +47,22 @@ pub enum Kind {
     Held,
     /// The property `zmigrate:placeholder`.
     Placeholder,
+    /// The property `zmigrate:fence`: a cutover moved the dataset away.
+    Fence,
+    /// The property `zmigrate:serving`: a cutover brought the dataset here.
+    Serving,
     /// The state of an interrupted receive.
     Partial,
 }
 
-/// What a dataset is to the job of an item.
+impl Kind {
+    /// True for what says on which side of a cutover the dataset is: only a cutover changes it.
+    pub fn is_of_a_cutover(self) -> bool {
+        matches!(self, Kind::Fence | Kind::Serving)
+    }
+}
+
+/// What a dataset is to the job of an item, or to the cutover of a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
@@ -86,11 +98,11 @@ pub struct Item {
     /// Where.
     pub dataset: DatasetName,
     /// What `zmigrate state release` takes for it: the bookmark, the snapshot that is held, the dataset that bears the
-    /// property, or `DATASET/%recv` for an interrupted receive.
+    /// property, or `DATASET/%recv` for an interrupted receive. It does not take the marks of a cutover.
     pub name: String,
     /// Its job; `None` where that is not recorded.
     pub job: Option<JobId>,
-    /// What the dataset is to that job.
+    /// What the dataset is to that job; what a cutover moved away is a source, what it brought here a target.
     pub side: Side,
     /// The snapshot's tag; `None` if that snapshot is no longer on this host, or there is none to it.
     pub snapshot: Option<String>,
@@ -107,6 +119,8 @@ pub struct Item {
     pub bytes: Option<u64>,
     /// Of an interrupted receive: the dataset is there only because of it.
     pub whole_dataset: bool,
+    /// Of a mark of a cutover: its value, `ID:EPOCH`.
+    pub leg: Option<String>,
 }
 
 fn as_text<S: Serializer>(guid: &Option<Guid>, to: S) -> Result<S::Ok, S::Error> {
@@ -186,6 +200,7 @@ impl<'a> Look<'a> {
             seen: true,
             bytes: None,
             whole_dataset: false,
+            leg: None,
         }
     }
 
@@ -264,6 +279,11 @@ impl<'a> Look<'a> {
         }
         if self.dataset.local(PLACEHOLDER).is_some() {
             to.push(self.item(Kind::Placeholder, name, None, Standing::Mark));
+        }
+        for (kind, property, side) in [(Kind::Fence, FENCE, Side::Source), (Kind::Serving, SERVING, Side::Target)] {
+            if let Some(leg) = self.dataset.local(property) {
+                to.push(Item { side, leg: Some(leg.to_owned()), ..self.item(kind, name, None, Standing::Mark) });
+            }
         }
     }
 

@@ -47,7 +47,7 @@ fn row(item: &Item, now: u64) -> [String; 5] {
     let what = match item.kind {
         Kind::Bookmark => "bookmark",
         Kind::Hold => "hold",
-        Kind::Job | Kind::Held | Kind::Placeholder => "property",
+        Kind::Job | Kind::Held | Kind::Placeholder | Kind::Fence | Kind::Serving => "property",
         Kind::Partial => "receive",
     };
     let tag = item.snapshot.as_ref().map_or_else(|| "-".to_owned(), |tag| format!("@{tag}"));
@@ -57,6 +57,8 @@ fn row(item: &Item, now: u64) -> [String; 5] {
         (Kind::Job, _) => "zmigrate:job".to_owned(),
         (Kind::Held, _) => format!("zmigrate:held={}", item.snapshot.as_deref().unwrap_or("-")),
         (Kind::Placeholder, _) => "zmigrate:placeholder".to_owned(),
+        (Kind::Fence, _) => format!("zmigrate:fence={}", item.leg.as_deref().unwrap_or("-")),
+        (Kind::Serving, _) => format!("zmigrate:serving={}", item.leg.as_deref().unwrap_or("-")),
         (Kind::Partial, _) => item.bytes.map_or(tag.clone(), |bytes| format!("{tag}, {} so far", human_bytes(bytes))),
         _ => tag,
     };

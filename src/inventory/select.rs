@@ -35,8 +35,11 @@ pub enum Choice {
 pub struct NothingChosen;
 
 impl Choice {
-    /// True if the choice takes that item.
+    /// True if the choice takes that item. None takes a mark of a cutover, by whatever name.
     pub fn takes(&self, item: &Item) -> bool {
+        if item.kind.is_of_a_cutover() {
+            return false;
+        }
         let within = |scope: &Option<DatasetName>| scope.as_ref().is_none_or(|s| item.dataset.is_at_or_below(s));
         let of = |job: &Option<JobId>| job.is_none() || item.job == *job;
         match self {
@@ -107,6 +110,7 @@ impl Item {
             (Kind::Placeholder, _) => {
                 format!("{dataset} is an ordinary dataset from then on; zmigrate puts nothing received in its place")
             }
+            (Kind::Fence | Kind::Serving, _) => format!("nothing would keep a second side of {dataset} from being writable"),
             (Kind::Partial, _) => {
                 let arrived = self.bytes.map_or_else(|| "what".to_owned(), |bytes| format!("the {} that", human_bytes(bytes)));
                 let whole = if self.whole_dataset { format!(", and {dataset} with it, which holds nothing else") } else { String::new() };

@@ -156,6 +156,33 @@ fn stale_takes_no_base_and_job_takes_no_other_job() {
     }
 }
 
+/// Whoever names the dataset means its other properties: a fence is not let go like those.
+#[test]
+fn marks_of_a_cutover_are_shown_and_no_choice_takes_them() {
+    let fence = ("zmigrate:fence", "0000002a:2", PropertySource::Local);
+    let marks = [fence.clone(), ("zmigrate:serving", "00000029:1", PropertySource::Local)];
+    let items = look(dataset("tank/a", &marks), &[]);
+    let told: Vec<_> = items.iter().map(|i| (i.kind, i.side, i.standing, i.leg.as_deref())).collect();
+    let expected = [
+        (Kind::Fence, Side::Source, Standing::Mark, Some("0000002a:2")),
+        (Kind::Serving, Side::Target, Standing::Mark, Some("00000029:1")),
+    ];
+    assert_eq!(told, expected);
+    let table = table(&items, 0);
+    assert!(table.contains("zmigrate:fence=0000002a:2 ") && table.contains("zmigrate:serving=00000029:1 "), "{table}");
+    let named = Choice::Named { name: "tank/a".into(), job: None };
+    for choice in [&named, &Choice::Stale { job: None, scope: None }] {
+        assert_eq!(choice.of(&items), Err(NothingChosen));
+    }
+    // Of a dataset that is a target as well, only that goes.
+    let items = look(dataset("tank/a", &[fence, ("zmigrate:job", JOB_A, PropertySource::Local)]), &[]);
+    let chosen: Vec<_> = named.of(&items).unwrap().iter().map(|i| i.kind).collect();
+    assert_eq!((items.len(), chosen), (2, vec![Kind::Job]));
+    // What is inherited is shown where it was set.
+    let below = [("zmigrate:fence", "0000002a:2", PropertySource::Inherited)];
+    assert_eq!(look(dataset("tank/a/b", &below), &[]), Vec::new());
+}
+
 #[test]
 fn the_table_fits_into_80_columns() {
     let mut d = dataset(

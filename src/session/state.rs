@@ -16,7 +16,7 @@ use crate::{
     },
     types::{
         BookmarkName, DatasetName, Failure, FailureClass, JobId, SnapshotName,
-        listing::{HELD, JOB, PLACEHOLDER},
+        listing::{FENCE, HELD, JOB, PLACEHOLDER, SERVING},
     },
 };
 
@@ -216,6 +216,8 @@ async fn let_go(engine: &Engine, by: &str, item: &Item) -> Result<Option<Failure
         Kind::Job => JOB,
         Kind::Held => HELD,
         Kind::Placeholder => PLACEHOLDER,
+        Kind::Fence => FENCE,
+        Kind::Serving => SERVING,
         Kind::Partial => "receive",
     };
     let entry = Entry::ReleaseState { kind: kind.to_owned(), name: item.name.clone(), job: item.job.clone() };
@@ -232,6 +234,10 @@ async fn let_go(engine: &Engine, by: &str, item: &Item) -> Result<Option<Failure
         }
         Kind::Job | Kind::Held | Kind::Placeholder => {
             written_down(engine, by, entry, zfs.inherit(&item.dataset, kind)).await
+        }
+        // No choice takes it; should one ever do so, it stays.
+        Kind::Fence | Kind::Serving => {
+            Ok(Some(Failure::new(FailureClass::Refused, format!("{kind} of {} is a cutover's", item.dataset))))
         }
         Kind::Partial => written_down(engine, by, entry, zfs.abort_receive(&item.dataset)).await,
     }
