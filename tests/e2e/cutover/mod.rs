@@ -4,6 +4,7 @@
 mod faults;
 mod given_back;
 mod hosts;
+mod lost;
 mod matrix;
 mod phases;
 mod points;
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         phases::cases(),
         trouble::cases(),
         hosts::cases(),
+        lost::cases(),
         watch::cases(),
         matrix::cases(),
         undone::cases(),

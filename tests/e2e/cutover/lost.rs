@@ -1,0 +1,71 @@
+//! A host's ledgers are lost, as where a pool was moved to another machine: what ZFS itself says still counts.
+
+use std::fs;
+
+use super::bench::{Bench, is_writable, json, settings};
+use crate::{
+    Case, cases,
+    site::zmigrate,
+    zfs::{exists, get, tags},
+};
+
+pub fn cases() -> Vec<Case> {
+    cases![a_pool_without_its_ledgers_tells_who_serves]
+}
+
+/// The item of that kind which `state list` of a host shows of a dataset.
+#[track_caller]
+fn mark(bench: &Bench, host: &str, dataset: &str, kind: &str) -> serde_json::Value {
+    let config = bench.site.dir.join(format!("{host}.toml")).display().to_string();
+    let list = json(&zmigrate(&["--config", &config, "--output", "json", "state", "list", dataset]).must(0));
+    let items = list["items"].as_array().unwrap();
+    let it = items.iter().find(|item| item["kind"] == kind && item["dataset"] == dataset);
+    it.unwrap_or_else(|| panic!("no {kind} of {dataset}: {list}")).clone()
+}
+
+fn a_pool_without_its_ledgers_tells_who_serves() {
+    let bench = Bench::new();
+    bench.write();
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    bench.wait_for_records(3);
+    bench.stop_writing();
+    let (east, west, fence) = (bench.east(), format!("west:{}", bench.west()), format!("{id}:1"));
+    let (before, snapshots) = (settings(&east), tags(&east));
+    fs::remove_dir_all(bench.site.dir.join("east.state/cutover")).unwrap();
+    // Nor does a daemon that starts without them take the fence away.
+    drop(bench.site.start_daemon_here(&[]));
+    let status = json(&bench.cutover(&["status"]).must(0));
+    assert_eq!((status["cutovers"].as_array().unwrap().len(), status["units"].as_array().unwrap().len()), (0, 0));
+
+    let fenced = mark(&bench, "east", &east, "fence");
+    assert_eq!((&fenced["leg"], &fenced["side"]), (&fence.as_str().into(), &"source".into()), "{fenced}");
+    let serving = mark(&bench, "west", &bench.west(), "serving");
+    assert_eq!((&serving["leg"], &serving["side"]), (&fence.as_str().into(), &"target".into()), "{serving}");
+    let text = bench.site.start(&["state", "list", &east]).wait(20).must(0).stdout;
+    assert!(text.contains(&format!("zmigrate:fence={fence}")), "{text}");
+    // It is no property that may be let go.
+    let let_go = bench.site.start(&["state", "release", &east, "--yes"]).wait(20);
+    let_go.must(2).says(&["zmigrate left nothing of that here"]);
+
+    // Nothing is received into it, and it is neither snapshotted nor moved away from here once more.
+    let is_fenced = format!("is fenced by cutover {fence}");
+    bench.site.start(&["pull", &west, &east]).wait(60).must(3).says(&[&is_fenced]);
+    let moved_away = format!("was moved away by a cutover ({fence})");
+    let copy = bench.site.w("in/copy");
+    let push = ["push", &east, &format!("west:{copy}"), "--snapshot"];
+    bench.site.start(&push).wait(60).must(3).says(&[&moved_away]);
+    let elsewhere = bench.site.w("in/elsewhere");
+    let to = format!("west:{elsewhere}");
+    let start = ["cutover", "start", &east, &to, "--tries", "1", "--max-downtime", "60s", "--output", "json"];
+    let asks = json(&bench.site.start(&start).wait(60).must(9));
+    assert!(asks["needs"].as_str().unwrap().contains(&moved_away), "{asks}");
+    assert_eq!(json(&bench.cutover(&["abort", asks["id"].as_str().unwrap()]).must(0))["result"], "rolled_back");
+    // Not over what serves either.
+    bench.start(&[]).wait(60).must(3).says(&["is a writable side already"]);
+
+    assert!(!exists(&copy) && !exists(&elsewhere), "nothing was sent");
+    assert_eq!((settings(&east), tags(&east)), (before, snapshots), "it is as it was left");
+    assert_eq!(get(&bench.west(), "zmigrate:serving").0, fence);
+    assert!(!is_writable(&east));
+    assert!(bench.assert_one_side_has_it_all(), "west serves");
+}
