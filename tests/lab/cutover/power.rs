@@ -21,6 +21,8 @@ const SOURCE_POINTS: &[&str] = &[
     "lead:after:activate",
     "host:after:released",
 ];
+/// The first, which is always tried: the source is fenced, and the target is going to serve. What moves there has a volume.
+const WITH_A_VOLUME: &str = SOURCE_POINTS[0];
 /// Those before which its fence was set, all of it.
 const FENCED: &[&str] = &[
     "lead:after:promote",
@@ -62,8 +64,8 @@ fn points(all: &'static [&'static str]) -> Vec<&'static str> {
 }
 
 /// Leads from the first guest into a crash of one process at that point.
-fn crash_at(w: &World, guest: Guest, point: &str, name: &str) {
-    let start = format!("zmigrate --config {DIR}/zmigrate.toml cutover {}", start(name));
+fn crash_at(w: &World, guest: Guest, point: &str, args: &str) {
+    let start = format!("zmigrate --config {DIR}/zmigrate.toml cutover {args}");
     if guest == w.one {
         let said = w.one.ask(&format!("ZMIGRATE_CRASH_AT={point} {start}"));
         assert!(matches!(said.code, 137 | 255), "{point} was not passed: {}{}", said.out, said.err);
@@ -75,13 +77,13 @@ fn crash_at(w: &World, guest: Guest, point: &str, name: &str) {
             "export ZMIGRATE_CRASH_AT={point}; setsid zmigrated -v --config {DIR}/zmigrate.toml >>{DIR}/zmigrated.log 2>&1 </dev/null & sleep 2"
         ));
         // It goes on by itself as soon as the target is back.
-        w.one.sh(&format!("setsid {start} >{DIR}/start-{name}.log 2>&1 </dev/null & true"));
+        w.one.sh(&format!("setsid {start} >>{DIR}/start.log 2>&1 </dev/null & true"));
         w.two.until(Duration::from_secs(120), "! pgrep -x zmigrated");
     }
 }
 
 fn start(name: &str) -> String {
-    format!("start tank/src/{name} node2:tank/dst/{name} --hook writer --max-downtime 300s")
+    format!("start -r tank/src/{name} node2:tank/dst/{name} --hook writer --max-downtime 300s")
 }
 
 /// Starts what an administrator's boot would, but for the daemon.
@@ -128,6 +130,55 @@ fn is_given_back(w: &World, point: &str, name: &str, before: &[String]) {
     }
 }
 
+/// A volume below what moves, and one beside it that no fence shuts.
+struct Volumes<'a> {
+    world: &'a World,
+    name: &'a str,
+    content: String,
+}
+
+impl<'a> Volumes<'a> {
+    #[track_caller]
+    fn create(world: &'a World, name: &'a str) -> Volumes<'a> {
+        let (vol, beside) = (format!("tank/src/{name}/vol"), format!("tank/src/{name}-beside"));
+        world.one.sh(&format!("zfs create -V 8M -o volmode=dev {vol}; zfs create -V 8M -o volmode=dev {beside}"));
+        has_device(world.one, &beside);
+        has_device(world.one, &vol);
+        world.one.sh(&format!("head -c 1M /dev/urandom | dd of=/dev/zvol/{vol} bs=1M conv=fsync status=none"));
+        let content = first_mib(world.one, &vol);
+        Volumes { world, name, content }
+    }
+
+    /// The source's has no device, though its pool was imported long enough ago that the one beside it has.
+    #[track_caller]
+    fn stays_fenced(&self, point: &str) {
+        let (one, vol) = (self.world.one, format!("tank/src/{}/vol", self.name));
+        has_device(one, &format!("tank/src/{}-beside", self.name));
+        let now = one.properties(&vol, &["volmode", "readonly"]);
+        assert_eq!(now, ["volmode=none local", "readonly=on local"], "{point}: {vol}");
+        assert_eq!(one.ask(&format!("[ ! -e /dev/zvol/{vol} ]")).code, 0, "{point}: {vol} has a device");
+    }
+
+    /// The target's copy has one, with what was written at the source.
+    #[track_caller]
+    fn is_served_by_the_target(&self, point: &str) {
+        let vol = format!("tank/dst/{}/vol", self.name);
+        has_device(self.world.two, &vol);
+        assert_eq!(first_mib(self.world.two, &vol), self.content, "{point}: {vol}");
+        self.world.two.sh(&format!("echo new | dd of=/dev/zvol/{vol} conv=notrunc,fsync status=none"));
+    }
+}
+
+#[track_caller]
+fn has_device(guest: Guest, volume: &str) {
+    guest.until(Duration::from_secs(60), &format!("udevadm settle; [ -b /dev/zvol/{volume} ]"));
+}
+
+#[track_caller]
+fn first_mib(guest: Guest, volume: &str) -> String {
+    guest.sh(&format!("head -c 1M /dev/zvol/{volume} | sha256sum"))
+}
+
 /// Waits until it is over, and sees that one side serves, with every record. `before` is what [`begin`] found.
 fn settled(w: &World, writer: &Writer<'_>, point: &str, name: &str, before: &[String]) {
     let status = format!("zmigrate --config {DIR}/zmigrate.toml cutover status --output json");
@@ -159,14 +210,25 @@ pub fn of_the_source(w: &World) {
         let name = format!("cut-source-{n}");
         let source = format!("tank/src/{name}");
         let before = begin(w, &writer, &name);
-        crash_at(w, w.one, point, &name);
+        // One unit with a volume is enough: each takes its time.
+        let volumes = (*point == WITH_A_VOLUME).then(|| Volumes::create(w, &name));
+        // Until the guest is back the limit of the outage may be over, and then the source would serve again.
+        let long = if volumes.is_some() { " --outage-limit 3600s" } else { "" };
+        crash_at(w, w.one, point, &(start(&name) + long));
         w.one.lab("crash", &[]);
         boot(w.one);
         if FENCED.contains(point) {
             stays_fenced(w.one, point, &source);
         }
+        if let Some(volumes) = &volumes {
+            volumes.stays_fenced(point);
+        }
         w.start_daemon(w.one);
         settled(w, &writer, point, &name, &before);
+        if let Some(volumes) = &volumes {
+            volumes.stays_fenced(point);
+            volumes.is_served_by_the_target(point);
+        }
     }
 }
 
@@ -175,7 +237,7 @@ pub fn of_the_target(w: &World) {
     for (n, point) in points(TARGET_POINTS).iter().enumerate() {
         let name = format!("cut-target-{n}");
         let before = begin(w, &writer, &name);
-        crash_at(w, w.two, point, &name);
+        crash_at(w, w.two, point, &start(&name));
         w.two.lab("crash", &[]);
         boot(w.two);
         w.start_daemon(w.two);
