@@ -18,6 +18,8 @@ use crate::{
 
 /// What mutants are drawn from, unless somebody asks for others.
 pub const SEED: u64 = 0x6d75_7461_6e74;
+/// As many are drawn of it.
+pub const COUNT: u64 = 2000;
 
 /// A real stream: where it is from, its parts, and what it needs at the receiver.
 pub struct Original {
@@ -28,8 +30,43 @@ pub struct Original {
     pub policy: GatePolicy,
 }
 
+/// All real streams. Mutants are drawn from all of them or not at all, so that a number means the same mutant wherever it is drawn.
+pub struct Originals {
+    all: Vec<Original>,
+    /// Their parts, from which mutants take what they get of others.
+    plain: Vec<Vec<Part>>,
+}
+
+impl Originals {
+    /// Reads them.
+    pub fn read() -> Originals {
+        let all = originals();
+        let plain = all.iter().map(|o| o.parts.clone()).collect();
+        Originals { all, plain }
+    }
+
+    /// In the order of their names.
+    pub fn all(&self) -> &[Original] {
+        &self.all
+    }
+
+    /// The mutant of that seed with that number.
+    pub fn mutant(&self, seed: u64, n: u64) -> Mutant<'_> {
+        let mut rng = Rng(seed ^ n.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let original = &self.all[rng.below(self.all.len())];
+        let kind = Kind::ALL[n as usize % Kind::ALL.len()];
+        let mut parts = original.parts.clone();
+        let what = mutate(&mut rng, kind, &mut parts, &self.plain);
+        let repaired = rng.below(4) != 0;
+        if repaired {
+            repair(&mut parts);
+        }
+        Mutant { original, kind, what, repaired, parts, rng }
+    }
+}
+
 /// All of them; those of a package stand for themselves, and its head and its END do not.
-pub fn originals() -> Vec<Original> {
+fn originals() -> Vec<Original> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/streams");
     let mut names: Vec<String> = fs::read_dir(&dir)
         .unwrap()
@@ -75,18 +112,4 @@ pub struct Mutant<'a> {
     /// The numbers that come next.
     #[allow(dead_code, reason = "the lab draws no more of them")]
     pub rng: Rng,
-}
-
-/// The mutant with that number. `plain`: the parts of all originals.
-pub fn mutant<'a>(all: &'a [Original], plain: &[Vec<Part>], seed: u64, n: u64) -> Mutant<'a> {
-    let mut rng = Rng(seed ^ n.wrapping_mul(0x2545_f491_4f6c_dd1d));
-    let original = &all[rng.below(all.len())];
-    let kind = Kind::ALL[n as usize % Kind::ALL.len()];
-    let mut parts = original.parts.clone();
-    let what = mutate(&mut rng, kind, &mut parts, plain);
-    let repaired = rng.below(4) != 0;
-    if repaired {
-        repair(&mut parts);
-    }
-    Mutant { original, kind, what, repaired, parts, rng }
 }
