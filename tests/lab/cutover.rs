@@ -3,7 +3,7 @@
 
 mod postgres;
 mod power;
-mod writer;
+pub mod writer;
 
 use std::{
     thread::{JoinHandle, sleep, spawn},

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     Case,
+    cutover::writer::Writer,
     guest::Guest,
     unprivileged::allow,
     world::{DIR, Pair, World},
@@ -96,7 +97,7 @@ fn package_from_installation_to_purge(w: &World) {
     // Configured and started: as that user, without a capability, with what docs/unprivileged.md gives it.
     w.two.sh(&format!(
         "zfs create -o canmount=off tank/dst/package; {}; cp {DIR}/pki/* /etc/zmigrate/pki/; chown -R zmigrate: /etc/zmigrate/pki; \
-         sed -e '/_dir = /d' -e '/^dir = /d' -e '/^\\[identity/d' -e '/^listen/s|8551|8553|' {DIR}/zmigrate.toml >/etc/zmigrate/zmigrate.toml; \
+         sed -e '/^\\[hook/,$d' -e '/_dir = /d' -e '/^dir = /d' -e '/^\\[identity/d' -e '/^listen/s|8551|8553|' {DIR}/zmigrate.toml >/etc/zmigrate/zmigrate.toml; \
          printf '[job.fetch]\\ndirection = \"pull\"\\ndataset = \"{}\"\\npeer = \"node1\"\\ntarget = \"tank/dst/package/fetched\"\\n' >>/etc/zmigrate/zmigrate.toml",
         allow("zmigrate", "tank/dst/package"),
         pair.source
@@ -142,6 +143,8 @@ fn package_from_installation_to_purge(w: &World) {
     assert_eq!(push().steps().len(), 1);
     w.same(&pair, "s2");
 
+    writes_in_a_unit(w);
+
     // Purged: what is left is what the node was given, and its user.
     inside(
         w.two,
@@ -153,12 +156,49 @@ fn package_from_installation_to_purge(w: &World) {
     w.two.sh(REMOVE);
 }
 
+/// As root, as docs/packages.md says, a cutover starts a unit of systemd where it brings a dataset, and stops it on the way home.
+fn writes_in_a_unit(w: &World) {
+    let text = include_str!("../../docs/packages.md").split("### As root").nth(1).unwrap();
+    let commands = text.split("###").next().unwrap().lines().filter(|line| line.starts_with("    ")).map(str::trim);
+    let commands = commands.collect::<Vec<_>>().join("; ");
+    assert!(commands.contains("root.conf") && commands.contains("systemctl restart"), "{commands}");
+    let (source, target) = ("tank/src/unit", "tank/dst/package/unit");
+    let writer = Writer::declare(w);
+    w.two.sh(&format!(
+        "printf '[Service]\\nKillMode=mixed\\nExecStart={DIR}/writer.sh /{target}/records\\n' >/etc/systemd/system/writer.service; \
+         printf '[hook.writer]\\nsystemd = \"writer.service\"\\n' >>/etc/zmigrate/zmigrate.toml"
+    ));
+    inside(w.two, &commands);
+    is_active(w.two);
+    let state = || inside(w.two, "systemctl show -P ActiveState writer.service");
+    assert_eq!(state(), "inactive");
+    writer.begin(source);
+    let cutover = |args: &str| {
+        let run = w.zmigrate(w.one, &format!("cutover {args}")).must_be(0);
+        assert_eq!(run.report["result"], "done", "{}", run.out);
+        run.report["id"].as_str().unwrap().to_owned()
+    };
+    let id = cutover(&format!("start {source} package:{target} --hook writer --max-downtime 300s"));
+    assert_eq!(state(), "active");
+    w.one.sh("if pgrep -x writer.sh; then exit 1; fi");
+    writer.writes(w.two);
+    cutover(&format!("back {id}"));
+    assert_eq!(state(), "inactive");
+    w.two.sh("if pgrep -x writer.sh; then exit 1; fi");
+    // All that either has acknowledged, in the unit and out of it.
+    writer.must_have_it_all("home from a unit", w.one, source);
+    inside(
+        w.two,
+        "rm -r /etc/systemd/system/writer.service /etc/systemd/system/zmigrated.service.d; systemctl daemon-reload",
+    );
+}
+
 /// Removes what the trial leaves in a guest, also when it broke off.
 pub const REMOVE: &str = "if [ -e /root/zmlab/systemd.pid ]; then p=$(cat /root/zmlab/systemd.pid); \
      if grep -qs '^unshare' /proc/$p/comm; then kill -9 $p; sleep 1; fi; rm -f /root/zmlab/systemd.pid; fi; \
      if dpkg -s zmigrate >/dev/null 2>&1; then dpkg --purge --force-all zmigrate >/dev/null 2>&1; fi; \
      if id zmigrate >/dev/null 2>&1; then userdel zmigrate; fi; \
-     rm -rf /etc/zmigrate /var/lib/zmigrate /root/zmigrate.deb; if [ -L /dev/log ]; then rm /dev/log; fi; \
+     rm -rf /etc/zmigrate /var/lib/zmigrate /root/zmigrate.deb /etc/systemd/system/writer.service /etc/systemd/system/zmigrated.service.d; if [ -L /dev/log ]; then rm /dev/log; fi; \
      if [ -d /sys/fs/cgroup/zmlab ]; then find /sys/fs/cgroup/zmlab -depth -type d -exec rmdir {} + || true; fi";
 
 /// As a container's root directory, with /dev/zfs and nothing else of the guest; Docker itself is tried in `tests/package`.
