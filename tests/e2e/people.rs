@@ -49,6 +49,7 @@ fn what_is_left_is_listed_and_let_go() {
         "guid",
         "job",
         "kind",
+        "leg",
         "name",
         "seen",
         "side",
