@@ -197,8 +197,11 @@ impl HostViews {
                 let node = clone.as_ref().map(DatasetName::device_node).unwrap_or_default();
                 let until = Instant::now() + PATIENCE;
                 loop {
-                    if fs::metadata(&node).is_ok_and(|meta| meta.file_type().is_block_device()) {
-                        return Ok(node);
+                    // The device that the link of udev leads to: the link goes and comes again whenever udev looks at it anew.
+                    if let Ok(device) = fs::canonicalize(&node)
+                        && fs::metadata(&device).is_ok_and(|meta| meta.file_type().is_block_device())
+                    {
+                        return Ok(device);
                     }
                     if Instant::now() >= until {
                         let why = format!("no device {} appeared; is udev at work?", node.display());
