@@ -36,7 +36,7 @@ impl Channel {
     pub async fn send_message<T: Serialize>(&self, message: &T, r#use: Use) -> Result<(), Failure> {
         let bytes = codec::encode(message, r#use).map_err(|e| Failure::new(FailureClass::Protocol, e))?;
         let mut rest = Bytes::from(bytes);
-        // The frames of two messages must not mix, and half a message would spoil all that follow.
+        // The frames of two messages must not mix.
         let _one_at_a_time = self.inner.messages.lock().await;
         let mut whole = WholeOrClosed { channel: self, done: false };
         loop {

@@ -12,7 +12,6 @@ mod reach;
 
 use std::{
     collections::BTreeMap,
-    future::pending,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -94,14 +93,6 @@ struct Live {
     /// What it told the other side last.
     told: Option<Ack>,
     since: Instant,
-}
-
-/// Resolves then, if that is a time.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
-    }
 }
 
 /// What a connection's writer shall do next.
@@ -201,7 +192,7 @@ impl Channel {
                 biased;
                 () = room => {}
                 () = freed => {}
-                () = at(look_again) => {}
+                () = sleep_until(look_again.unwrap_or_else(Instant::now)), if look_again.is_some() => {}
             }
         }
     }

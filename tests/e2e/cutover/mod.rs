@@ -36,13 +36,7 @@ pub use postgres::cases as postgres_cases;
 mod bench {
     //! A unit that moves between east and west, and its writer.
 
-    use std::{
-        fs,
-        os::unix::fs::PermissionsExt,
-        path::{Path, PathBuf},
-        thread::sleep,
-        time::Duration,
-    };
+    use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread::sleep, time::Duration};
 
     use serde_json::Value;
 
@@ -146,14 +140,23 @@ done
             self.wait_for_records(20);
         }
 
-        /// Starts it unless it runs, on whichever side serves.
+        /// Stops the writer.
         pub fn stop_writing(&self) {
             let status = std::process::Command::new(self.site.dir.join("stop.sh")).status().unwrap();
             assert!(status.success());
         }
 
         pub fn acknowledged(&self) -> u64 {
-            last_number(&self.site.dir.join("acknowledged"))
+            numbers(&self.site.dir.join("acknowledged")).pop().unwrap_or(0)
+        }
+
+        /// The newest acknowledged record. No other was acknowledged twice: the next writer would write anew what was lost.
+        #[track_caller]
+        fn each_acknowledged_once(&self) -> u64 {
+            let all = numbers(&self.site.dir.join("acknowledged"));
+            let again = all.windows(2).find(|pair| pair[1] <= pair[0]);
+            assert!(again.is_none(), "acknowledged records were lost, and written anew: {again:?}");
+            all.last().copied().unwrap_or(0)
         }
 
         /// Waits until that many more records are acknowledged.
@@ -212,7 +215,7 @@ done
             assert!(east != west, "east writable: {east}, west writable: {west}");
             let serving = if west { self.west() } else { self.east() };
             // First: the writer may be at work, and acknowledges what it has written.
-            let acknowledged = self.acknowledged();
+            let acknowledged = self.each_acknowledged_once();
             let at = get(&serving, "mountpoint").0;
             let text = fs::read_to_string(Path::new(&at).join("records")).unwrap_or_default();
             let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
@@ -237,10 +240,11 @@ done
         }
     }
 
-    fn last_number(path: &PathBuf) -> u64 {
+    /// The numbers in a file, but for a line that is just being written.
+    fn numbers(path: &Path) -> Vec<u64> {
         let text = fs::read_to_string(path).unwrap_or_default();
         let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
-        whole.lines().next_back().and_then(|line| line.parse().ok()).unwrap_or(0)
+        whole.lines().map(|line| line.parse().unwrap()).collect()
     }
 
     /// Whether a program could write to it now: it is mounted, and not read-only.
