@@ -34,11 +34,6 @@ impl Budget {
         Arc::new(Budget { bytes, taken, freed, pool: Pool::new(MAX_CHUNK, (window / MAX_CHUNK as u64) as usize + 8) })
     }
 
-    /// For one channel whose windows alone bound it.
-    pub(super) fn of_one(window: u64) -> Arc<Budget> {
-        Budget::new(u64::MAX, window)
-    }
-
     /// What the channels have of it, in bytes.
     pub fn taken(&self) -> u64 {
         *self.lock()
@@ -46,6 +41,29 @@ impl Budget {
 
     fn lock(&self) -> MutexGuard<'_, u64> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What bounds the channels of one session.
+#[derive(Clone)]
+pub struct Bounds {
+    /// Memory for what is kept here, sent or received, which sessions of one peer may share.
+    pub kept: Arc<Budget>,
+    /// What this side has sent and the other has not consumed. The receivers of several transfers may stall together, and each has
+    /// granted a window: so a sender that holds back keeps the memory of the *other* side within one, whatever it would be ready for.
+    pub outstanding: Arc<Budget>,
+}
+
+impl Bounds {
+    /// For a session whose transfers have windows of `window` bytes: they have one of them outstanding in sum, beside [`MIN_WINDOW`] each.
+    pub fn of_session(kept: &Arc<Budget>, window: u64) -> Bounds {
+        Bounds { kept: Arc::clone(kept), outstanding: Budget::new(window, 0) }
+    }
+
+    /// For one channel whose windows alone bound it.
+    pub(super) fn of_one(window: u64) -> Bounds {
+        let (kept, outstanding) = (Budget::new(u64::MAX, window), Budget::new(u64::MAX, 0));
+        Bounds { kept, outstanding }
     }
 }
 
@@ -98,12 +116,20 @@ impl State {
         self.portion.cover(kept + cost)
     }
 
+    /// True if a frame of that cost may be sent as well.
+    pub(super) fn may_send(&mut self, cost: u64) -> bool {
+        let outstanding = self.outbox.outstanding();
+        self.sent.cover(outstanding + cost)
+    }
+
     /// Gives back what has left.
     pub(super) fn settle(&mut self) {
         let kept = self.kept();
         // What could not be covered is a frame without which nothing would go on.
         let _ = self.portion.cover(kept);
+        let _ = self.sent.cover(self.outbox.outstanding());
         self.portion.of.freed.notify_waiters();
+        self.sent.of.freed.notify_waiters();
     }
 }
 
@@ -128,7 +154,7 @@ impl Channel {
 
     async fn put_when_there_is_room(&self, mut frame: Frame) -> Result<(), Failure> {
         loop {
-            let freed = self.inner.budget.freed.notified();
+            let freed = self.inner.bounds.kept.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
             match self.put(frame)? {
@@ -173,7 +199,8 @@ mod tests {
 
     fn channels(n: usize) -> (Arc<Budget>, Vec<Channel>) {
         let budget = Budget::new(BUDGET, WINDOW);
-        let one = || Channel::within(&budget, WINDOW, WINDOW, Duration::from_secs(5));
+        let bounds = Bounds::of_session(&budget, 8 * WINDOW);
+        let one = || Channel::within(&bounds, WINDOW, WINDOW, Duration::from_secs(5));
         let channels = (0..n).map(|_| one()).collect();
         (budget, channels)
     }
@@ -222,7 +249,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_channel_alone_has_its_whole_window_and_a_full_one_gives_back() {
         let (budget, channels) = channels(2);
-        let roomy = Channel::within(&Budget::new(8 * WINDOW, WINDOW), WINDOW, WINDOW, Duration::from_secs(5));
+        let roomy = Channel::new(WINDOW, WINDOW, Duration::from_secs(5));
         let most = WINDOW / frame(0).cost();
         for n in 1..=most {
             timeout(A_WHILE, roomy.deliver(frame(n))).await.unwrap().unwrap();
@@ -256,5 +283,38 @@ mod tests {
         assert!(timeout(A_WHILE, &mut waiting).await.is_err());
         channels[1].close(Failure::new(FailureClass::Interrupted, "over"));
         timeout(A_WHILE, waiting).await.unwrap().unwrap();
+    }
+
+    /// Sends frames until none is taken any more, and says how many those were. All of them arrive at once, and stay at the receiver.
+    async fn send_to_a_stalled(channel: &Channel) -> u64 {
+        channel.measured_rtt(Duration::from_millis(10));
+        for n in 0.. {
+            match timeout(A_WHILE, channel.send(frame(0))).await {
+                Ok(sent) => sent.unwrap(),
+                Err(_) => return n,
+            }
+            channel.acknowledged(Ack { next: n + 1, consumed: 0 }).unwrap();
+        }
+        unreachable!()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_receivers_that_stall_have_one_window_in_sum() {
+        let bounds = Bounds::of_session(&Budget::new(8 * WINDOW, WINDOW), WINDOW);
+        let channels = [(); 4].map(|()| Channel::within(&bounds, WINDOW, WINDOW, Duration::from_secs(5)));
+        let (cost, mut each) = (frame(0).cost(), Vec::new());
+        for channel in &channels {
+            each.push(send_to_a_stalled(channel).await);
+        }
+        // One that is alone has what its receiver granted, the next what is left, and each can go on.
+        assert_eq!(each, [WINDOW / cost, 8, 4, 4]);
+        assert!(each.iter().sum::<u64>() * cost <= WINDOW + 4 * MIN_WINDOW, "{each:?}");
+        // What one receiver takes, another may be sent.
+        let mut waiting = Box::pin(channels[1].send(frame(0)));
+        assert!(timeout(A_WHILE, &mut waiting).await.is_err(), "there was no room");
+        channels[0].acknowledged(Ack { next: each[0], consumed: 2 * cost }).unwrap();
+        timeout(A_WHILE, waiting).await.unwrap().unwrap();
+        drop(channels);
+        assert_eq!(bounds.outstanding.taken(), 0, "what has ended keeps a part");
     }
 }

@@ -29,7 +29,7 @@ use rate::Charge;
 pub use rate::RateLimit;
 
 use self::{
-    budget::{Budget, Portion},
+    budget::{Bounds, Portion},
     buffers::Pool,
     reach::Reach,
 };
@@ -68,14 +68,17 @@ struct Inner {
     rtt_us: AtomicU64,
     /// Time that connections spent in writes, in nanoseconds.
     carrying_ns: AtomicU64,
-    /// Memory, which it may share with others.
-    budget: Arc<Budget>,
+    /// Memory, and what may be outstanding, which it may share with others.
+    bounds: Bounds,
 }
 
 struct State {
     outbox: Outbox,
     inbox: Inbox,
+    /// What it has of the memory.
     portion: Portion,
+    /// What it has of what may be outstanding.
+    sent: Portion,
     reach: Reach,
     /// The live connections.
     live: BTreeMap<ConnectionId, Live>,
@@ -111,18 +114,19 @@ impl Channel {
     /// A channel without connections. `send_window` is what the other side is ready to hold, `receive_window` what
     /// this side is, both as cost of frames in bytes. A connection on which nothing is heard for `idle_timeout` is lost.
     pub fn new(send_window: u64, receive_window: u64, idle_timeout: Duration) -> Channel {
-        let budget = Budget::of_one(send_window.max(receive_window));
-        Channel::within(&budget, send_window, receive_window, idle_timeout)
+        let bounds = Bounds::of_one(send_window.max(receive_window));
+        Channel::within(&bounds, send_window, receive_window, idle_timeout)
     }
 
-    /// The same, for one that shares its memory with others.
-    pub fn within(budget: &Arc<Budget>, send_window: u64, receive_window: u64, idle_timeout: Duration) -> Channel {
+    /// The same, for one that shares its bounds with others.
+    pub fn within(bounds: &Bounds, send_window: u64, receive_window: u64, idle_timeout: Duration) -> Channel {
         Channel {
             inner: Arc::new(Inner {
                 state: Mutex::new(State {
                     outbox: Outbox::new(send_window),
                     inbox: Inbox::new(receive_window),
-                    portion: Portion::of(budget),
+                    portion: Portion::of(&bounds.kept),
+                    sent: Portion::of(&bounds.outstanding),
                     reach: Reach::new(Instant::now()),
                     live: BTreeMap::new(),
                     next_connection: 0,
@@ -140,7 +144,7 @@ impl Channel {
                 payload_bytes: AtomicU64::new(0),
                 rtt_us: AtomicU64::new(0),
                 carrying_ns: AtomicU64::new(0),
-                budget: Arc::clone(budget),
+                bounds: bounds.clone(),
             }),
         }
     }
@@ -162,10 +166,13 @@ impl Channel {
     pub async fn send(&self, frame: Frame) -> Result<(), Failure> {
         let mut waits_since = None;
         loop {
-            let (room, freed) = (self.inner.room.notified(), self.inner.budget.freed.notified());
-            tokio::pin!(room, freed);
+            let Bounds { kept, outstanding } = &self.inner.bounds;
+            let (room, freed, consumed) =
+                (self.inner.room.notified(), kept.freed.notified(), outstanding.freed.notified());
+            tokio::pin!(room, freed, consumed);
             room.as_mut().enable();
             freed.as_mut().enable();
+            consumed.as_mut().enable();
             let look_again = {
                 let mut state = self.state();
                 if let Some(failure) = &state.closed {
@@ -174,7 +181,7 @@ impl Channel {
                 let (now, cost) = (Instant::now(), frame.cost());
                 let within = state.reach.of(state.outbox.window(), state.live.len(), now);
                 let has_room = state.outbox.has_room(cost, within);
-                if has_room && (state.may_keep(cost) || state.outbox.is_delivered()) {
+                if has_room && state.may_send(cost) && (state.may_keep(cost) || state.outbox.is_delivered()) {
                     let is_dry = state.outbox.outstanding() == 0;
                     state.reach.hands_over(is_dry, now);
                     self.inner.payload_bytes.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
@@ -185,13 +192,14 @@ impl Channel {
                 // Of several connections, one may have brought what another's frames keep from being counted as there.
                 let receiver_has = state.outbox.outstanding() > state.outbox.queued() || state.live.len() > 1;
                 let since = *waits_since.get_or_insert(now);
-                // Memory that others have does not come by looking again.
+                // What others have does not come by looking again.
                 if has_room { None } else { state.reach.waits(since, receiver_has, now) }
             };
             tokio::select! {
                 biased;
                 () = room => {}
                 () = freed => {}
+                () = consumed => {}
                 () = sleep_until(look_again.unwrap_or_else(Instant::now)), if look_again.is_some() => {}
             }
         }
@@ -255,8 +263,10 @@ impl Channel {
     /// Ends the channel: what waits on it gets this failure, connections are let go. The first reason stays.
     pub fn close(&self, reason: Failure) {
         self.state().closed.get_or_insert(reason);
-        let Inner { to_send, room, arrived, connections, budget, .. } = &*self.inner;
-        [to_send, room, arrived, connections, &budget.freed].into_iter().for_each(Notify::notify_waiters);
+        let Inner { to_send, room, arrived, connections, bounds: Bounds { kept, outstanding }, .. } = &*self.inner;
+        [to_send, room, arrived, connections, &kept.freed, &outstanding.freed]
+            .into_iter()
+            .for_each(Notify::notify_waiters);
     }
 
     /// Why the channel is closed, if it is.
@@ -300,7 +310,8 @@ impl Channel {
     /// bottleneck; what waits at the receiver for `zfs receive` does not count. Where less than the window is used, it is of that.
     pub fn backlog(&self) -> (f32, u64) {
         let state = self.state();
-        let most = state.reach.of(state.outbox.window(), state.live.len(), Instant::now()).min(state.portion.most());
+        let most = state.reach.of(state.outbox.window(), state.live.len(), Instant::now());
+        let most = most.min(state.portion.most()).min(state.sent.most());
         ((state.outbox.queued() as f32 / most as f32).min(1.0), state.outbox.carried())
     }
 
@@ -439,7 +450,7 @@ impl Channel {
 
     /// Where buffers for full chunks come from.
     pub fn pool(&self) -> &Pool {
-        &self.inner.budget.pool
+        &self.inner.bounds.kept.pool
     }
 
     /// A connection spent that time in a write.

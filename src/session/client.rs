@@ -19,8 +19,11 @@ use super::{
     keeper::{Dialer, join_large, keep},
 };
 use crate::{
-    channel::Channel,
-    limits::{CONTROL_WINDOW, MAX_STREAMS, REDIAL_MAX},
+    channel::{
+        Channel,
+        budget::{Bounds, Budget},
+    },
+    limits::{CONTROL_WINDOW, MAX_STREAMS, REDIAL_MAX, WINDOWS_PER_IDENTITY},
     port::link::Link,
     types::{Failure, FailureClass, PeerName, transfer::Streams},
     wire::{
@@ -58,6 +61,8 @@ pub struct Client {
     next_call: AtomicU64,
     next_channel: AtomicU32,
     transfers: Mutex<BTreeMap<u32, Transfer>>,
+    /// What bounds them.
+    bounds: Bounds,
     send_window: u64,
     window: u64,
     streams: Streams,
@@ -126,6 +131,8 @@ impl Client {
             spawn(keep(dialer.clone(), control.clone(), 0, 0, first)),
             spawn(read_answers(control.clone(), Arc::clone(&pending), dialled.identity.to_string())),
         ];
+        let send_window = welcome.window.min(options.window_bytes);
+        let kept = Budget::new(options.window_bytes.saturating_mul(WINDOWS_PER_IDENTITY), options.window_bytes);
         let striping = welcome.features & features::STRIPING != 0;
         Ok(Arc::new(Client {
             dialer,
@@ -134,7 +141,8 @@ impl Client {
             next_call: AtomicU64::new(0),
             next_channel: AtomicU32::new(1),
             transfers: Mutex::default(),
-            send_window: welcome.window.min(options.window_bytes),
+            bounds: Bounds::of_session(&kept, send_window),
+            send_window,
             window: options.window_bytes,
             streams: if striping { options.streams } else { Streams::Fixed(1) },
             clock_skew_ms: welcome.clock_unix_ms as i64 - unix_ms() as i64,
@@ -270,7 +278,7 @@ impl Client {
 
 impl Channels for Client {
     fn open(&self, number: u32) -> Result<Channel, Failure> {
-        let channel = Channel::new(self.send_window, self.window, self.control.idle_timeout());
+        let channel = Channel::within(&self.bounds, self.send_window, self.window, self.control.idle_timeout());
         lock(&self.transfers).insert(number, Transfer { channel: channel.clone(), keepers: Vec::new() });
         Ok(channel)
     }

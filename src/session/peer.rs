@@ -15,7 +15,7 @@ use super::{
     share::Share,
 };
 use crate::{
-    channel::Channel,
+    channel::{Channel, budget::Bounds},
     identity::Serial,
     limits::{MAX_TRANSFERS, YIELD_AFTER},
     types::{DatasetName, Failure, FailureClass, PeerName},
@@ -37,6 +37,8 @@ pub struct PeerSession {
     pub(super) transfers: Mutex<BTreeMap<u32, PeerTransfer>>,
     /// What all sessions of this identity have together.
     pub(super) share: Arc<Share>,
+    /// What bounds its transfers.
+    pub(super) bounds: Bounds,
     /// What the session does and holds. Weak, for that holds this: whoever serves the session keeps it alive.
     pub(super) work: OnceLock<Weak<EngineSession>>,
     pub(super) send_window: u64,
@@ -63,7 +65,7 @@ impl Channels for PeerSession {
         let place = place.map_err(|_| {
             no_place(format!("{} has {MAX_TRANSFERS} transfers in work, which is its share", self.identity))
         })?;
-        let channel = Channel::within(&self.share.memory, self.send_window, self.window, self.idle_timeout);
+        let channel = Channel::within(&self.bounds, self.send_window, self.window, self.idle_timeout);
         transfers.insert(number, PeerTransfer { channel: channel.clone(), _place: place });
         Ok(channel)
     }

@@ -32,7 +32,7 @@ use super::{
     share::{Crowd, Share, admit},
 };
 use crate::{
-    channel::{Channel, carry},
+    channel::{Channel, budget::Bounds, carry},
     identity::Serial,
     limits::{
         CONTROL_WINDOW, KNOCKS_WITHIN, MAX_LARGE_REPLIES, MAX_REQUEST_BYTES, MAX_REQUESTS_IN_WORK,
@@ -198,6 +198,9 @@ impl Registry {
             return Err((RefusalCode::Malformed, format!("a window of {} bytes is below {MIN_WINDOW}", hello.window)));
         }
         let window = self.limits.window_bytes;
+        let share = own
+            .first()
+            .map_or_else(|| Share::new(self.limits.memory_per_identity, window), |first| Arc::clone(&first.share));
         let session = Arc::new(PeerSession {
             id: random_id().map_err(|e| (RefusalCode::Busy, format!("no randomness: {e}")))?,
             number: self.opened.fetch_add(1, Ordering::Relaxed),
@@ -207,9 +210,8 @@ impl Registry {
             features: hello.features & features::OURS,
             control: Channel::new(CONTROL_WINDOW, CONTROL_WINDOW, self.limits.idle_timeout),
             transfers: Mutex::default(),
-            share: own
-                .first()
-                .map_or_else(|| Share::new(self.limits.memory_per_identity, window), |first| Arc::clone(&first.share)),
+            bounds: Bounds::of_session(&share.memory, hello.window.min(window)),
+            share,
             work: OnceLock::new(),
             send_window: hello.window.min(window),
             window,

@@ -15,7 +15,7 @@ use crate::{
     proxy::Proxy,
     safety::{SLOW, SLOW_BYTES},
     site::Site,
-    zfs::{populate, snapshot},
+    zfs::{populate, snapshot, zfs},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         a_stalled_receive_is_waited_for,
         a_stalled_send_is_waited_for,
         a_receiver_that_is_stopped_for_long,
+        several_receivers_that_stall_together,
     ]
 }
 
@@ -278,6 +279,60 @@ fn a_receiver_that_is_stopped_for_long() {
         assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
     }
     site.assert_same_files(&format!("{db}@s2"), &site.w("in/db@s2"));
+}
+
+/// A `zfs` whose `receive` takes nothing until it is woken up, while there is a file that says so.
+const ASLEEP: &str = "if [ \"$1\" = receive ] && [ $# -gt 1 ] && [ -e \"$DIR/asleep\" ]; then kill -STOP $$; fi\n\
+    exec zfs \"$@\"\n";
+
+/// Four receivers of one run take nothing, and each has granted a window of 64 MiB: neither process takes four of them.
+fn several_receivers_that_stall_together() {
+    let mut site = impatient();
+    site.west_more = site.wrapped_zfs("sleepy", ASLEEP);
+    site.write_configs(&site.default_grant(), None);
+    site.start_daemon();
+    let root = site.source("t", 1000);
+    let children_of_it = ["a", "b", "c", "d"].map(|name| format!("{root}/{name}"));
+    for child in &children_of_it {
+        zfs(&["create", child]);
+    }
+    zfs(&["snapshot", "-r", &format!("{root}@s2")]);
+    site.push("t", "in/t", &["-r", "--jobs", "5"]).must(0);
+    for (n, child) in children_of_it.iter().enumerate() {
+        populate(child, 10 + n as u64, 72 << 20);
+    }
+    zfs(&["snapshot", "-r", &format!("{root}@s3")]);
+    fs::write(site.dir.join("asleep"), "").unwrap();
+    let mut push = site.start_push("t", "in/t", &["-r", "--jobs", "5", "--compress", "none", "--progress", "json"]);
+    let daemon = site.daemon_pid();
+    let receivers = || -> Vec<u32> {
+        let receives = |args: &[String]| args.iter().any(|arg| arg == "receive");
+        children(daemon).into_iter().filter(|(_, args)| receives(args)).map(|(pid, _)| pid).collect()
+    };
+    wait_for("five receivers", 30, || receivers().len() == 5);
+    push.until_transferred(60 << 20);
+    let (mut most_kib, mut transferred) = ([0, 0], Vec::new());
+    for _ in 0..100 {
+        for (most, pid) in most_kib.iter_mut().zip([push.pid(), daemon]) {
+            *most = resident_kib(pid).max(*most);
+        }
+        transferred.push(push.transferred());
+        assert!(!push.has_ended(), "the run ended during a stall:\n{}", push.stderr());
+        sleep(Duration::from_millis(100));
+    }
+    let [before, at_end] = [50, 99].map(|n| transferred[n]);
+    eprintln!("stalled at {at_end} bytes; at most {most_kib:?} KiB resident");
+    assert_eq!(before, at_end, "nothing stalled, so this proves nothing");
+    assert!(most_kib.iter().all(|kib| *kib < 200 << 10), "{most_kib:?} KiB of memory");
+    fs::remove_file(site.dir.join("asleep")).unwrap();
+    receivers().into_iter().for_each(|pid| send_signal(pid, Signal::CONT));
+    let done = push.wait(120).must(0);
+    for word in ["dialing again", "trying again"] {
+        assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
+    }
+    for child in ["a", "b", "c", "d"] {
+        site.assert_same_files(&format!("{root}/{child}@s3"), &site.w(&format!("in/t/{child}@s3")));
+    }
 }
 
 fn a_link_that_is_cut_ten_times_during_a_pull() {
