@@ -15,7 +15,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Trees of so many datasets, the root not counted.
 const FEW: usize = 20;
-const MANY: usize = 10 * FEW;
+const MANY: usize = 1000;
 
 const SIDES: [&str; 2] = ["east", "west"];
 

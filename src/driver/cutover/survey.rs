@@ -15,9 +15,11 @@ use crate::{
         terms::Terms,
     },
     driver::RunContext,
+    inventory::Kind,
     session::{
         cutover::{Hosts, Unit},
         engine::Engine,
+        state,
     },
     types::{DatasetName, Failure, FailureClass},
 };
@@ -59,7 +61,8 @@ pub enum BrokenHere {
 }
 
 /// A host's own word on a unit of it, for a person who is there without the cutover's leader, and that unit, which has been told but need not
-/// serve yet; `None` where no unit takes part.
+/// serve yet; `None` where no unit takes part, and no dataset bears a fence of that cutover: it may, where the ledger is lost, or stayed on the
+/// host from which the pool came.
 ///
 /// # Errors
 /// When there is nothing to break here.
@@ -104,7 +107,23 @@ pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(Br
         hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
         return Ok(Some((broken, unit)));
     }
-    Ok(None)
+    let Some((leg, unit)) = marked(engine, ids).await? else { return Ok(None) };
+    hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
+    Ok(Some((BrokenHere::MarkGone, unit)))
+}
+
+/// What bears a fence of one of these in ZFS, with all below it.
+async fn marked(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(Leg, Unit)>, Failure> {
+    let marks = state::survey(engine, None).await?.items.into_iter().filter(|item| item.kind == Kind::Fence);
+    let marks: Vec<(Leg, DatasetName)> = marks
+        .filter_map(|item| Some((item.leg?.parse::<Leg>().ok()?, item.dataset)))
+        .filter(|(leg, _)| ids.contains(&leg.id))
+        .collect();
+    let Some(leg) = marks.iter().map(|(leg, _)| *leg).max_by_key(|leg| leg.epoch) else { return Ok(None) };
+    let all: Vec<&DatasetName> = marks.iter().filter(|(of, _)| *of == leg).map(|(_, name)| name).collect();
+    let is_below = |name: &DatasetName| all.iter().any(|other| *other != name && name.is_at_or_below(other));
+    let roots: Vec<DatasetName> = all.iter().filter(|name| !is_below(name)).map(|name| (*name).clone()).collect();
+    Ok(Some((leg, Unit::new(&roots)?)))
 }
 
 /// How often a host is asked that is still at something.

@@ -40,6 +40,7 @@ use crate::{
         host::{Host, Part},
         leg::{CutoverId, Leg},
         message::{Ask, Decision, Request},
+        record::HostRecord,
         source::Stage,
     },
     limits::ANSWER_WITHIN,
@@ -50,7 +51,7 @@ use crate::{
         ledger::{Ledgers, Stamp},
         zfs::Zfs,
     },
-    types::{DatasetName, Failure, FailureClass},
+    types::{DatasetName, Failure, FailureClass, listing::FENCE},
 };
 
 /// Calls that are answered at once, at a time.
@@ -137,7 +138,7 @@ impl Hosts {
                 Ok(Told::Done)
             }
             Call::Shed => shed::shed(&self.tools, &unit, who).await.map(|()| Told::Done),
-            Call::State => self.state(&unit).map(Told::State),
+            Call::State => self.state(&unit).await.map(Told::State),
             Call::Break { leg } => {
                 tracing::warn!(unit = %unit, by = who, "a person swears that the target of {leg} is destroyed");
                 let (tell, told) = oneshot::channel();
@@ -286,9 +287,13 @@ impl Hosts {
             .collect())
     }
 
-    fn state(&self, unit: &Unit) -> Result<State, Failure> {
+    async fn state(&self, unit: &Unit) -> Result<State, Failure> {
         let host = self.near(unit)?.into_iter().find(|(other, _)| other == unit).map(|(_, host)| host);
-        let host = host.unwrap_or_default();
+        let host = match host {
+            Some(host) => host,
+            // The ledger may be lost, or be on the host from which the pool came.
+            None => self.as_marked(unit).await?,
+        };
         let (side, stage, open) = host.kept().part.summary();
         let overlaps = self.overlaps(unit)?.into_iter().flat_map(|(other, _)| other.roots().to_vec()).collect();
         Ok(State {
@@ -301,6 +306,13 @@ impl Hosts {
             needs: crate::cutover::status::host_needs(&host),
             overlaps,
         })
+    }
+
+    /// A host without a ledger of the unit, by what ZFS itself shows.
+    async fn as_marked(&self, unit: &Unit) -> Result<Host, Failure> {
+        let infos = self.tools.zfs.datasets(unit.roots()).await?;
+        let fence = infos.iter().find_map(|info| look::leg_in(info, FENCE));
+        Ok(Host::read_back(fence.map(|leg| HostRecord::UnknownFence { leg }).iter()))
     }
 
     /// Looks after the units that nobody looks after: what is recorded is made true, a promoted target comes up, and writers

@@ -6,7 +6,7 @@ use super::bench::{Bench, is_writable, json, settings};
 use crate::{
     Case, cases,
     site::zmigrate,
-    zfs::{exists, get, tags},
+    zfs::{exists, get, tags, zfs},
 };
 
 pub fn cases() -> Vec<Case> {
@@ -50,6 +50,7 @@ fn a_pool_without_its_ledgers_tells_who_serves() {
     // Nothing is received into it, and it is neither snapshotted nor moved away from here once more.
     let is_fenced = format!("is fenced by cutover {fence}");
     bench.site.start(&["pull", &west, &east]).wait(60).must(3).says(&[&is_fenced]);
+    let is_unknown = format!("ZFS shows the fence {fence}, which the journal here does not know");
     let moved_away = format!("was moved away by a cutover ({fence})");
     let copy = bench.site.w("in/copy");
     let push = ["push", &east, &format!("west:{copy}"), "--snapshot"];
@@ -57,15 +58,32 @@ fn a_pool_without_its_ledgers_tells_who_serves() {
     let elsewhere = bench.site.w("in/elsewhere");
     let to = format!("west:{elsewhere}");
     let start = ["cutover", "start", &east, &to, "--tries", "1", "--max-downtime", "60s", "--output", "json"];
-    let asks = json(&bench.site.start(&start).wait(60).must(9));
-    assert!(asks["needs"].as_str().unwrap().contains(&moved_away), "{asks}");
-    assert_eq!(json(&bench.cutover(&["abort", asks["id"].as_str().unwrap()]).must(0))["result"], "rolled_back");
-    // Not over what serves either.
-    bench.start(&[]).wait(60).must(3).says(&["is a writable side already"]);
+    // So says what only looks, too.
+    for dry in [&[][..], &["-n"]] {
+        let refused = bench.site.start(&[&start[..], dry].concat()).wait(60).must(3);
+        refused.says(&[
+            &format!("takes part in cutover {id} already (unknown fence)"),
+            &is_unknown,
+            "restore the journal",
+        ]);
+    }
+    // Nor over what serves.
+    bench.start(&[]).wait(60).must(3).says(&["already (unknown fence)"]);
 
     assert!(!exists(&copy) && !exists(&elsewhere), "nothing was sent");
     assert_eq!((settings(&east), tags(&east)), (before, snapshots), "it is as it was left");
     assert_eq!(get(&bench.west(), "zmigrate:serving").0, fence);
     assert!(!is_writable(&east));
     assert!(bench.assert_one_side_has_it_all(), "west serves");
+
+    // The one who serves is lost for ever: a person says so where the fence is.
+    zfs(&["destroy", "-r", &bench.west()]);
+    let broken = bench.cutover(&["break", &id, "--here", "--i-have-destroyed-the-target"]).must(0);
+    assert_eq!((json(&broken)["result"].as_str(), &json(&broken)["serves"]), (Some("broken"), &false.into()));
+    assert_eq!(get(&east, "zmigrate:fence").0, "-");
+    assert_eq!(get(&east, "readonly").0, "on", "what it was before, nobody here knows");
+    zfs(&["set", "readonly=off", &east]);
+    zfs(&["set", "canmount=on", &east]);
+    zfs(&["mount", &east]);
+    assert!(is_writable(&east));
 }
