@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use crate::{
     Case,
     cutover::writer::Writer,
@@ -59,13 +61,18 @@ fn unpressed(deb: &Path, dir: &Path) -> String {
     new.to_string_lossy().into_owned()
 }
 
-/// Runs a script where systemd is process 1.
-#[track_caller]
-fn inside(guest: Guest, script: &str) -> String {
-    guest.sh(&format!(
+/// A script, without single quotes, as one that runs where systemd is process 1.
+fn enter(script: &str) -> String {
+    format!(
         "exec nsenter -t $(pgrep -P $(cat {DIR}/systemd.pid)) -m -p -C -i -- bash -c '\
          set -eu; export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin; {script}'"
-    ))
+    )
+}
+
+/// Runs such a script, which must succeed, for what it prints.
+#[track_caller]
+fn inside(guest: Guest, script: &str) -> String {
+    guest.sh(&enter(script))
 }
 
 /// What the daemon said, for a step that failed.
@@ -111,7 +118,8 @@ fn package_from_installation_to_purge(w: &World) {
     let status = status.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(status, "zmigrate CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2");
 
-    // Used, from the other guest, and by its own timer's unit.
+    // Used, from the other guest, and by the unit of a job.
+    let fetched = Pair { source: pair.source.clone(), target: "tank/dst/package/fetched".into() };
     let push = || w.zmigrate(w.one, &format!("push {} package:{}", pair.source, pair.target)).must_be(0);
     w.change(&pair, "s1", 100);
     push();
@@ -123,7 +131,7 @@ fn package_from_installation_to_purge(w: &World) {
         w.two,
         "systemctl start zmigrate-job@fetch.service || { journalctl -u zmigrate-job@fetch -n 30 --no-pager; exit 1; }",
     );
-    w.same(&Pair { source: pair.source.clone(), target: "tank/dst/package/fetched".into() }, "s1");
+    w.same(&fetched, "s1");
 
     // Installed over itself, as by an update: another process, and the state is the same.
     let pid = || inside(w.two, "systemctl show -P MainPID zmigrated");
@@ -143,6 +151,8 @@ fn package_from_installation_to_purge(w: &World) {
     assert_eq!(push().steps().len(), 1);
     w.same(&pair, "s2");
 
+    starts_by_a_timer(w);
+    w.same(&fetched, "s2");
     writes_in_a_unit(w);
 
     // Purged: what is left is what the node was given, and its user.
@@ -154,6 +164,56 @@ fn package_from_installation_to_purge(w: &World) {
     assert_eq!(left, "");
     assert_eq!(inside(w.two, "systemctl list-units --failed --no-legend --plain \"zmigrate*\""), "");
     w.two.sh(REMOVE);
+}
+
+/// Where no zmigrated runs, the package's timer starts the job: enabled as its comment says, at a time that a drop-in gives it. That run
+/// is in the history, and it said nothing, so there is nothing of it in the journal.
+fn starts_by_a_timer(w: &World) {
+    let comment = include_str!("../../docs/systemd/zmigrate-job@.timer").replace("@db.", "@fetch.");
+    let commands = comment.split('`').filter(|quoted| quoted.starts_with("systemctl ")).collect::<Vec<_>>();
+    let &[enable, edit] = commands.as_slice() else { panic!("{commands:?}") };
+    let timer = edit.strip_prefix("systemctl edit ").unwrap();
+    let service = "zmigrate-job@fetch.service";
+    let history = || {
+        let said = inside(w.two, "runuser -u zmigrate -- zmigrate history fetch --output json");
+        let history: Value = serde_json::from_str(&said).unwrap();
+        history["runs"].as_array().unwrap().clone()
+    };
+    let since = inside(w.two, "date +@%s");
+    let journal = |what: &str| {
+        inside(w.two, &format!("journalctl --sync; journalctl -q --no-pager -o cat --since {since} {what}"))
+    };
+    let before = history().len();
+    // What `systemctl edit` does, which insists on a terminal.
+    let drop_in = format!("/etc/systemd/system/{timer}.d");
+    w.two.sh(&format!(
+        "mkdir {drop_in}; printf '[Timer]\\nOnCalendar=\\nOnActiveSec=1s\\nRandomizedDelaySec=0\\nAccuracySec=1s\\n' >{drop_in}/override.conf"
+    ));
+    inside(
+        w.two,
+        &format!("systemctl daemon-reload; systemctl stop zmigrated; {enable}; systemctl is-enabled {timer}"),
+    );
+    // It has fired, nothing is to come, and what it started has ended.
+    let elapsed = format!("s=$(systemctl show -P SubState {timer}); echo $s; [ $s = elapsed ]");
+    w.two.until(Duration::from_secs(120), &enter(&elapsed));
+    let all = journal(&format!("-u {service}"));
+    let result = inside(w.two, &format!("systemctl show -p ExecMainStatus -p Result {service} | sort"));
+    assert_eq!(result, "ExecMainStatus=0\nResult=success", "{all}");
+    let runs = history();
+    assert_eq!(runs.len(), before + 1, "{runs:?}\n{all}");
+    let run = runs.last().unwrap();
+    assert_eq!((&run["result"], &run["exit_code"], &run["by"]), (&"done".into(), &0.into(), &"cron".into()), "{run}");
+    inside(
+        w.two,
+        &format!(
+            "systemctl disable --now {timer}; rm -r {drop_in}; systemctl daemon-reload; systemctl start zmigrated"
+        ),
+    );
+    is_active(w.two);
+    // systemd's own words about a unit are not the unit's; zmigrated's are, as it is not silent.
+    assert!(all.contains("Finished "), "{all}");
+    assert!(journal("_SYSTEMD_UNIT=zmigrated.service").contains("is ready"), "what a unit says is not in the journal");
+    assert_eq!(journal(&format!("_SYSTEMD_UNIT={service}")), "");
 }
 
 /// As root, as docs/packages.md says, a cutover starts a unit of systemd where it brings a dataset, and stops it on the way home.
@@ -198,7 +258,8 @@ pub const REMOVE: &str = "if [ -e /root/zmlab/systemd.pid ]; then p=$(cat /root/
      if grep -qs '^unshare' /proc/$p/comm; then kill -9 $p; sleep 1; fi; rm -f /root/zmlab/systemd.pid; fi; \
      if dpkg -s zmigrate >/dev/null 2>&1; then dpkg --purge --force-all zmigrate >/dev/null 2>&1; fi; \
      if id zmigrate >/dev/null 2>&1; then userdel zmigrate; fi; \
-     rm -rf /etc/zmigrate /var/lib/zmigrate /root/zmigrate.deb /etc/systemd/system/writer.service /etc/systemd/system/zmigrated.service.d; if [ -L /dev/log ]; then rm /dev/log; fi; \
+     rm -rf /etc/zmigrate /var/lib/zmigrate /root/zmigrate.deb /etc/systemd/system/writer.service /etc/systemd/system/zmigrated.service.d \
+     /etc/systemd/system/zmigrate-job@*.d /etc/systemd/system/timers.target.wants/zmigrate-job@*; if [ -L /dev/log ]; then rm /dev/log; fi; \
      if [ -d /sys/fs/cgroup/zmlab ]; then find /sys/fs/cgroup/zmlab -depth -type d -exec rmdir {} + || true; fi";
 
 /// As a container's root directory, with /dev/zfs and nothing else of the guest; Docker itself is tried in `tests/package`.

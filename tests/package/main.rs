@@ -1,5 +1,6 @@
-//! The packages that `scripts/package all` made: what is in the Debian package, whether systemd takes its units and how much they
-//! leave open, whether the static programs are, and the image in a Docker Engine of our own.
+//! The packages that `scripts/package all` made: what is in the Debian package, what its completions complete in their shells,
+//! whether systemd takes its units and how much they leave open, whether the static programs are static, and the image in a
+//! Docker Engine of our own.
 //!
 //! What was not made, or needs what is not here, is reported as ignored, aloud; `ZMIGRATE_REQUIRE=package` turns that into
 //! failures. The Debian package is installed, used and removed in the lab (`tests/lab/package.rs`).
@@ -9,6 +10,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod completions;
 mod deb;
 mod image;
 
@@ -28,8 +30,12 @@ fn main() -> ExitCode {
     args.test_threads.get_or_insert(1);
     let must_be = std::env::var("ZMIGRATE_REQUIRE").unwrap_or_default().split(',').any(|word| word.trim() == "package");
     let mut trials = Vec::new();
+    let of_deb = |program: &str| made("zmigrate_", ".deb").and_then(|p| need(p, &["dpkg-deb", program]));
     for (kind, found, cases) in [
-        ("deb", made("zmigrate_", ".deb").and_then(|p| need(p, &["dpkg-deb", "systemd-analyze"])), deb::CASES),
+        ("deb", of_deb("systemd-analyze"), deb::CASES),
+        ("bash", of_deb("bash"), completions::BASH),
+        ("zsh", of_deb("zsh"), completions::ZSH),
+        ("fish", of_deb("fish"), completions::FISH),
         ("image", made("image", ".tar").and_then(|p| need(p, &["dockerd", "docker", "chroot"])), image::CASES),
     ] {
         if let (Err(why), false) = (&found, args.list) {
