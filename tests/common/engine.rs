@@ -49,7 +49,7 @@ impl Engine {
         let began = Instant::now();
         while it.docker(&["version"]).is_err() {
             let log = || fs::read_to_string(it.dir.path().join("log")).unwrap_or_default();
-            assert!(began.elapsed() < Duration::from_secs(60), "dockerd does not come up: {}", log());
+            assert!(began.elapsed() < Duration::from_secs(300), "dockerd does not come up: {}", log());
             sleep(Duration::from_millis(200));
         }
         it
