@@ -58,6 +58,14 @@ pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
     Err(format!("{program} {}: {}: {}", args.join(" "), out.status, said.trim()))
 }
 
+/// Whether these programs are there, and we are root; what is missing, if not.
+pub fn need(programs: &[&str]) -> Result<(), String> {
+    for program in programs {
+        run("which", &[program]).map_err(|_| format!("there is no {program}"))?;
+    }
+    if run("id", &["-u"])?.trim() == "0" { Ok(()) } else { Err("it needs root".to_owned()) }
+}
+
 /// Whether the kernel's ZFS, or zfs-fuse, answers here; why not, if it does not.
 pub fn look(kernel: bool) -> Result<(), String> {
     if kernel {

@@ -124,8 +124,13 @@ fn main() -> ExitCode {
         eprintln!("e2e: NO promtool HERE, its trials do not run: {why}");
     }
     let of_promtool = scheduler::promtool_cases().into_iter().map(|case| (case, no_promtool.clone(), Some("promtool")));
+    let no_docker = cutover::docker_absent();
+    if let (Some(why), false) = (&no_docker, args.list) {
+        eprintln!("e2e: NO DOCKER HERE, its trials do not run: {why}");
+    }
+    let of_docker = cutover::docker_cases().into_iter().map(|case| (case, no_docker.clone(), Some("docker")));
     // Each with what it lacks, and the surrounding of which that is a part, if it is not ZFS.
-    let all = cases.iter().map(|case| (*case, None, None)).chain(of_databases).chain(of_promtool);
+    let all = cases.iter().map(|case| (*case, None, None)).chain(of_databases).chain(of_promtool).chain(of_docker);
     let all: Vec<(Case, Option<String>, Option<&str>)> = all.collect();
     let mut trials = Vec::new();
     for (backend, kernel) in [("zfs_fuse", false), ("openzfs", true)] {

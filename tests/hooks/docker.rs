@@ -1,8 +1,6 @@
 //! A Docker Engine of our own, with an image made of one static busybox.
 
 use std::{
-    fs,
-    os::unix::fs::symlink,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -12,14 +10,10 @@ use zmigrate::{
     port::hook::{HookErrorKind, HookVerb},
 };
 
-use crate::{
-    Case, call,
-    common::{engine::Engine, run},
-    need,
-};
+use crate::{Case, call, common::engine::Engine};
 
 pub fn look() -> Result<(), String> {
-    need(&["dockerd", "docker", "busybox"])
+    Engine::look()
 }
 
 pub fn cases() -> Vec<Case> {
@@ -32,46 +26,28 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// An engine with the image `box`.
-fn engine() -> Engine {
-    let it = Engine::new();
-    let root = it.dir().join("root/bin");
-    fs::create_dir_all(&root).unwrap();
-    fs::copy(run("which", &["busybox"]).unwrap().trim(), root.join("busybox")).unwrap();
-    symlink("busybox", root.join("sh")).unwrap();
-    let at = |name: &str| it.dir().join(name).display().to_string();
-    run("tar", &["-C", &at("root"), "-cf", &at("root.tar"), "."]).unwrap();
-    it.docker(&["import", &at("root.tar"), "box"]).unwrap();
-    it
-}
-
 /// A container that is made and not started.
 fn create(engine: &Engine, name: &str, options: &[&str], script: &str) -> HookKind {
-    let args = [&["create", "--name", name, "--network", "none"], options, &["box", "/bin/sh", "-c", script]].concat();
-    engine.docker(&args).unwrap();
+    engine.create(name, options, script);
     HookKind::Docker { container: name.parse().unwrap(), socket: engine.socket() }
-}
-
-fn status(engine: &Engine, name: &str) -> String {
-    engine.docker(&["inspect", "-f", "{{.State.Status}}", name]).unwrap().trim().to_owned()
 }
 
 const SERVE: &str = "trap 'exit 0' TERM; while :; do busybox sleep 0.1; done";
 
 fn a_container_is_stopped_and_started_also_twice() {
-    let engine = engine();
+    let engine = Engine::with_box();
     let kind = create(&engine, "web-1", &[], SERVE);
     call(&kind, HookVerb::Prepare, 10).unwrap();
-    assert_eq!(status(&engine, "web-1"), "created");
+    assert_eq!(engine.status("web-1"), "created");
     for _ in 0..2 {
         call(&kind, HookVerb::Start, 10).unwrap();
-        assert_eq!(status(&engine, "web-1"), "running");
+        assert_eq!(engine.status("web-1"), "running");
     }
     call(&kind, HookVerb::Check, 10).unwrap();
     for _ in 0..2 {
         let said = call(&kind, HookVerb::Stop, 10).unwrap();
         assert_eq!(said.lines, ["container web-1 ended with exit code 0"]);
-        assert_eq!(status(&engine, "web-1"), "exited");
+        assert_eq!(engine.status("web-1"), "exited");
     }
     call(&kind, HookVerb::Start, 10).unwrap();
     engine.docker(&["pause", "web-1"]).unwrap();
@@ -80,22 +56,22 @@ fn a_container_is_stopped_and_started_also_twice() {
 }
 
 fn a_container_that_hangs_is_killed_by_docker() {
-    let engine = engine();
+    let engine = Engine::with_box();
     let kind = create(&engine, "deaf", &[], "trap '' TERM; while :; do busybox sleep 0.1; done");
     call(&kind, HookVerb::Start, 10).unwrap();
     let began = Instant::now();
     let said = call(&kind, HookVerb::Stop, 2).unwrap();
     assert!((2..30).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert_eq!(said.lines, ["container deaf ended with exit code 137"]);
-    assert_eq!(status(&engine, "deaf"), "exited");
+    assert_eq!(engine.status("deaf"), "exited");
 }
 
 fn a_container_that_does_not_stay_up_is_told() {
-    let engine = engine();
+    let engine = Engine::with_box();
     let kind = create(&engine, "short", &[], "exit 7");
     // It may still have been seen running by the start; the check sees it down.
     let _ = call(&kind, HookVerb::Start, 10);
-    while status(&engine, "short") == "running" {
+    while engine.status("short") == "running" {
         sleep(Duration::from_millis(50));
     }
     let down = call(&kind, HookVerb::Check, 5).unwrap_err();
@@ -105,11 +81,11 @@ fn a_container_that_does_not_stay_up_is_told() {
     sleep(Duration::from_secs(2));
     call(&kind, HookVerb::Stop, 10).unwrap();
     sleep(Duration::from_secs(2));
-    assert_eq!(status(&engine, "again"), "exited", "it was stopped, so it is not started again");
+    assert_eq!(engine.status("again"), "exited", "it was stopped, so it is not started again");
 }
 
 fn a_container_is_well_when_its_health_check_says_so() {
-    let engine = engine();
+    let engine = Engine::with_box();
     let health = ["--health-cmd", "busybox test -e /well", "--health-interval", "1s", "--health-retries", "2"];
     let ill = create(&engine, "ill", &health, SERVE);
     call(&ill, HookVerb::Start, 10).unwrap();
@@ -125,7 +101,7 @@ fn a_container_is_well_when_its_health_check_says_so() {
 }
 
 fn a_container_or_an_engine_that_is_not_there_is_told() {
-    let engine = engine();
+    let engine = Engine::with_box();
     let kind = HookKind::Docker { container: "nobody".parse().unwrap(), socket: engine.socket() };
     for verb in [HookVerb::Prepare, HookVerb::Stop, HookVerb::Start, HookVerb::Check] {
         let error = call(&kind, verb, 5).unwrap_err();

@@ -13,7 +13,10 @@ use zmigrate::{
     port::hook::{HookErrorKind, HookVerb},
 };
 
-use crate::{Case, call, common::run, need};
+use crate::{
+    Case, call,
+    common::{need, run},
+};
 
 pub fn look() -> Result<(), String> {
     need(&["fsfreeze", "mkfs.ext4", "losetup"])?;

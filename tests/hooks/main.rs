@@ -53,14 +53,6 @@ fn main() -> ExitCode {
     libtest_mimic::run(&args, trials).exit_code()
 }
 
-/// Whether these programs are there, and we are root.
-fn need(programs: &[&str]) -> Result<(), String> {
-    for program in programs {
-        common::run("which", &[program]).map_err(|_| format!("there is no {program}"))?;
-    }
-    if common::run("id", &["-u"])?.trim() == "0" { Ok(()) } else { Err("it needs root".to_owned()) }
-}
-
 /// Calls a hook of that kind, which has so long.
 fn call(kind: &HookKind, verb: HookVerb, timeout_s: u64) -> Result<HookOutput, HookError> {
     let timeout = Duration::from_secs(timeout_s);

@@ -1,6 +1,7 @@
-//! Cutovers on OpenZFS: filesystems and a volume as one unit, there and back, under a writer; and the power of either guest cut in the
-//! middle.
+//! Cutovers on OpenZFS: filesystems and a volume as one unit, there and back, under a writer; a volume with a filesystem on it; and the
+//! power of either guest cut in the middle.
 
+mod disk;
 mod postgres;
 mod power;
 pub mod writer;
@@ -25,6 +26,7 @@ pub const CASES: &[Case] = &[
     ("cutover_rolled_back_gives_values_back", rolled_back_gives_values_back),
     ("cutover_waits_for_a_key", waits_for_a_key),
     ("cutover_held_with_hooks", held_with_hooks),
+    ("cutover_of_a_volume_with_ext4", disk::with_ext4),
     ("cutover_of_postgresql_under_pgbench", postgres::moves_under_pgbench),
     ("cutover_power_cut_of_the_source", power::of_the_source),
     ("cutover_power_cut_of_the_target", power::of_the_target),

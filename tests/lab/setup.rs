@@ -136,6 +136,7 @@ fn clean(guest: Guest) -> Result<(), String> {
              for f in {DIR}/*.pid; do if grep -qs ^zmigrate /proc/$(cat $f 2>/dev/null)/comm; then kill -9 $(cat $f) || true; fi; done; \
              {}; for i in $(seq 600); do pgrep -x zfs >/dev/null || break; sleep 0.1; done; \
              zpool list tank >/dev/null 2>&1 || zpool import -f tank >/dev/null 2>&1 || true; \
+             for i in $(seq 100); do mountpoint -q {DIR}/disk || break; pkill -9 -x writer.sh || true; umount {DIR}/disk || sleep 0.1; done; \
              if zpool list tank >/dev/null 2>&1; then zpool destroy -f tank; fi; \
              if zpool list tight >/dev/null 2>&1; then zpool destroy -f tight; fi; \
              if id zmlab >/dev/null 2>&1; then userdel zmlab; fi; \

@@ -1,6 +1,7 @@
 //! Cutovers under a program that writes all the time: not one acknowledged record may be missing or doubled, and never may
 //! two sides be writable.
 
+mod docker;
 mod faults;
 mod given_back;
 mod hosts;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Case> {
     .concat()
 }
 
+pub use docker::{absent as docker_absent, cases as docker_cases};
 pub use postgres::cases as postgres_cases;
 
 mod bench {

@@ -59,7 +59,7 @@ fn pause(bench: &Bench, point: &str) -> [(&'static str, String); 2] {
     [("ZMIGRATE_PAUSE_AT", point.to_owned()), ("ZMIGRATE_PAUSE_FILE", file.display().to_string())]
 }
 
-fn go_on(bench: &Bench) {
+pub fn go_on(bench: &Bench) {
     fs::remove_file(pause_file(bench)).unwrap();
 }
 
@@ -70,7 +70,7 @@ fn waits_at(point: &str) -> String {
 
 /// Starts a cutover whose leader waits at a point, and comes there.
 #[track_caller]
-fn held_at(bench: &Bench, point: &str, more: &[&str]) -> Running {
+pub fn held_at(bench: &Bench, point: &str, more: &[&str]) -> Running {
     let environment = pause(bench, point);
     let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut running = bench.start_with(more, &environment);
@@ -81,13 +81,13 @@ fn held_at(bench: &Bench, point: &str, more: &[&str]) -> Running {
     running
 }
 
-fn id_of(bench: &Bench) -> String {
+pub fn id_of(bench: &Bench) -> String {
     bench.status()["id"].as_str().unwrap().to_owned()
 }
 
 /// Says abort to the leader, who has it before he does anything else.
 #[track_caller]
-fn abort_now(bench: &Bench, id: &str) -> Running {
+pub fn abort_now(bench: &Bench, id: &str) -> Running {
     let door = bench.site.dir.join(format!("east.state/cutover/lead-{id}.sock")).display().to_string();
     let abort = bench.site.start(&["cutover", "abort", id, "--output", "json"]);
     // The door itself is one, and who came in another.

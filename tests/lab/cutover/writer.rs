@@ -65,7 +65,8 @@ while :; do
   echo "$n $start" >>"$1" && sync "$1" && echo "$n $start" >>DIR/acknowledged && sync DIR/acknowledged || exit 1
 done
 "#;
-/// Hooks that find it by its name, too: numbers of processes begin anew with each boot.
+/// Hooks that find it by its name, too: numbers of processes begin anew with each boot. Of a volume it writes into the filesystem at
+/// `DIR/disk`, which another hook mounts.
 const WRITER_STOP: &str = r#"#!/bin/bash
 p=$(cat DIR/writer.pid 2>/dev/null) || exit 0
 lives() { [ "$(cat "/proc/$p/comm" 2>/dev/null)" = writer.sh ]; }
@@ -76,6 +77,7 @@ rm -f DIR/writer.pid
 const WRITER_START: &str = r#"#!/bin/bash
 p=$(cat DIR/writer.pid 2>/dev/null) && [ "$(cat "/proc/$p/comm" 2>/dev/null)" = writer.sh ] && exit 0
 at=$(zfs get -H -o value mountpoint "${ZMIGRATE_DATASETS%% *}")
+[ "$at" != - ] || at=DIR/disk
 setsid DIR/writer.sh "$at/records" </dev/null >/dev/null 2>&1 &
 echo $! >DIR/writer.pid
 "#;
@@ -92,6 +94,12 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     #[track_caller]
     pub fn declare(world: &'a World) -> Writer<'a> {
+        Writer::declare_with(world, "")
+    }
+
+    /// The same, and more of both configurations.
+    #[track_caller]
+    pub fn declare_with(world: &'a World, more: &str) -> Writer<'a> {
         let scratch = tempfile::tempdir().unwrap();
         let scripts = [("writer.sh", WRITER), ("writer-stop.sh", WRITER_STOP), ("writer-start.sh", WRITER_START)];
         let files = scripts.map(|(name, text)| {
@@ -104,7 +112,7 @@ impl<'a> Writer<'a> {
             guest.sh(&format!("cd /root; chmod 755 writer*.sh; mv writer*.sh {DIR}/; sync"));
         }
         let hook = format!(
-            "[hook.writer]\nstop = [\"{DIR}/writer-stop.sh\"]\nstart = [\"{DIR}/writer-start.sh\"]\ntimeout_s = 60\n"
+            "[hook.writer]\nstop = [\"{DIR}/writer-stop.sh\"]\nstart = [\"{DIR}/writer-start.sh\"]\ntimeout_s = 60\n{more}"
         );
         Writer { world, _declared: Declared::new(world, &hook) }
     }
@@ -112,10 +120,16 @@ impl<'a> Writer<'a> {
     /// A new dataset of the first guest, and a writer in it that has written some.
     #[track_caller]
     pub fn begin(&self, source: &str) {
+        self.begin_in(source, &format!("zfs create {source}"));
+    }
+
+    /// The same in what this script makes and mounts.
+    #[track_caller]
+    pub fn begin_in(&self, source: &str, make: &str) {
         for guest in [self.world.one, self.world.two] {
             guest.sh(&format!("{DIR}/writer-stop.sh; rm -f {DIR}/acknowledged"));
         }
-        self.world.one.sh(&format!("zfs create {source}; ZMIGRATE_DATASETS={source} {DIR}/writer-start.sh"));
+        self.world.one.sh(&format!("{make}; ZMIGRATE_DATASETS={source} {DIR}/writer-start.sh"));
         self.writes(self.world.one);
     }
 
@@ -137,11 +151,17 @@ impl<'a> Writer<'a> {
     /// Ends it; each acknowledged record must be in what serves, once, and in its order.
     #[track_caller]
     pub fn must_have_it_all(&self, what: &str, serving: Guest, dataset: &str) {
+        self.must_have_it_all_at(what, serving, &format!("/{dataset}"));
+    }
+
+    /// The same, where what serves is mounted at that place.
+    #[track_caller]
+    pub fn must_have_it_all_at(&self, what: &str, serving: Guest, at: &str) {
         self.writes(serving);
         for guest in [self.world.one, self.world.two] {
             guest.sh(&format!("{DIR}/writer-stop.sh"));
         }
-        let records = serving.sh(&format!("cat /{dataset}/records"));
+        let records = serving.sh(&format!("cat {at}/records"));
         for (n, line) in (1..).zip(records.lines()) {
             assert_eq!(line.split(' ').next(), Some(&*n.to_string()), "{what}: line {n} is {line:?}");
         }
