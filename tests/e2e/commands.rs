@@ -17,6 +17,9 @@ pub fn cases() -> Vec<Case> {
 const FEW: usize = 20;
 const MANY: usize = 1000;
 
+/// What so many take, with their snapshots.
+const POOL_BYTES: u64 = 1 << 30;
+
 const SIDES: [&str; 2] = ["east", "west"];
 
 /// Calls of `zfs` on east and west.
@@ -57,7 +60,7 @@ fn costs(site: &Site, tree: &str) -> Vec<Cost> {
 }
 
 fn a_round_costs_what_has_changed_however_many_there_are() {
-    let mut site = Site::quiet();
+    let mut site = Site::quiet_with(POOL_BYTES);
     let job = |tree: &str| {
         format!(
             "[job.{tree}]\ndirection = \"push\"\nrecursive = true\ndataset = \"{}\"\npeer = \"west\"\ntarget = \"{}\"\n\

@@ -86,6 +86,11 @@ impl Site {
 
     /// The same without a daemon and without configurations.
     pub fn quiet() -> Site {
+        Site::quiet_with(POOL_BYTES)
+    }
+
+    /// The same with pools of another size, in bytes.
+    pub fn quiet_with(pool_bytes: u64) -> Site {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("zme-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(&id);
@@ -103,7 +108,7 @@ impl Site {
             runs: AtomicU32::new(0),
         };
         for pool in [&site.east, &site.west] {
-            create_pool(pool, &site.dir.join(pool), POOL_BYTES).unwrap();
+            create_pool(pool, &site.dir.join(pool), pool_bytes).unwrap();
         }
         let ca = make_ca(&site.dir, "ca");
         for name in ["east", "west"] {
