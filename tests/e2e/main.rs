@@ -37,6 +37,7 @@ mod restore;
 mod safety;
 mod scheduler;
 mod site;
+mod stalls;
 mod strangers;
 mod tls;
 mod tools;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         strangers::cases(),
         crashes::cases(),
         links::cases(),
+        stalls::cases(),
         reload::cases(),
         jobs::cases(),
         care::cases(),
