@@ -156,7 +156,7 @@ fn main() -> ExitCode {
             trials.push(Trial::test(format!("{backend}::{case}"), trial).with_ignored_flag(ignored));
         }
     }
-    for case in [tools::cases(), prometheus::cases()].concat() {
+    for case in [tools::cases(), prometheus::cases(), fleet::turns::cases()].concat() {
         let trial = move || {
             (case.run)();
             Ok(())
