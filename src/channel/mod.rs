@@ -342,6 +342,11 @@ impl Channel {
         Duration::from_nanos(self.inner.carrying_ns.load(Ordering::Relaxed))
     }
 
+    /// What the other side is ready to hold, as cost of frames in bytes.
+    pub fn send_window(&self) -> u64 {
+        self.state().outbox.window()
+    }
+
     /// The most connections that it has had at a time.
     pub fn most_connections(&self) -> u16 {
         self.state().most_connections

@@ -214,6 +214,30 @@ async fn the_report_fits_into_80_columns_and_carries_no_control_characters() {
     assert!(!quiet.contains("peer grant") && quiet.contains("short"));
 }
 
+/// Not the highest code: what failed later may be only a consequence of what failed first.
+#[test]
+fn the_first_failure_decides_and_warnings_only_where_nothing_failed() {
+    let ends = |found: &[Option<FailureClass>]| {
+        let mut checks = Checks::default();
+        checks.ok("a", "as it should be");
+        for class in found {
+            match class {
+                Some(class) => checks.fail("b", *class, "does not work", "mend it"),
+                None => checks.warn("c", "works for now", "look at it"),
+            }
+        }
+        let report = checks.report(None);
+        (report.result, report.exit_code)
+    };
+    let (zfs, far) = (Some(FailureClass::Zfs), Some(FailureClass::Unreachable));
+    assert_eq!(ends(&[zfs, far]), ("failed", 6));
+    assert_eq!(ends(&[far, zfs]), ("failed", 5));
+    assert_eq!(ends(&[None, far, None, zfs]), ("failed", 5));
+    assert_eq!(ends(&[zfs, None]), ("failed", 6));
+    assert_eq!(ends(&[None, None]), ("warnings", WARNINGS));
+    assert_eq!(ends(&[]), ("ok", 0));
+}
+
 #[tokio::test]
 async fn what_jobs_name_is_looked_at_as_what_is_granted_is() {
     let ward = well();

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{RunContext, side::unexpected, step::OTHER_HALF_NOTICES, stopped};
 use crate::{
-    pipe::times::{HeldBack, SenderTimes, held_back},
+    pipe::times::{HeldBack, SenderTimes, Way, held_back},
     session::{
         client::Client,
         engine::EngineSession,
@@ -163,7 +163,7 @@ async fn with_session(
     };
     let seconds = started.elapsed().as_secs_f64();
     let rtt_loaded = client.rtt();
-    let streams = send.connections();
+    let (streams, window_bytes) = (send.connections(), send.window_bytes());
     let sent = send.finish().await;
     client.close_channel(channel);
     context.board.end(channel, received.as_ref().ok().map(|(t, _)| (t.raw_bytes, t.wire_bytes)));
@@ -172,7 +172,13 @@ async fn with_session(
         (Err(received), Err(sent)) => return Err(received.first_cause(sent)),
         (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => return Err(failure),
     };
-    let verdict = held_back(&sender, &receiver, streams, bwlimit_bytes_per_s.is_some());
+    let wire_bytes = transferred.wire_bytes as f64;
+    let way = Way {
+        streams,
+        limit_s: bwlimit_bytes_per_s.map(|rate| wire_bytes / rate.max(1) as f64),
+        windows_s: rtt.map(|rtt| wire_bytes / window_bytes as f64 * rtt.as_secs_f64()),
+    };
+    let verdict = held_back(&sender, &receiver, &way);
     let head = (context.link.to_string(), client.agent().to_owned());
     Ok(report(head, streams, &transferred, seconds, (rtt, rtt_loaded), verdict, sender, receiver))
 }

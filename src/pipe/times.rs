@@ -138,8 +138,20 @@ impl HeldBack {
     }
 }
 
-/// Which stage held a transfer back. `streams` is the number of its connections; `limited` says that a rate was set.
-pub fn held_back(sender: &SenderTimes, receiver: &ReceiverTimes, streams: u16, limited: bool) -> HeldBack {
+/// The way that a transfer took.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Its connections.
+    pub streams: u16,
+    /// Seconds that the limit leaves for what went over the wire, at the least; `None` without a limit.
+    pub limit_s: Option<f64>,
+    /// Seconds that the window leaves for it, at the least: as many round trips as it fills windows. `None` where the round-trip time is
+    /// not known.
+    pub windows_s: Option<f64>,
+}
+
+/// Which stage held a transfer back.
+pub fn held_back(sender: &SenderTimes, receiver: &ReceiverTimes, way: &Way) -> HeldBack {
     let upstream = sender.input_s;
     if upstream >= sender.packing_s && upstream >= sender.credit_s {
         return if sender.reading_s >= sender.judging_s { HeldBack::Reading } else { HeldBack::Judging };
@@ -152,11 +164,17 @@ pub fn held_back(sender: &SenderTimes, receiver: &ReceiverTimes, streams: u16, l
     if writing.max(unpacking) >= s(receiver.input_us) {
         return if writing >= unpacking { HeldBack::Writing } else { HeldBack::Unpacking };
     }
-    match sender.carrying_s >= 0.5 * sender.credit_s * f64::from(streams.max(1)) {
-        // A pause for the limit is no write: where writes take the time, the limit was not reached.
-        true => HeldBack::Network,
-        false if limited => HeldBack::Limit,
-        false => HeldBack::Window,
+    let explains_the_wait = |seconds: f64| seconds >= 0.5 * sender.credit_s;
+    // A pause for the limit is no write: where writes take the time, the limit was not reached.
+    if explains_the_wait(sender.carrying_s / f64::from(way.streams.max(1))) {
+        HeldBack::Network
+    } else if way.limit_s.is_some_and(explains_the_wait) {
+        HeldBack::Limit
+    } else if way.windows_s.is_none_or(explains_the_wait) {
+        HeldBack::Window
+    } else {
+        // Buffers of either host, or between them, took all that the window let out, so no write had to wait for the network.
+        HeldBack::Network
     }
 }
 
@@ -164,28 +182,49 @@ pub fn held_back(sender: &SenderTimes, receiver: &ReceiverTimes, streams: u16, l
 mod tests {
     use super::*;
 
-    fn verdict(sender: [f64; 6], receiver: [u64; 4], limited: bool) -> HeldBack {
+    /// Without a limit, and with a window that would take a tenth of a second.
+    const WIDE: Way = Way { streams: 1, limit_s: None, windows_s: Some(0.1) };
+
+    fn verdict(sender: [f64; 6], receiver: [u64; 4], way: Way) -> HeldBack {
         let [reading_s, judging_s, input_s, packing_s, credit_s, carrying_s] = sender;
         let [input_us, unpacking_us, judging_us, writing_us] = receiver.map(|tenths| tenths * 100_000);
         let sender = SenderTimes { reading_s, judging_s, input_s, packing_s, credit_s, carrying_s };
-        held_back(&sender, &ReceiverTimes { input_us, unpacking_us, judging_us, writing_us }, 1, limited)
+        held_back(&sender, &ReceiverTimes { input_us, unpacking_us, judging_us, writing_us }, &way)
     }
 
     #[test]
     fn the_first_stage_that_is_busy_while_the_next_waits_holds_it_back() {
         // Of ten seconds each, in the order of the stages.
         let waits_for_input = [90, 5, 5, 0];
-        assert_eq!(verdict([9.0, 1.0, 8.0, 1.5, 0.5, 2.0], waits_for_input, false), HeldBack::Reading);
-        assert_eq!(verdict([1.0, 9.0, 8.0, 1.5, 0.5, 2.0], waits_for_input, false), HeldBack::Judging);
-        assert_eq!(verdict([1.0, 1.0, 0.2, 9.5, 0.3, 2.0], waits_for_input, false), HeldBack::Compressing);
-        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.5], waits_for_input, false), HeldBack::Network);
-        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 0.5], waits_for_input, false), HeldBack::Window);
-        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 0.5], waits_for_input, true), HeldBack::Limit);
-        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 50, 40, 5], false), HeldBack::Unpacking);
-        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], false), HeldBack::Writing);
-        // A limit that was not reached held nothing back.
-        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.5], waits_for_input, true), HeldBack::Network);
-        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], true), HeldBack::Writing);
+        let (narrow, limited) = (Way { windows_s: Some(8.0), ..WIDE }, Way { limit_s: Some(8.0), ..WIDE });
+        assert_eq!(verdict([9.0, 1.0, 8.0, 1.5, 0.5, 2.0], waits_for_input, WIDE), HeldBack::Reading);
+        assert_eq!(verdict([1.0, 9.0, 8.0, 1.5, 0.5, 2.0], waits_for_input, WIDE), HeldBack::Judging);
+        assert_eq!(verdict([1.0, 1.0, 0.2, 9.5, 0.3, 2.0], waits_for_input, WIDE), HeldBack::Compressing);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.5], waits_for_input, WIDE), HeldBack::Network);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 0.5], waits_for_input, narrow), HeldBack::Window);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 0.5], waits_for_input, limited), HeldBack::Limit);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 50, 40, 5], WIDE), HeldBack::Unpacking);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], WIDE), HeldBack::Writing);
+        // Several connections write at the same time.
+        let striped = Way { streams: 4, ..narrow };
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.5], waits_for_input, striped), HeldBack::Window);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 36.0], waits_for_input, striped), HeldBack::Network);
+        // A limit that was set held nothing back where something else took the time.
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.5], waits_for_input, limited), HeldBack::Network);
+        assert_eq!(verdict([1.0, 1.0, 0.1, 1.0, 8.9, 9.0], [5, 5, 5, 85], limited), HeldBack::Writing);
+    }
+
+    /// A slow network with buffers that hold a whole window: no write waits for it, and neither a larger window nor another limit would
+    /// change anything.
+    #[test]
+    fn what_waits_in_buffers_waits_for_the_network() {
+        let (sender, receiver) = ([1.0, 1.0, 0.1, 1.0, 8.9, 0.5], [90, 5, 5, 0]);
+        assert_eq!(verdict(sender, receiver, WIDE), HeldBack::Network);
+        assert_eq!(verdict(sender, receiver, Way { limit_s: Some(1.0), ..WIDE }), HeldBack::Network);
+        // A limit that was not reached, and a window that is small for a long way.
+        let both = Way { limit_s: Some(1.0), windows_s: Some(8.0), ..WIDE };
+        assert_eq!(verdict(sender, receiver, both), HeldBack::Window);
+        assert_eq!(verdict(sender, receiver, Way { windows_s: None, ..WIDE }), HeldBack::Window);
     }
 
     #[test]

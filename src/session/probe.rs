@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     channel::{Channel, RateLimit},
+    limits::MAX_CHUNK,
     pipe::{
         Counters,
         probe::{discarding, sending},
@@ -66,6 +67,11 @@ impl ProbeSend {
     /// Connections that it has been spread over.
     pub fn connections(&self) -> u16 {
         self.link.most_connections()
+    }
+
+    /// What may be on its way at a time: what the peer is ready to hold, less the frame that does not fit any more.
+    pub fn window_bytes(&self) -> u64 {
+        self.link.send_window().saturating_sub(MAX_CHUNK as u64).max(MAX_CHUNK as u64)
     }
 
     /// Starts it on a channel that the peer has opened. Its progress is that of the session's channel of this number.

@@ -55,6 +55,12 @@ pub fn blow(dice: &mut Dice) -> Blow {
     }
 }
 
+/// One of each kind that [`blow`] gives.
+pub fn one_of_each() -> Vec<Blow> {
+    let whos = [Who::Run, Who::Daemon, Who::Send, Who::Receive];
+    [&whos.map(Blow::Kill)[..], &whos.map(|who| Blow::Stop(who, 200)), &[Blow::Cut]].concat()
+}
+
 impl Blow {
     pub fn is_of_send(self) -> bool {
         matches!(self, Blow::Kill(Who::Send) | Blow::Stop(Who::Send, _))

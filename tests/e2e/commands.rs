@@ -60,7 +60,7 @@ fn costs(site: &Site, tree: &str) -> Vec<Cost> {
 }
 
 fn a_round_costs_what_has_changed_however_many_there_are() {
-    let mut site = Site::quiet_with(POOL_BYTES);
+    let mut site = Site::with_pools(POOL_BYTES);
     let job = |tree: &str| {
         format!(
             "[job.{tree}]\ndirection = \"push\"\nrecursive = true\ndataset = \"{}\"\npeer = \"west\"\ntarget = \"{}\"\n\

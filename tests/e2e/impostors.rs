@@ -30,6 +30,7 @@ pub fn cases() -> Vec<Case> {
     cases![
         a_server_that_is_no_zmigrated,
         a_server_that_speaks_another_version,
+        doctor_names_a_server_of_another_version,
         a_server_that_speaks_garbage,
         a_server_that_says_nothing,
         a_client_of_another_version_is_told_so,
@@ -141,19 +142,45 @@ fn a_server_that_is_no_zmigrated() {
     meet(Impostor { tls: false, leaves: true, ..MUTE }, 15, &["west", "hint: "]);
 }
 
+const ANOTHER_VERSION: &str = "this side speaks versions 7 to 9 of the protocol, not 1 to 1";
+
+/// One that says so and hangs up, and one that goes on regardless.
+fn of_another_version() -> [Impostor; 2] {
+    let refusal = encode_refusal(RefusalCode::Version, ANOTHER_VERSION);
+    let welcome = encode_welcome(7, &welcome()).unwrap();
+    [Impostor { says: refusal, listens: true, leaves: true, ..MUTE }, Impostor { says: welcome, listens: true, ..MUTE }]
+}
+
 fn a_server_that_speaks_another_version() {
-    let words = "this side speaks versions 7 to 9 of the protocol, not 1 to 1";
-    let says = encode_refusal(RefusalCode::Version, words);
-    let newer = ["refused the connection", words, "hint: install a newer zmigrate on the older side"];
-    meet(Impostor { says, listens: true, leaves: true, ..MUTE }, 15, &newer);
-    // One that goes on regardless.
-    let welcome = welcome();
-    let says = encode_welcome(7, &welcome).unwrap();
-    meet(
-        Impostor { says, listens: true, ..MUTE },
-        15,
-        &["version", "hint: install a newer zmigrate on the older side"],
-    );
+    let [refuses, goes_on] = of_another_version();
+    let hint = "hint: install a newer zmigrate on the older side";
+    meet(refuses, 15, &["refused the connection", ANOTHER_VERSION, hint]);
+    meet(goes_on, 15, &["version", hint]);
+}
+
+fn doctor_names_a_server_of_another_version() {
+    for (impostor, words) in of_another_version().into_iter().zip([ANOTHER_VERSION, "version"]) {
+        let site = Site::quiet();
+        let server = Server::start(&site.dir.join("west"), impostor);
+        site.write_configs("", Some(server.port));
+        let done = site.start(&["--output", "json", "doctor", "west"]).wait(60);
+        assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+        let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let of_peer: Vec<_> = checks.iter().filter(|c| c["topic"].as_str().unwrap().starts_with("peer")).collect();
+        // TCP connects, and that is all that can be said of it.
+        let [tcp, refused] = of_peer[..] else { panic!("two findings about the peer: {report}") };
+        assert_eq!((&tcp["topic"], &tcp["level"]), (&"peer".into(), &"ok".into()), "{report}");
+        assert_eq!((&refused["topic"], &refused["level"]), (&"peer".into(), &"fail".into()), "{report}");
+        assert!(refused["message"].as_str().unwrap().contains(words), "{refused}");
+        assert_eq!(refused["hint"], "install a newer zmigrate on the older side");
+        assert_eq!(refused["exit_code"], 5);
+        // Other pools of this host are none of this trial's business, and are looked at before the peer is.
+        let first = checks.iter().find(|c| c["level"] == "fail").unwrap();
+        assert!(first["topic"] == "pool" || first == refused, "{report}");
+        assert_eq!((&report["result"], &report["exit_code"]), (&"failed".into(), &first["exit_code"]), "{report}");
+        assert_eq!(done.code.map(i64::from), report["exit_code"].as_i64());
+    }
 }
 
 fn welcome() -> Welcome {

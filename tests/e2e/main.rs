@@ -37,6 +37,7 @@ mod restore;
 mod safety;
 mod scheduler;
 mod site;
+mod stalls;
 mod strangers;
 mod tls;
 mod tools;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         strangers::cases(),
         crashes::cases(),
         links::cases(),
+        stalls::cases(),
         reload::cases(),
         jobs::cases(),
         care::cases(),
@@ -154,7 +156,7 @@ fn main() -> ExitCode {
             trials.push(Trial::test(format!("{backend}::{case}"), trial).with_ignored_flag(ignored));
         }
     }
-    for case in [tools::cases(), prometheus::cases()].concat() {
+    for case in [tools::cases(), prometheus::cases(), fleet::turns::cases()].concat() {
         let trial = move || {
             (case.run)();
             Ok(())

@@ -2,10 +2,18 @@
 
 use serde_json::Value;
 
-use crate::{Case, cases, site::Site};
+use crate::{
+    Case, cases,
+    site::{Site, an_hour_ahead},
+};
 
 pub fn cases() -> Vec<Case> {
-    cases![what_is_left_is_listed_and_let_go, a_run_at_work_is_not_disturbed, doctor_looks_at_both_sides]
+    cases![
+        what_is_left_is_listed_and_let_go,
+        a_run_at_work_is_not_disturbed,
+        doctor_looks_at_both_sides,
+        doctor_finds_a_clock_that_is_an_hour_off,
+    ]
 }
 
 fn json(text: &str) -> Value {
@@ -137,4 +145,49 @@ fn doctor_looks_at_both_sides() {
     std::fs::write(&broken, "nonsense = 1\n").unwrap();
     let broken = crate::site::zmigrate(&["--config", &broken.to_string_lossy(), "doctor"]).must(2);
     assert!(broken.stdout.contains("FAIL  config"), "{}", broken.stdout);
+}
+
+fn doctor_finds_a_clock_that_is_an_hour_off() {
+    let mut site = Site::new();
+    let here = an_hour_ahead();
+    let here: Vec<(&str, &str)> = here.iter().map(|(name, value)| (&**name, &**value)).collect();
+    // The finding about the peer's clock, and by how much that is ahead.
+    let look = |site: &Site, environment: &[(&str, &str)]| -> (Value, i64) {
+        let done = site.start_with(&["--output", "json", "doctor", "west"], environment).wait(120);
+        let report = json(&done.stdout);
+        let checks = report["checks"].as_array().unwrap();
+        let failed: Vec<&Value> = checks.iter().filter(|c| c["level"] == "fail").collect();
+        // Other pools of this host are none of this trial's business.
+        assert!(failed.iter().all(|c| c["topic"] == "pool"), "{failed:?}");
+        let clocks: Vec<&Value> = checks
+            .iter()
+            .filter(|c| c["topic"] == "peer" && c["message"].as_str().unwrap().starts_with("its clock is "))
+            .collect();
+        let [clock] = clocks[..] else { panic!("one finding about the clock: {report}") };
+        if failed.is_empty() && clock["level"] == "warn" {
+            assert_eq!((done.code, &report["result"]), (Some(1), &"warnings".into()), "{report}");
+        }
+        assert_eq!(report["exit_code"].as_i64(), done.code.map(i64::from), "{report}");
+        (clock.clone(), report["facts"]["clock_skew_ms"].as_i64().unwrap())
+    };
+    // How long the question was on its way is in it.
+    let an_hour = 3_600_000 - 300_000..3_600_000 + 300_000;
+    let must_warn = |clock: &Value, words: &str| {
+        assert_eq!((&clock["level"], &clock["exit_code"]), (&"warn".into(), &1.into()), "{clock}");
+        assert!(clock["message"].as_str().unwrap().ends_with(words), "{clock}");
+        let hint = clock["hint"].as_str().unwrap();
+        assert!(hint.contains("set the clock") && hint.contains("timedatectl") && hint.contains("west"), "{clock}");
+    };
+    let (clock, skew_ms) = look(&site, &[]);
+    assert_eq!((&clock["level"], &clock["hint"]), (&"ok".into(), &Value::Null), "{clock}");
+    assert!(skew_ms.abs() < 60_000, "{skew_ms} ms");
+    let (clock, skew_ms) = look(&site, &here);
+    assert!(an_hour.contains(&-skew_ms), "{skew_ms} ms");
+    must_warn(&clock, "min behind ours");
+    site.bury_daemon();
+    site.daemon_environment = an_hour_ahead();
+    site.start_daemon();
+    let (clock, skew_ms) = look(&site, &[]);
+    assert!(an_hour.contains(&skew_ms), "{skew_ms} ms");
+    must_warn(&clock, "min ahead of ours");
 }

@@ -1,4 +1,4 @@
-//! A bad link: a TCP proxy that cuts connections at given bytes or when told to, or falls silent without closing them.
+//! A bad link: a TCP proxy that cuts connections at given bytes or when told to, falls silent without closing them, or is slow, or long.
 
 use std::{
     collections::VecDeque,
@@ -6,10 +6,11 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+        mpsc,
     },
     thread::{sleep, spawn},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 #[derive(Default)]
@@ -25,6 +26,10 @@ struct Shared {
     stop: AtomicBool,
     /// Connections with a lower number are silent.
     silent_below: AtomicU32,
+    /// Bytes per second that a connection carries in the direction that is counted; 0 for as many as come.
+    rate: AtomicU64,
+    /// Milliseconds that new connections carry everything later.
+    late_by: AtomicU64,
 }
 
 /// See the module. It ends when dropped.
@@ -60,6 +65,11 @@ impl Proxy {
                 for (from, to, counted) in [(&client, &server, !downstream), (&server, &client, downstream)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = Arc::clone(&accepting);
+                    let late_by = Duration::from_millis(shared.late_by.load(SeqCst));
+                    if !late_by.is_zero() {
+                        spawn(move || carry_late(from, to, late_by));
+                        continue;
+                    }
                     spawn(move || {
                         pump(from, to, counted, number, &shared);
                         if counted {
@@ -98,6 +108,16 @@ impl Proxy {
     /// Takes back the cuts that were not made.
     pub fn heal(&self) {
         self.shared.cuts.lock().unwrap().clear();
+    }
+
+    /// From now on each connection carries so many bytes per second at most, in the direction in which this proxy counts.
+    pub fn slow_down(&self, bytes_per_s: u64) {
+        self.shared.rate.store(bytes_per_s, SeqCst);
+    }
+
+    /// New connections carry everything so many milliseconds later, both ways, and as fast as it comes. They are never cut.
+    pub fn lengthen(&self, by_ms: u64) {
+        self.shared.late_by.store(by_ms, SeqCst);
     }
 
     /// From now on the connections that are there carry nothing, and stay open.
@@ -146,12 +166,36 @@ fn pump(mut from: TcpStream, mut to: TcpStream, counted: bool, number: u32, shar
             }
             *gone += allowed as u64;
         }
+        let rate = shared.rate.load(SeqCst);
+        if counted && rate > 0 {
+            sleep(Duration::from_secs_f64(allowed as f64 / rate as f64));
+        }
         let written = to.write_all(&buffer[..allowed]);
         if cut {
             shared.cut.fetch_add(1, SeqCst);
         }
         if cut || written.is_err() {
             return end(&from, &to);
+        }
+    }
+}
+
+/// Reads at once what comes, so that no buffer before it is ever full, and writes it when its time has come.
+fn carry_late(mut from: TcpStream, mut to: TcpStream, by: Duration) {
+    let (come, due) = mpsc::channel::<(Instant, Vec<u8>)>();
+    spawn(move || {
+        for (at, bytes) in due {
+            sleep(at.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let mut buffer = [0; 64 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        if come.send((Instant::now() + by, buffer[..n].to_vec())).is_err() {
+            return;
         }
     }
 }

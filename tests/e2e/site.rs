@@ -43,6 +43,15 @@ pub struct Site {
     runs: AtomicU32,
 }
 
+/// The environment of a program whose clock is an hour ahead; only what it takes for the time of day is.
+pub fn an_hour_ahead() -> Vec<(String, String)> {
+    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+    assert!(Path::new(library).exists(), "{library} is missing: scripts/setup installs it");
+    [("LD_PRELOAD", library), ("FAKETIME", "+1h"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("NO_FAKE_STAT", "1")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
 /// One of the two programs.
 pub fn program(name: &str) -> PathBuf {
     match (std::env::var_os("ZMIGRATE_BIN_DIR"), name) {
@@ -86,11 +95,11 @@ impl Site {
 
     /// The same without a daemon and without configurations.
     pub fn quiet() -> Site {
-        Site::quiet_with(POOL_BYTES)
+        Site::with_pools(POOL_BYTES)
     }
 
-    /// The same with pools of another size, in bytes.
-    pub fn quiet_with(pool_bytes: u64) -> Site {
+    /// The same with pools of that size, on sparse files.
+    pub fn with_pools(bytes: u64) -> Site {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("zme-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(&id);
@@ -108,7 +117,7 @@ impl Site {
             runs: AtomicU32::new(0),
         };
         for pool in [&site.east, &site.west] {
-            create_pool(pool, &site.dir.join(pool), pool_bytes).unwrap();
+            create_pool(pool, &site.dir.join(pool), bytes).unwrap();
         }
         let ca = make_ca(&site.dir, "ca");
         for name in ["east", "west"] {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Case, cases,
     process::wait_for,
-    site::Site,
+    site::{Site, an_hour_ahead},
     zfs::{create, populate, tags, zfs},
 };
 
@@ -194,17 +194,11 @@ fn what_replicates_home() {
 }
 
 fn a_clock_an_hour_off() {
-    let ahead = |library: &str| {
-        [("LD_PRELOAD", library), ("FAKETIME", "+1h"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("NO_FAKE_STAT", "1")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    };
-    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-    assert!(std::path::Path::new(library).exists(), "{library} is missing: scripts/setup installs it");
     let mut bench = Bench::new();
     bench.write();
     // West is an hour ahead.
     bench.site.bury_daemon();
-    bench.site.daemon_environment = ahead(library).into();
+    bench.site.daemon_environment = an_hour_ahead();
     bench.site.start_daemon();
     let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
     assert_eq!(bench.status()["phase"], "done");
@@ -219,7 +213,7 @@ fn a_clock_an_hour_off() {
     bench.site.start_daemon();
     bench.afresh();
     bench.write();
-    let environment = ahead(library);
+    let environment = an_hour_ahead();
     let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
     let result = json(&bench.start_with(&[], &environment).wait(120).must(0));
     assert_eq!(result["result"], "done");

@@ -11,9 +11,11 @@
 //! one every job runs plainly, and then all three targets hold what the source holds, with the same files.
 //!
 //! `ZMIGRATE_ROUNDS` says how many rounds there are (14), `ZMIGRATE_SEED` which (the clock). The dice of a round are made of the seed and
-//! its number; what the real processes do between two blows is theirs.
+//! its number; what the real processes do between two blows is theirs. In the first twelve each kind of blow has its turn (`turns`), and what
+//! has met nothing by the end is tried again.
 
 mod hosts;
+pub mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,10 +25,11 @@ use std::{
 };
 
 use hosts::{Hosts, Job, Writer};
+use turns::{Phase, Tally, of_round};
 
 use crate::{
     Case,
-    blows::{Blow, Dice, Parts, Who, blow, left_over, seed_and_rounds},
+    blows::{Blow, Dice, Parts, left_over, one_of_each, seed_and_rounds},
     cases,
     common::noise,
     damage::{Bystanders, held},
@@ -46,47 +49,6 @@ const LARGE: usize = 10 << 20;
 
 /// Snapshots by dataset and GUID.
 type Seen = BTreeMap<(String, String), String>;
-
-/// What a round is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Full,
-    Idle,
-    Prune,
-}
-
-impl Phase {
-    const ALL: [Phase; 3] = [Phase::Full, Phase::Idle, Phase::Prune];
-
-    /// What a blow meets there, if it comes at the right moment.
-    fn word(self) -> &'static str {
-        ["transfer", "idle", "prune"][self as usize]
-    }
-}
-
-/// What the rounds amount to.
-#[derive(Default)]
-struct Tally {
-    passed: u64,
-    blows: u32,
-    /// What the blows met that met something: `transfer`, `prune`, `idle`, or the `rest` of a run that had something to do.
-    met: BTreeMap<&'static str, u32>,
-    kinds: BTreeMap<String, u32>,
-}
-
-impl Tally {
-    fn met(&self, phase: Phase) -> u64 {
-        self.met.get(phase.word()).copied().unwrap_or(0).into()
-    }
-}
-
-impl Drop for Tally {
-    /// Also of a trial that fails: `scripts/soak` counts by it.
-    fn drop(&mut self) {
-        eprintln!("fleet: what {} blows met: {:?}; by kind: {:?}", self.blows, self.met, self.kinds);
-        eprintln!("fleet: {} passed, {} failed", self.passed, u32::from(std::thread::panicking()));
-    }
-}
 
 struct Fleet {
     // Gone first: it writes to what the hosts hold.
@@ -186,16 +148,19 @@ impl Fleet {
         }
     }
 
-    fn round(&mut self, n: u64, mut phase: Phase, dice: &mut Dice, tally: &mut Tally) {
+    /// With this blow alone, if one is given.
+    fn round(&mut self, n: u64, mut phase: Phase, blow: Option<Blow>, dice: &mut Dice, tally: &mut Tally) {
         let job = match phase {
             Phase::Idle => [Job::Far, Job::Chain][dice.below(2) as usize],
             _ => Job::ALL[dice.below(3) as usize],
         };
-        let blows: Vec<Blow> = (0..1 + dice.below(2)).map(|_| fitting(phase, dice)).collect();
+        let blows = blow.map_or_else(|| of_round(n, phase, dice), |blow| vec![blow]);
         if dice.once_in(4) {
             zfs(&["snapshot", "-r", &format!("{}@db_by-hand-{n}", self.hosts.roots()[0])]);
         }
-        let large = blows.iter().any(|blow| blow.is_of_send());
+        // Of what is dealt, each kind has to meet something.
+        let is_dealt = phase == Phase::Full && (n < turns::DEALT || blow.is_some());
+        let large = is_dealt || blows.iter().any(|blow| blow.is_of_send());
         if large {
             fs::write(mounted(&self.hosts.roots()[0]).join("large"), noise(LARGE, dice.below(1 << 40))).unwrap();
         }
@@ -228,11 +193,7 @@ impl Fleet {
                 break;
             }
             let met = self.strike(job, phase, &mut run, blow, &marks, dice);
-            tally.blows += 1;
-            if let Some(met) = met {
-                *tally.met.entry(met).or_default() += 1;
-                *tally.kinds.entry(blow.kind()).or_default() += 1;
-            }
+            tally.count(blow, met);
         }
         for (job, run) in beside.into_iter().chain([(job, run)]) {
             ended_as_it_may(job, &run.wait(PATIENCE_S));
@@ -400,18 +361,6 @@ fn of<'a>(seen: &'a Seen, dataset: &str) -> BTreeMap<&'a str, &'a str> {
     own.map(|((_, guid), tag)| (guid.as_str(), tag.as_str())).collect()
 }
 
-/// A blow that can meet something: where nothing is sent, no `zfs send` is there to be struck, and few bytes go.
-fn fitting(phase: Phase, dice: &mut Dice) -> Blow {
-    loop {
-        match blow(dice) {
-            any if phase == Phase::Full => return any,
-            Blow::CutAfter(bytes) => return Blow::CutAfter(bytes % 4000),
-            other if other.is_of_send() || other.is_of_receive() => {}
-            other => return other,
-        }
-    }
-}
-
 /// Killed, done, another one at it, or with an error that says why.
 #[track_caller]
 fn ended_as_it_may(job: Job, done: &Done) {
@@ -425,13 +374,12 @@ fn whatever_strikes_its_jobs_a_fleet_converges_and_keeps_every_base() {
     let since = Instant::now();
     let mut tally = Tally::default();
     let mut fleet = Fleet::new();
-    // A moment that no blow has met by then is tried for some more rounds.
+    // What has met nothing by then is tried for some more rounds.
     for n in 0..2 * rounds {
-        let lacks = Phase::ALL.into_iter().find(|phase| tally.met(*phase) < rounds / 12);
-        let phase = if n < rounds { Some(Phase::ALL[n as usize % 3]) } else { lacks };
-        let Some(phase) = phase else { break };
+        let turn = if n < rounds { Some((Phase::ALL[n as usize % 3], None)) } else { tally.lacks(rounds) };
+        let Some((phase, blow)) = turn else { break };
         let mut dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(n));
-        fleet.round(n, phase, &mut dice, &mut tally);
+        fleet.round(n, phase, blow, &mut dice, &mut tally);
         tally.passed += 1;
         if (n + 1) % 25 == 0 {
             eprintln!("fleet: {} rounds, {:.0} s", n + 1, since.elapsed().as_secs_f64());
@@ -443,10 +391,13 @@ fn whatever_strikes_its_jobs_a_fleet_converges_and_keeps_every_base() {
         let (met, word) = (tally.met(phase), phase.word());
         assert!(met >= rounds / 12, "{met} of {} blows met {word}: this proves little", tally.blows);
     }
-    if rounds >= 100 {
-        for who in [Who::Run, Who::Daemon, Who::Send, Who::Receive] {
-            let kind = Blow::Kill(who).kind();
-            assert!(tally.kinds.contains_key(&kind), "no {kind} met anything: {:?}", tally.kinds);
+    if rounds >= turns::DEALT {
+        let least = (rounds / 100).max(1);
+        for kind in one_of_each().into_iter().map(Blow::kind) {
+            let met = tally.of_kind(&kind);
+            assert!(met >= least, "{met} of {kind} met anything in {rounds} rounds: {:?}", tally.kinds);
         }
+        let met = tally.met(Phase::Full);
+        assert!(tally.has_hit_transfers(), "only {met} of {} blows hit a transfer on its way", tally.blows);
     }
 }
