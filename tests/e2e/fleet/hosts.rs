@@ -64,9 +64,9 @@ pub struct North {
 }
 
 impl North {
-    fn new(site: &Site) -> North {
+    fn new(site: &Site, pool_bytes: u64) -> North {
         let pool = site.east.replace("-east", "-north");
-        create_pool(&pool, &site.dir.join(&pool), 256 << 20).unwrap();
+        create_pool(&pool, &site.dir.join(&pool), pool_bytes).unwrap();
         issue(&site.dir.join("ca"), "north", &site.dir.join("north"));
         let mut north = North { dir: site.dir.clone(), pool, port: 0, starts: 0, daemon: None };
         north.start(&site.limits);
@@ -147,13 +147,15 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// They run, and nothing is replicated yet.
-    pub fn new() -> Hosts {
-        let mut site = Site::quiet();
+    /// They run, and nothing is replicated yet. Their pools are for so many rounds: where a job is struck again and again, what the next
+    /// host lacks is not pruned.
+    pub fn new(rounds: u64) -> Hosts {
+        let pool_bytes = (256 << 20) + rounds * (12 << 20);
+        let mut site = Site::with_pools(pool_bytes);
         site.limits.push_str("\nidle_timeout_s = 5\nlink_lost_after_s = 60");
         site.write_configs(&site.default_grant(), None);
         site.start_daemon();
-        let north = North::new(&site);
+        let north = North::new(&site, pool_bytes);
         let proxies = [site.port, north.port, north.port].map(|port| Proxy::to(port, &[]));
         let at = |proxy: &Proxy| format!("[peer.north]\naddress = \"127.0.0.1:{}\"\n", proxy.port);
         let job = |job: Job, from: String, peer: &str, to: String, more: &str| {

@@ -76,8 +76,8 @@ fn ms(since: Instant) -> u64 {
 }
 
 impl Fleet {
-    fn new() -> Fleet {
-        let hosts = Hosts::new();
+    fn new(rounds: u64) -> Fleet {
+        let hosts = Hosts::new(rounds);
         let db = hosts.roots()[0].clone();
         for (n, dataset) in hosts.datasets()[..2].iter().enumerate() {
             create(dataset);
@@ -373,7 +373,7 @@ fn whatever_strikes_its_jobs_a_fleet_converges_and_keeps_every_base() {
     eprintln!("fleet: ZMIGRATE_SEED={seed} ZMIGRATE_ROUNDS={rounds}");
     let since = Instant::now();
     let mut tally = Tally::default();
-    let mut fleet = Fleet::new();
+    let mut fleet = Fleet::new(rounds);
     // What has met nothing by then is tried for some more rounds.
     for n in 0..2 * rounds {
         let turn = if n < rounds { Some((Phase::ALL[n as usize % 3], None)) } else { tally.lacks(rounds) };
