@@ -2,7 +2,7 @@
 //! are within a bound. Who may keep no more takes nothing, neither from its own side nor from a connection, until something has left.
 //!
 //! Invariant: what the channels keep is never above the budget and, for each of them, [`MIN_WINDOW`] and the frames without which it
-//! could not go on: the one that the receiver waits for, or one to send.
+//! could not go on: the one that the receiver waits for, or one to send. What a session's channels have outstanding is bounded alike.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,28 +18,47 @@ use crate::{
 /// See the module.
 pub struct Budget {
     bytes: u64,
-    taken: Mutex<u64>,
+    /// Whether one channel leaves half of what is free while others use some.
+    leaves_some: bool,
+    taken: Mutex<Taken>,
     /// One of the channels keeps less than before, or was closed.
     pub(super) freed: Notify,
     /// Buffers for what comes in, of all of them: so one that has been full keeps none from the others.
     pub(super) pool: Pool,
 }
 
+/// What the channels have of a budget.
+#[derive(Default)]
+struct Taken {
+    bytes: u64,
+    /// How many of them keep something.
+    busy: usize,
+}
+
 impl Budget {
     /// For channels that keep at most `bytes` together, beyond what each may keep by itself. Free buffers are kept for one transfer
     /// with a window of `window` bytes.
     pub fn new(bytes: u64, window: u64) -> Arc<Budget> {
-        let (taken, freed) = (Mutex::default(), Notify::new());
         // Twice what a pipeline has in hand, beside the window.
-        Arc::new(Budget { bytes, taken, freed, pool: Pool::new(MAX_CHUNK, (window / MAX_CHUNK as u64) as usize + 8) })
+        Arc::new(Budget::with(bytes, false, (window / MAX_CHUNK as u64) as usize + 8))
+    }
+
+    fn with(bytes: u64, leaves_some: bool, buffers: usize) -> Budget {
+        Budget {
+            bytes,
+            leaves_some,
+            taken: Mutex::default(),
+            freed: Notify::new(),
+            pool: Pool::new(MAX_CHUNK, buffers),
+        }
     }
 
     /// What the channels have of it, in bytes.
     pub fn taken(&self) -> u64 {
-        *self.lock()
+        self.lock().bytes
     }
 
-    fn lock(&self) -> MutexGuard<'_, u64> {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -51,18 +70,20 @@ pub struct Bounds {
     pub kept: Arc<Budget>,
     /// What this side has sent and the other has not consumed. The receivers of several transfers may stall together, and each has
     /// granted a window: so a sender that holds back keeps the memory of the *other* side within one, whatever it would be ready for.
+    /// None takes more than half of what is free while others use some: so those that keep up are not left with the least by the first
+    /// that stalls.
     pub outstanding: Arc<Budget>,
 }
 
 impl Bounds {
     /// For a session whose transfers have windows of `window` bytes: they have one of them outstanding in sum, beside [`MIN_WINDOW`] each.
     pub fn of_session(kept: &Arc<Budget>, window: u64) -> Bounds {
-        Bounds { kept: Arc::clone(kept), outstanding: Budget::new(window, 0) }
+        Bounds { kept: Arc::clone(kept), outstanding: Arc::new(Budget::with(window, true, 0)) }
     }
 
     /// For one channel whose windows alone bound it.
     pub(super) fn of_one(window: u64) -> Bounds {
-        let (kept, outstanding) = (Budget::new(u64::MAX, window), Budget::new(u64::MAX, 0));
+        let (kept, outstanding) = (Budget::new(u64::MAX, window), Arc::new(Budget::with(u64::MAX, false, 0)));
         Bounds { kept, outstanding }
     }
 }
@@ -71,17 +92,24 @@ impl Bounds {
 pub(super) struct Portion {
     of: Arc<Budget>,
     taken: u64,
+    is_busy: bool,
 }
 
 impl Portion {
     pub(super) fn of(budget: &Arc<Budget>) -> Portion {
-        Portion { of: Arc::clone(budget), taken: 0 }
+        Portion { of: Arc::clone(budget), taken: 0, is_busy: false }
     }
 
-    /// What a channel may keep at most, as things are.
+    /// What the channel may keep at most, as things are.
     pub(super) fn most(&self) -> u64 {
-        let others = *self.of.lock() - self.taken;
-        self.of.bytes.saturating_sub(others).saturating_add(MIN_WINDOW)
+        self.free(&self.of.lock()).saturating_add(MIN_WINDOW)
+    }
+
+    /// What of it the channel may have.
+    fn free(&self, all: &Taken) -> u64 {
+        let free = self.of.bytes.saturating_sub(all.bytes - self.taken);
+        let is_alone = all.busy == usize::from(self.is_busy);
+        if self.of.leaves_some && !is_alone { free / 2 } else { free }
     }
 
     /// Takes what is lacking for a channel that keeps `kept` bytes, or gives back what is too much. False if there is not so much;
@@ -89,18 +117,28 @@ impl Portion {
     fn cover(&mut self, kept: u64) -> bool {
         let wanted = kept.saturating_sub(MIN_WINDOW);
         let mut all = self.of.lock();
-        let others = *all - self.taken;
-        if wanted > self.taken && others.saturating_add(wanted) > self.of.bytes {
+        if wanted > self.taken && wanted > self.free(&all) {
             return false;
         }
-        (*all, self.taken) = (others + wanted, wanted);
+        all.bytes = all.bytes - self.taken + wanted;
+        all.busy = all.busy - usize::from(self.is_busy) + usize::from(kept > 0);
+        (self.taken, self.is_busy) = (wanted, kept > 0);
         true
+    }
+
+    /// The same for what the channel has in any case; tells the others if that is less than before.
+    fn settle(&mut self, kept: u64) {
+        let before = (self.taken, self.is_busy);
+        let _ = self.cover(kept);
+        if (self.taken, self.is_busy) < before {
+            self.of.freed.notify_waiters();
+        }
     }
 }
 
 impl Drop for Portion {
     fn drop(&mut self) {
-        *self.of.lock() -= self.taken;
+        self.cover(0);
         self.of.freed.notify_waiters();
     }
 }
@@ -116,10 +154,19 @@ impl State {
         self.portion.cover(kept + cost)
     }
 
-    /// True if a frame of that cost may be sent as well.
+    /// True if a frame of that cost may be sent as well, and kept until the other side has it.
     pub(super) fn may_send(&mut self, cost: u64) -> bool {
         let outstanding = self.outbox.outstanding();
-        self.sent.cover(outstanding + cost)
+        if !self.sent.cover(outstanding + cost) {
+            return false;
+        }
+        // The other side has it all: then one more is kept in any case.
+        let may_keep = self.may_keep(cost) || self.outbox.is_delivered();
+        if !may_keep {
+            // Nobody is told: this channel, which waits, would be told first. Whom it was refused meanwhile has acknowledgements to come.
+            let _ = self.sent.cover(outstanding);
+        }
+        may_keep
     }
 
     /// Gives back what has left.
@@ -127,9 +174,9 @@ impl State {
         let kept = self.kept();
         // What could not be covered is a frame without which nothing would go on.
         let _ = self.portion.cover(kept);
-        let _ = self.sent.cover(self.outbox.outstanding());
         self.portion.of.freed.notify_waiters();
-        self.sent.of.freed.notify_waiters();
+        // Nothing is sent any more over one that is closed, and what was is nobody's concern.
+        self.sent.settle(if self.closed.is_some() { 0 } else { self.outbox.outstanding() });
     }
 }
 
@@ -287,13 +334,18 @@ mod tests {
 
     /// Sends frames until none is taken any more, and says how many those were. All of them arrive at once, and stay at the receiver.
     async fn send_to_a_stalled(channel: &Channel) -> u64 {
+        send_to_a_stalled_from(channel, 0).await
+    }
+
+    /// The same, where so many were sent before.
+    async fn send_to_a_stalled_from(channel: &Channel, sent: u64) -> u64 {
         channel.measured_rtt(Duration::from_millis(10));
         for n in 0.. {
             match timeout(A_WHILE, channel.send(frame(0))).await {
                 Ok(sent) => sent.unwrap(),
                 Err(_) => return n,
             }
-            channel.acknowledged(Ack { next: n + 1, consumed: 0 }).unwrap();
+            channel.acknowledged(Ack { next: sent + n + 1, consumed: 0 }).unwrap();
         }
         unreachable!()
     }
@@ -306,15 +358,33 @@ mod tests {
         for channel in &channels {
             each.push(send_to_a_stalled(channel).await);
         }
-        // One that is alone has what its receiver granted, the next what is left, and each can go on.
-        assert_eq!(each, [WINDOW / cost, 8, 4, 4]);
+        // The first was alone. Whatever came before, each can go on.
+        assert_eq!(each, [WINDOW / cost, 6, 5, 4]);
         assert!(each.iter().sum::<u64>() * cost <= WINDOW + 4 * MIN_WINDOW, "{each:?}");
         // What one receiver takes, another may be sent.
         let mut waiting = Box::pin(channels[1].send(frame(0)));
         assert!(timeout(A_WHILE, &mut waiting).await.is_err(), "there was no room");
-        channels[0].acknowledged(Ack { next: each[0], consumed: 2 * cost }).unwrap();
+        channels[0].acknowledged(Ack { next: each[0], consumed: 3 * cost }).unwrap();
         timeout(A_WHILE, waiting).await.unwrap().unwrap();
-        drop(channels);
+        // What is closed has no part, though somebody may not have let go of it.
+        channels.iter().for_each(|channel| channel.close(Failure::new(FailureClass::Interrupted, "over")));
+        channels[2].acknowledged(Ack { next: 1, consumed: 0 }).unwrap();
         assert_eq!(bounds.outstanding.taken(), 0, "what has ended keeps a part");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_that_stalls_leaves_the_others_more_than_the_least() {
+        let bounds = Bounds::of_session(&Budget::new(8 * WINDOW, WINDOW), WINDOW);
+        let channels = [(); 3].map(|()| Channel::within(&bounds, WINDOW, WINDOW, Duration::from_secs(5)));
+        let mut each = Vec::new();
+        for channel in &channels {
+            channel.send(frame(0)).await.unwrap();
+        }
+        for channel in &channels {
+            channel.acknowledged(Ack { next: 1, consumed: 0 }).unwrap();
+            each.push(1 + send_to_a_stalled_from(channel, 1).await);
+        }
+        // Half of 64 MiB, half of what is left, and so on; beside 4 MiB each.
+        assert_eq!(each, [35, 20, 12]);
     }
 }

@@ -181,7 +181,7 @@ impl Channel {
                 let (now, cost) = (Instant::now(), frame.cost());
                 let within = state.reach.of(state.outbox.window(), state.live.len(), now);
                 let has_room = state.outbox.has_room(cost, within);
-                if has_room && state.may_send(cost) && (state.may_keep(cost) || state.outbox.is_delivered()) {
+                if has_room && state.may_send(cost) {
                     let is_dry = state.outbox.outstanding() == 0;
                     state.reach.hands_over(is_dry, now);
                     self.inner.payload_bytes.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
@@ -262,7 +262,10 @@ impl Channel {
 
     /// Ends the channel: what waits on it gets this failure, connections are let go. The first reason stays.
     pub fn close(&self, reason: Failure) {
-        self.state().closed.get_or_insert(reason);
+        let mut state = self.state();
+        state.closed.get_or_insert(reason);
+        state.settle();
+        drop(state);
         let Inner { to_send, room, arrived, connections, bounds: Bounds { kept, outstanding }, .. } = &*self.inner;
         [to_send, room, arrived, connections, &kept.freed, &outstanding.freed]
             .into_iter()

@@ -164,18 +164,19 @@ pub fn held_back(sender: &SenderTimes, receiver: &ReceiverTimes, way: &Way) -> H
     if writing.max(unpacking) >= s(receiver.input_us) {
         return if writing >= unpacking { HeldBack::Writing } else { HeldBack::Unpacking };
     }
-    let explains_the_wait = |seconds: f64| seconds >= 0.5 * sender.credit_s;
+    let explains = |seconds: f64, share: f64| seconds >= share * sender.credit_s;
     // A pause for the limit is no write: where writes take the time, the limit was not reached.
-    if explains_the_wait(sender.carrying_s / f64::from(way.streams.max(1))) {
-        HeldBack::Network
-    } else if way.limit_s.is_some_and(explains_the_wait) {
-        HeldBack::Limit
-    } else if way.windows_s.is_none_or(explains_the_wait) {
-        HeldBack::Window
-    } else {
-        // Buffers of either host, or between them, took all that the window let out, so no write had to wait for the network.
-        HeldBack::Network
+    if explains(sender.carrying_s / f64::from(way.streams.max(1)), 0.5) {
+        return HeldBack::Network;
     }
+    // Either would be the least time that it takes; less than the whole, because it also takes time to begin and to end.
+    let limit_s = way.limit_s.unwrap_or(0.0);
+    let windows_s = way.windows_s.unwrap_or(if way.limit_s.is_some() { 0.0 } else { sender.credit_s });
+    if !explains(limit_s.max(windows_s), 0.67) {
+        // Buffers of either host, or between them, took all that the window let out, so no write had to wait for the network.
+        return HeldBack::Network;
+    }
+    if limit_s >= windows_s { HeldBack::Limit } else { HeldBack::Window }
 }
 
 #[cfg(test)]
@@ -225,6 +226,12 @@ mod tests {
         let both = Way { limit_s: Some(1.0), windows_s: Some(8.0), ..WIDE };
         assert_eq!(verdict(sender, receiver, both), HeldBack::Window);
         assert_eq!(verdict(sender, receiver, Way { windows_s: None, ..WIDE }), HeldBack::Window);
+        // A network that carries 60 of the 100 that a limit, or the window, would let through.
+        assert_eq!(verdict(sender, receiver, Way { limit_s: Some(5.3), ..WIDE }), HeldBack::Network);
+        assert_eq!(verdict(sender, receiver, Way { windows_s: Some(5.3), ..WIDE }), HeldBack::Network);
+        // A window that carries 60 of the 100 of a limit.
+        let both = Way { limit_s: Some(5.3), windows_s: Some(8.8), ..WIDE };
+        assert_eq!(verdict(sender, receiver, both), HeldBack::Window);
     }
 
     #[test]

@@ -15,13 +15,16 @@ use crate::{
         terms::Terms,
     },
     driver::RunContext,
-    inventory::Kind,
+    limits::{ABOUT_WITHIN, LISTING_WITHIN},
     session::{
         cutover::{Hosts, Unit},
         engine::Engine,
-        state,
+        patience::in_time,
     },
-    types::{DatasetName, Failure, FailureClass},
+    types::{
+        DatasetName, Failure, FailureClass,
+        listing::{FENCE, PropertySource},
+    },
 };
 
 /// What both hosts say before anything begins.
@@ -69,7 +72,9 @@ pub enum BrokenHere {
 pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(BrokenHere, Unit)>, Failure> {
     let hosts = engine.cutovers.as_ref();
     let hosts = hosts.ok_or_else(|| Failure::new(FailureClass::Internal, "no cutovers here"))?;
-    for (unit, host) in hosts.units()? {
+    let mut refused: Option<(Unit, Failure)> = None;
+    let units = hosts.units()?;
+    for (unit, host) in &units {
         let part = &host.kept().part;
         let named = |leg: &Leg| ids.contains(&leg.id);
         // A fence stays through the leg that leads home.
@@ -100,30 +105,58 @@ pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(Br
                 let text = format!(
                     "{unit} on this host is {side} of cutover {id} ({stage}): it has no fence that could be broken"
                 );
-                return Err(Failure::new(FailureClass::Refused, text)
-                    .hint("break is for the host of a source that is fenced, when its target is destroyed"));
+                let failure = Failure::new(FailureClass::Refused, text)
+                    .hint("break is for the host of a source that is fenced, when its target is destroyed");
+                refused.get_or_insert((unit.clone(), failure));
+                continue;
             }
         };
         hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
-        return Ok(Some((broken, unit)));
+        return Ok(Some((broken, unit.clone())));
     }
-    let Some((leg, unit)) = marked(engine, ids).await? else { return Ok(None) };
+    let of_refused: &[DatasetName] = refused.as_ref().map_or(&[], |(unit, _)| unit.roots());
+    let Some((leg, roots)) = marked(engine, ids, of_refused).await? else {
+        return refused.map_or(Ok(None), |(_, failure)| Err(failure));
+    };
+    // A ledger that is older than the fence names them in its own order.
+    let is_it = |unit: &Unit| unit.roots().len() == roots.len() && roots.iter().all(|root| unit.roots().contains(root));
+    let unit = match units.iter().find(|(unit, _)| is_it(unit)) {
+        Some((unit, _)) => unit.clone(),
+        None => Unit::new(&roots)?,
+    };
     hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
     Ok(Some((BrokenHere::MarkGone, unit)))
 }
 
-/// What bears a fence of one of these in ZFS, with all below it.
-async fn marked(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(Leg, Unit)>, Failure> {
-    let marks = state::survey(engine, None).await?.items.into_iter().filter(|item| item.kind == Kind::Fence);
-    let marks: Vec<(Leg, DatasetName)> = marks
-        .filter_map(|item| Some((item.leg?.parse::<Leg>().ok()?, item.dataset)))
-        .filter(|(leg, _)| ids.contains(&leg.id))
-        .collect();
-    let Some(leg) = marks.iter().map(|(leg, _)| *leg).max_by_key(|leg| leg.epoch) else { return Ok(None) };
-    let all: Vec<&DatasetName> = marks.iter().filter(|(of, _)| *of == leg).map(|(_, name)| name).collect();
-    let is_below = |name: &DatasetName| all.iter().any(|other| *other != name && name.is_at_or_below(other));
-    let roots: Vec<DatasetName> = all.iter().filter(|name| !is_below(name)).map(|name| (*name).clone()).collect();
-    Ok(Some((leg, Unit::new(&roots)?)))
+/// What bears a fence of one of these in ZFS, was not received with it, and is not at or below one of `but`: the topmost of them.
+async fn marked(
+    engine: &Engine,
+    ids: &[CutoverId],
+    but: &[DatasetName],
+) -> Result<Option<(Leg, Vec<DatasetName>)>, Failure> {
+    let mut marks: Vec<(Leg, DatasetName)> = Vec::new();
+    let mut silent = None;
+    for pool in in_time("list the pools", ABOUT_WITHIN, engine.zfs.pools()).await? {
+        let Some(root) = pool.name.parse().ok().filter(|_| pool.answers()) else {
+            silent.get_or_insert(pool);
+            continue;
+        };
+        let tree = in_time(&format!("list {root}"), LISTING_WITHIN, engine.zfs.tree(&root)).await?;
+        marks.extend(tree.into_iter().filter_map(|info| {
+            let fence = info.property(FENCE).filter(|fence| fence.source == PropertySource::Local)?;
+            let leg: Leg = fence.value.parse().ok().filter(|leg: &Leg| ids.contains(&leg.id))?;
+            (!but.iter().any(|root| info.name.is_at_or_below(root))).then_some((leg, info.name))
+        }));
+    }
+    let Some(leg) = marks.iter().map(|(leg, _)| *leg).max_by_key(|leg| leg.epoch) else {
+        let Some(pool) = silent else { return Ok(None) };
+        let text = format!("no fence of it is seen, and pool {} is {} and was not asked", pool.name, pool.health);
+        return Err(Failure::new(FailureClass::Zfs, text).hint("look at `zpool status` on this host"));
+    };
+    let all: Vec<DatasetName> = marks.into_iter().filter(|(of, _)| *of == leg).map(|(_, name)| name).collect();
+    let is_below = |name: &DatasetName| all.iter().any(|other| other != name && name.is_at_or_below(other));
+    let roots = all.iter().filter(|name| !is_below(name)).cloned().collect();
+    Ok(Some((leg, roots)))
 }
 
 /// How often a host is asked that is still at something.

@@ -38,12 +38,12 @@ use crate::{
     cutover::{
         call::{Call, Setup, State, Told},
         host::{Host, Part},
-        leg::{CutoverId, Leg},
+        leg::{CutoverId, Leg, Side},
         message::{Ask, Decision, Request},
         record::HostRecord,
         source::Stage,
     },
-    limits::ANSWER_WITHIN,
+    limits::{ABOUT_WITHIN, ANSWER_WITHIN},
     port::{
         busy::Busy,
         hook::Hooks,
@@ -51,7 +51,11 @@ use crate::{
         ledger::{Ledgers, Stamp},
         zfs::Zfs,
     },
-    types::{DatasetName, Failure, FailureClass, listing::FENCE},
+    session::patience::in_time,
+    types::{
+        DatasetName, Failure, FailureClass,
+        listing::{FENCE, PropertySource, SERVING},
+    },
 };
 
 /// Calls that are answered at once, at a time.
@@ -288,31 +292,46 @@ impl Hosts {
     }
 
     async fn state(&self, unit: &Unit) -> Result<State, Failure> {
-        let host = self.near(unit)?.into_iter().find(|(other, _)| other == unit).map(|(_, host)| host);
-        let host = match host {
-            Some(host) => host,
-            // The ledger may be lost, or be on the host from which the pool came.
-            None => self.as_marked(unit).await?,
-        };
+        let told = self.near(unit)?.into_iter().find(|(other, _)| other == unit).map(|(_, host)| host);
+        // The ledger may be lost or old, or be on the host from which the pool came.
+        let asked = self.tools.zfs.datasets(unit.roots());
+        let shown = in_time(&format!("look at {unit}"), ABOUT_WITHIN, asked).await?;
+        let leg_in = |property| shown.iter().find_map(|info| look::leg_in(info, property));
+        let (fence, serving, is_fresh) = (leg_in(FENCE), leg_in(SERVING), told.is_none());
+        let mut host = told.unwrap_or_default();
+        let mut epoch = host.kept().epoch;
+        if let Some(leg) = fence.filter(|leg| host.kept().fence != Some(*leg)) {
+            host = Host::read_back([&HostRecord::UnknownFence { leg }]);
+            epoch = epoch.max(leg.epoch);
+        }
         let (side, stage, open) = host.kept().part.summary();
         let overlaps = self.overlaps(unit)?.into_iter().flat_map(|(other, _)| other.roots().to_vec()).collect();
-        Ok(State {
-            epoch: host.kept().epoch,
+        let needs = match shown
+            .iter()
+            .find(|info| info.property(FENCE).is_some_and(|p| p.source == PropertySource::Received))
+        {
+            Some(info) if matches!(host.kept().part, Part::UnknownFence(_)) => Some(format!(
+                "{0} is a copy of what was fenced: the mark came in a stream; `zfs inherit {FENCE} {0}` if this copy is to be used",
+                info.name
+            )),
+            _ => crate::cutover::status::host_needs(&host),
+        };
+        let state = State {
+            epoch,
             leg: host.kept().part.leg(),
             side,
             stage: stage.to_owned(),
             open,
             fence: host.kept().fence,
-            needs: crate::cutover::status::host_needs(&host),
+            needs,
             overlaps,
+        };
+        Ok(match serving {
+            Some(leg) if is_fresh && fence.is_none() => {
+                State { epoch: leg.epoch, side: Some(Side::Target), stage: "active".to_owned(), ..state }
+            }
+            _ => state,
         })
-    }
-
-    /// A host without a ledger of the unit, by what ZFS itself shows.
-    async fn as_marked(&self, unit: &Unit) -> Result<Host, Failure> {
-        let infos = self.tools.zfs.datasets(unit.roots()).await?;
-        let fence = infos.iter().find_map(|info| look::leg_in(info, FENCE));
-        Ok(Host::read_back(fence.map(|leg| HostRecord::UnknownFence { leg }).iter()))
     }
 
     /// Looks after the units that nobody looks after: what is recorded is made true, a promoted target comes up, and writers

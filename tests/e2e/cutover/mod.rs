@@ -122,6 +122,15 @@ done
             fs::remove_file(self.site.dir.join("acknowledged")).unwrap();
         }
 
+        /// A daemon that starts sets the fences of all units again, and would meet there what is meant for the next one.
+        pub fn forget_the_unit_at_west(&self) {
+            for file in fs::read_dir(self.site.dir.join("west.state/cutover")).unwrap().flatten() {
+                if file.file_name().to_string_lossy().starts_with("host-") {
+                    fs::remove_file(file.path()).unwrap();
+                }
+            }
+        }
+
         pub fn east(&self) -> String {
             self.site.e(&self.name)
         }

@@ -216,6 +216,7 @@ fn crashes_while_it_returns_by_itself() {
             assert_eq!(own(&bench), before, "{point}: as it was");
             // A peer keeps a place for each leader that died, for a while, and has a limited number of them.
             bench.site.bury_daemon();
+            bench.forget_the_unit_at_west();
             bench.site.start_daemon();
             bench.afresh();
         }
