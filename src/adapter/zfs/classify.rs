@@ -29,6 +29,8 @@ const RULES: &[(&[&str], ZfsErrorKind)] = &[
     (&["is no longer the same snapshot used in the initial send"], DeadToken),
     (&["incremental source 0x", "no longer exists"], DeadToken),
     (&["resume token is corrupt"], DeadToken),
+    // That of a stream that goes on with such a state is EBUSY: the receive that left it has not ended yet.
+    (&["cannot receive resume stream", "contains partially-complete state"], Busy),
     (&["contains partially-complete state from \"zfs receive -s\""], PartialState),
     (&["Resuming recv on existing"], Exists),
     // Where the receiver stands.
@@ -167,6 +169,10 @@ mod tests {
         (
             "cannot receive incremental stream: destination zp/r contains partially-complete state from \"zfs receive -s\".",
             PartialState,
+        ),
+        (
+            "cannot receive resume stream: destination zp/r contains partially-complete state from \"zfs receive -s\".",
+            Busy,
         ),
         ("cannot receive resume stream: Resuming recv on existing destination 'zp/r'\nmust specify -F", Exists),
         ("cannot receive: Resuming recv on existing dataset without force", Exists),

@@ -61,14 +61,17 @@ pub fn moves_under_pgbench(w: &World) {
     });
     for guest in [w.one, w.two] {
         guest.lab("cp", &files.each_ref().map(String::as_str));
-        guest
-            .sh(&format!("cd /root; chmod 755 pg-*.sh; mv pg-*.sh {DIR}/; rm -f {DIR}/pg-at {DIR}/acknowledged; sync"));
+        guest.sh(&format!("cd /root; chmod 755 pg-*.sh; mv pg-*.sh {DIR}/; sync"));
     }
     let hook = format!(
         "[hook.postgres]\nstop = [\"{DIR}/pg-stop.sh\"]\nstart = [\"{DIR}/pg-start.sh\"]\n\
          check = [\"{BIN}/pg_isready\", \"-q\", \"-h\", \"/run/postgresql\"]\ntimeout_s = 300\n"
     );
     let _declared = Declared::new(w, &hook);
+    // Not before: another trial may have been at work until now.
+    for guest in [w.one, w.two] {
+        guest.sh(&format!("rm -f {DIR}/pg-at {DIR}/acknowledged; sync"));
+    }
     let _programs = Programs(w);
     w.one.sh(&format!(
         "zfs create {source}; mkdir /{source}/pg; chown postgres /{source}/pg; cd /; \
