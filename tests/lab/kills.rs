@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     ("pull_kill_zfs_send", |w| kill(w, Way::Pull, Victim::Send)),
     ("pull_kill_zfs_receive", |w| kill(w, Way::Pull, Victim::Receive)),
     ("kill_in_an_increment", kill_in_an_increment),
+    ("pull_kill_while_the_receive_lives_on", while_the_receive_lives_on),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,23 @@ fn kill_in_an_increment(w: &World) {
     w.same(&pair, "s2");
     w.same(&pair, "s3");
     assert_eq!(w.one.holds(&pair.source), Vec::<String>::new(), "holds on the source");
+}
+
+/// Somebody else has the pipe into `zfs receive` open, so it does not end with the `zmigrate` that started it: the next run waits for it.
+fn while_the_receive_lives_on(w: &World) {
+    let pair = w.pair("kill-lives-on", 20);
+    w.change(&pair, "s1", 1);
+    let (guest, args) = w.replicate(Way::Pull, &pair, "--bwlimit 1M");
+    let run = w.start(guest, &args);
+    w.in_flight(w.two, &pair.target, 5);
+    w.two.sh(&format!("setsid sleep 8 9>/proc/$({})/fd/0 </dev/null >/dev/null 2>&1 &", pids("receive", &pair.target)));
+    run.kill();
+    assert!(run.join().code != 0, "the run had ended before it was killed");
+    let (guest, args) = w.replicate(Way::Pull, &pair, "");
+    let last = w.zmigrate(guest, &args).must_be(0);
+    assert!(last.err.contains("cannot receive resume stream") && last.err.contains("trying again"), "{}", last.err);
+    went_on(&last, WHOLE);
+    w.same(&pair, "s1");
 }
 
 fn kill_and_go_on(w: &World, way: Way, victim: Victim, pair: &crate::world::Pair) {
