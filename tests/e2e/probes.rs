@@ -187,13 +187,13 @@ fn a_network_that_is_slow_is_the_verdict() {
 
 fn a_window_that_is_small_for_a_long_way_is_the_verdict() {
     const LATE_MS: u64 = 200;
-    // A window of 4 MiB, so eight round trips of 0.4 s or more.
+    // A window of 4 MiB, so sixteen round trips of 0.4 s or more.
     let site = Site::new();
     let proxy = Proxy::to(site.port, &[]);
     proxy.lengthen(LATE_MS);
     site.write_configs(&site.default_grant(), Some(proxy.port));
-    let report = held_back_by(&site, "window", &["--compress", "none", "--streams", "1", "--bytes", "32M"]);
+    let report = held_back_by(&site, "window", &["--compress", "none", "--streams", "1", "--bytes", "64M"]);
     assert!(report["rtt_ms"].as_f64().unwrap() >= 2.0 * LATE_MS as f64, "{report}");
     // One round trip is that of the last of it.
-    assert!(seconds(&report, "sender", "credit_s") > 6.0 * 2.0 * LATE_MS as f64 / 1000.0, "{report}");
+    assert!(seconds(&report, "sender", "credit_s") > 12.0 * 2.0 * LATE_MS as f64 / 1000.0, "{report}");
 }
