@@ -103,6 +103,18 @@ fn stays_fenced(guest: Guest, point: &str, dataset: &str) {
     assert_eq!(guest.ask(&probe).code, 0, "{point}: {dataset} can be written to after the boot");
 }
 
+/// Those after which the target has come up, and that is recorded: what it serves is for its host's boot to start.
+const IS_UP: &[&str] = &["host:after:active", "lead:after:release"];
+
+/// What a boot of the target's host starts by itself.
+fn boot_target(w: &World, point: &str, name: &str) {
+    boot(w.two);
+    if IS_UP.contains(&point) {
+        w.two.sh(&format!("ZMIGRATE_DATASETS=tank/dst/{name} {DIR}/writer-start.sh"));
+    }
+    w.start_daemon(w.two);
+}
+
 /// A new dataset with a writer in it, and its properties.
 #[track_caller]
 fn begin(w: &World, writer: &Writer<'_>, name: &str) -> Vec<String> {
@@ -239,8 +251,7 @@ pub fn of_the_target(w: &World) {
         let before = begin(w, &writer, &name);
         crash_at(w, w.two, point, &start(&name));
         w.two.lab("crash", &[]);
-        boot(w.two);
-        w.start_daemon(w.two);
+        boot_target(w, point, &name);
         settled(w, &writer, point, &name, &before);
     }
     for (n, point) in points(TARGET_PHASES).iter().enumerate() {
@@ -250,8 +261,7 @@ pub fn of_the_target(w: &World) {
         w.two.lab("crash", &[]);
         // It finds nobody there.
         w.one.sh(&format!("rm {DIR}/pause"));
-        boot(w.two);
-        w.start_daemon(w.two);
+        boot_target(w, point, &name);
         drop(running.join());
         settled(w, &writer, point, &name, &before);
     }
