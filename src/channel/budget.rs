@@ -332,13 +332,9 @@ mod tests {
         timeout(A_WHILE, waiting).await.unwrap().unwrap();
     }
 
-    /// Sends frames until none is taken any more, and says how many those were. All of them arrive at once, and stay at the receiver.
-    async fn send_to_a_stalled(channel: &Channel) -> u64 {
-        send_to_a_stalled_from(channel, 0).await
-    }
-
-    /// The same, where so many were sent before.
-    async fn send_to_a_stalled_from(channel: &Channel, sent: u64) -> u64 {
+    /// Sends frames until none is taken any more, and says how many those were; so many were before. All of them arrive at once, and
+    /// stay at the receiver.
+    async fn send_to_a_stalled(channel: &Channel, sent: u64) -> u64 {
         channel.measured_rtt(Duration::from_millis(10));
         for n in 0.. {
             match timeout(A_WHILE, channel.send(frame(0))).await {
@@ -356,7 +352,7 @@ mod tests {
         let channels = [(); 4].map(|()| Channel::within(&bounds, WINDOW, WINDOW, Duration::from_secs(5)));
         let (cost, mut each) = (frame(0).cost(), Vec::new());
         for channel in &channels {
-            each.push(send_to_a_stalled(channel).await);
+            each.push(send_to_a_stalled(channel, 0).await);
         }
         // The first was alone. Whatever came before, each can go on.
         assert_eq!(each, [WINDOW / cost, 6, 5, 4]);
@@ -382,7 +378,7 @@ mod tests {
         }
         for channel in &channels {
             channel.acknowledged(Ack { next: 1, consumed: 0 }).unwrap();
-            each.push(1 + send_to_a_stalled_from(channel, 1).await);
+            each.push(1 + send_to_a_stalled(channel, 1).await);
         }
         // Half of 64 MiB, half of what is left, and so on; beside 4 MiB each.
         assert_eq!(each, [35, 20, 12]);

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::{
     Case, cases,
     links::wait_with,
-    process::{Running, await_zfs_child, children, resident_kib, send_signal, wait_for, zfs_child},
+    process::{Done, Running, await_zfs_child, children, resident_kib, send_signal, wait_for, zfs_child},
     site::Site,
     zfs::{populate, snapshot, zfs},
 };
@@ -45,10 +45,7 @@ fn stall(site: &Site, find: impl Fn(&Running) -> u32) {
     }
     let receive = zfs_child(site.daemon_pid(), "receive").unwrap();
     send_signal(stopped, Signal::CONT);
-    let done = wait_with(push, &[(site.daemon_pid(), "receive", receive)], 60).must(0);
-    for word in ["dialing again", "trying again"] {
-        assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
-    }
+    ended_well(wait_with(push, &[(site.daemon_pid(), "receive", receive)], 60));
     let (after_10_s, at_end) = (transferred[100], transferred[149]);
     assert_eq!(after_10_s, at_end, "nothing stalled, so this proves nothing");
     assert!(at_end < 100 << 20, "all was sent, so this proves nothing");
@@ -177,9 +174,9 @@ fn quarters(looks: &Looks, count: u32) -> Vec<u64> {
     (0..count).map(|n| rate(looks, QUARTER * n, QUARTER) as u64 >> 10).collect()
 }
 
-/// The run's end, which nothing was taken for a failure on the way to.
-fn ends_well(push: Running) {
-    let done = push.wait(120).must(0);
+/// The run's end, on the way to which no stall was taken for a failure.
+fn ended_well(done: Done) {
+    let done = done.must(0);
     for word in ["dialing again", "trying again"] {
         assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
     }
@@ -221,7 +218,7 @@ fn a_receiver_that_is_stopped_for_long() {
         best.push(second);
     }
     assert!(best.iter().any(|rate| *rate >= 0.8 * RATE as f64), "a second after it woke up it ran at {best:?} bytes/s");
-    ends_well(push);
+    ended_well(push.wait(120));
     site.assert_same_files(&format!("{db}@s2"), &site.w("in/db@s2"));
 }
 
@@ -269,7 +266,7 @@ fn a_receiver_that_is_stopped_though_nothing_limits_the_run() {
         best.push(quarter);
     }
     assert!(best.iter().any(|rate| *rate >= 0.5 * before), "{before} bytes/s before, and {best:?} after it woke up");
-    ends_well(push);
+    ended_well(push.wait(120));
     site.assert_same_files(&format!("{db}@s2"), &site.w("in/db@s2"));
 }
 
@@ -322,10 +319,7 @@ fn several_receivers_that_stall_together() {
     assert!(most_kib.iter().all(|kib| *kib < 130 << 10), "{most_kib:?} KiB of memory");
     fs::remove_file(site.dir.join("asleep")).unwrap();
     receivers().into_iter().for_each(|pid| send_signal(pid, Signal::CONT));
-    let done = push.wait(120).must(0);
-    for word in ["dialing again", "trying again"] {
-        assert!(!done.stderr.contains(word), "a stall was taken for a failure:\n{}", done.stderr);
-    }
+    ended_well(push.wait(120));
     for child in ["a", "b", "c", "d"] {
         site.assert_same_files(&format!("{root}/{child}@s3"), &site.w(&format!("in/t/{child}@s3")));
     }

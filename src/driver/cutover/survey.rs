@@ -72,7 +72,7 @@ pub enum BrokenHere {
 pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(BrokenHere, Unit)>, Failure> {
     let hosts = engine.cutovers.as_ref();
     let hosts = hosts.ok_or_else(|| Failure::new(FailureClass::Internal, "no cutovers here"))?;
-    let mut refused: Option<(Unit, Failure)> = None;
+    let mut refused: Vec<(&Unit, Failure)> = Vec::new();
     let units = hosts.units()?;
     for (unit, host) in &units {
         let part = &host.kept().part;
@@ -107,16 +107,21 @@ pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(Br
                 );
                 let failure = Failure::new(FailureClass::Refused, text)
                     .hint("break is for the host of a source that is fenced, when its target is destroyed");
-                refused.get_or_insert((unit.clone(), failure));
+                refused.push((unit, failure));
                 continue;
             }
         };
         hosts.handle(unit.roots(), Call::Break { leg }, "an operator on this host").await?;
         return Ok(Some((broken, unit.clone())));
     }
-    let of_refused: &[DatasetName] = refused.as_ref().map_or(&[], |(unit, _)| unit.roots());
-    let Some((leg, roots)) = marked(engine, ids, of_refused).await? else {
-        return refused.map_or(Ok(None), |(_, failure)| Err(failure));
+    let known: Vec<DatasetName> = refused.iter().flat_map(|(unit, _)| unit.roots().to_vec()).collect();
+    let found = marked(engine, ids, &known).await;
+    let (leg, roots) = match (found, refused.into_iter().next()) {
+        (Ok(Some(found)), _) => found,
+        // What a ledger here says of it comes before what could not be looked at.
+        (_, Some((_, failure))) => return Err(failure),
+        (Ok(None), None) => return Ok(None),
+        (Err(failure), None) => return Err(failure),
     };
     // A ledger that is older than the fence names them in its own order.
     let is_it = |unit: &Unit| unit.roots().len() == roots.len() && roots.iter().all(|root| unit.roots().contains(root));

@@ -5,6 +5,7 @@ use super::{
     bench::{Bench, is_writable, json, settings},
     given_back::Before,
     matrix::{Who, crash, serves},
+    phases::id_of,
     points::{
         BARS, DAEMON_RETURNS, HOLDS, LEAD_BREAKS, LEAD_DISCARDS, LEAD_RETURNS, LEAD_UNFENCES, LEAD_WITHDRAWS,
         SOURCE_DISCARDS, SOURCE_UNFENCES, SOURCE_WITHDRAWS, TARGET_SETTLES, chosen,
@@ -55,10 +56,6 @@ fn ends_rolled_back(bench: &Bench, point: &str, id: &str) {
     assert_eq!(done.code, Some(8), "{point}:\n{}{}", done.stdout, done.stderr);
     assert_eq!(json(&done)["result"], "rolled_back", "{point}");
     serves(bench, point);
-}
-
-fn id_of(bench: &Bench) -> String {
-    bench.status()["id"].as_str().unwrap().to_owned()
 }
 
 /// Rollbacks of the way there: east is given back.
