@@ -138,8 +138,17 @@ fn in_world(name: &str, run: fn(&World)) -> Result<(), Failed> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(world)));
     eprintln!("time: {:.1} s {name}", started.elapsed().as_secs_f64());
     result.map_err(|panic| {
+        let daemons_said = world.daemons_said();
+        // What kills a daemon or a guest, and fails before it is there again, fails by itself.
+        if ALONE.contains(&name) {
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| setup::revive(world))) {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => eprintln!("lab: after {name}: {why}"),
+                Err(_) => eprintln!("lab: after {name}: no daemon"),
+            }
+        }
         let said = panic.downcast_ref::<String>().cloned();
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
-        Failed::from(format!("{said}\n{}", world.daemons_said()))
+        Failed::from(format!("{said}\n{daemons_said}"))
     })
 }

@@ -103,6 +103,25 @@ pub fn world() -> Result<World, String> {
     Ok(world)
 }
 
+/// Sees that both guests are up with their pool and a daemon, after a trial that was alone and failed.
+pub fn revive(world: &World) -> Result<(), String> {
+    let dead = |guest: Guest, script: &str| guest.ask(script).code != 0;
+    for guest in [world.one, world.two] {
+        if dead(guest, "true") {
+            let said = lab(&["boot", &guest.0.to_string()]);
+            if said.code != 0 {
+                return Err(format!("{} does not come up: {}", guest.name(), said.err));
+            }
+        }
+        program(guest, &format!("rm -f {DIR}/pause; zpool list tank >/dev/null 2>&1 || zpool import -f tank"))?;
+        if dead(guest, &format!("[ \"$(cat /proc/$(cat {DIR}/zmigrated.pid)/comm)\" = zmigrated ]")) {
+            program(guest, "pkill -9 -x zmigrated || true")?;
+            world.start_daemon(guest);
+        }
+    }
+    Ok(())
+}
+
 /// The configuration of a guest's node. What each may do to the other is the same both ways. The window is small, so that
 /// `zfs send` cannot run far ahead of a limited link and be over before a trial looks for it.
 fn config(guest: Guest) -> String {
