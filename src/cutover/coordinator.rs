@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-pub use super::phase::{Phase, Question};
 use super::{
     effect::{Effect, Event, Result, Work},
     leg::{Millis, Side},
@@ -18,6 +17,10 @@ use super::{
     record::Record,
     rules::{Actual, Rules},
     terms::{NotConverging, Terms},
+};
+pub use super::{
+    phase::{Phase, Question},
+    progress::Progress,
 };
 
 /// See the module.
@@ -30,98 +33,6 @@ pub struct Coordinator {
     fresh: bool,
     /// The work under way. A driver cancels what runs and is not this.
     working: Option<Work>,
-}
-
-/// What the journal keeps.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Progress {
-    /// Of the leg under way, or the last one.
-    pub terms: Arc<Terms>,
-    /// Where it is.
-    pub phase: Phase,
-    /// Of the open question to a host: the number of records so far, so it rises with each.
-    pub number: u32,
-    /// Since when the source is down.
-    pub since: Option<Millis>,
-    /// What went wrong in this leg, since a person last looked, or since it rolls back or releases the source.
-    pub failures: u8,
-    /// Why the phase is not the usual next one.
-    pub why: Option<String>,
-    /// What a person is asked.
-    pub question: Option<Question>,
-    /// The hosts may take part: what they prepared has to be undone.
-    pub armed: bool,
-    /// A person said go where it held.
-    pub going: bool,
-    /// A person said go although the downtime is predicted to be longer than asked.
-    pub forced: bool,
-}
-
-impl Progress {
-    fn begun(terms: Arc<Terms>, phase: Phase, number: u32) -> Progress {
-        Progress {
-            terms,
-            phase,
-            number,
-            since: None,
-            failures: 0,
-            why: None,
-            question: None,
-            armed: false,
-            going: false,
-            forced: false,
-        }
-    }
-
-    /// The longest outage; after it, and before the decision, it is rolled back.
-    pub fn outage_limit(&self) -> Millis {
-        if self.forced { self.terms.outage_limit.max(self.terms.forced_limit()) } else { self.terms.outage_limit }
-    }
-
-    /// Whether no side may serve, so that it has to go on. A leg that returns by itself begins with a source that did not come up.
-    pub fn may_be_down(&self) -> bool {
-        let returns = self.terms.returns_from.is_some() && !self.phase.is_end() && self.phase != Phase::Discard;
-        self.phase.may_be_down() || returns
-    }
-
-    /// The state after `record`.
-    pub fn apply(&mut self, record: &Record) {
-        let number = self.number.saturating_add(1);
-        match record {
-            Record::Begun { terms, phase } => *self = Progress::begun(Arc::clone(terms), phase.clone(), number),
-            Record::Moved { phase, at, why } => {
-                self.number = number;
-                match phase {
-                    Phase::Arm { .. } => self.armed = true,
-                    Phase::Armed { go } => self.going = *go,
-                    Phase::CatchUp => self.going = false,
-                    _ => {}
-                }
-                if *phase == Phase::Quiesce {
-                    self.since = self.since.or(Some(*at));
-                }
-                if why.is_some() {
-                    self.failures = self.failures.saturating_add(1);
-                    self.why.clone_from(why);
-                }
-                // What was tried in vain on the way forward leaves no tries the fewer for what has to end well.
-                let releases = |phase: &Phase| matches!(phase, Phase::Release { .. });
-                if phase.rolls_back() && !self.phase.rolls_back() || releases(phase) && !releases(&self.phase) {
-                    self.failures = 0;
-                }
-                if let Some(question) = self.question.take() {
-                    self.failures = 0;
-                    let goes = matches!(phase, Phase::Arm { .. } | Phase::Armed { go: true });
-                    self.forced |= question == Question::Stalled && goes;
-                }
-                self.phase = phase.clone();
-            }
-            Record::Asked { question } => {
-                self.number = number;
-                self.question = Some(question.clone());
-            }
-        }
-    }
 }
 
 impl Coordinator {
@@ -154,6 +65,16 @@ impl Coordinator {
     /// The work under way.
     pub fn working(&self) -> Option<Work> {
         self.working
+    }
+
+    /// When this outage is rolled back, unless the target has decided before: so early that the target can still come up within the limit,
+    /// as far as passes measured what that takes. `None` outside of an outage.
+    pub fn decide_by(&self) -> Option<Millis> {
+        let kept = &self.kept;
+        let limit = kept.outage_limit();
+        // Whatever was measured, half of the limit is for what comes before.
+        let coming_up = self.meter.coming_up().min(Millis(limit.0 / 2));
+        Some(kept.since.filter(|_| kept.phase.is_outage())?.plus(limit.minus(coming_up)))
     }
 
     /// The outage if it began now, as far as passes measured it.
@@ -305,12 +226,17 @@ impl Turn<'_> {
     }
 
     fn tick(&mut self) {
-        let Progress { phase, since, .. } = self.kept();
-        let limit = self.kept().outage_limit();
         // Before it began: the clock was set back since, and how long it lasts is not known.
-        let over = since.is_some_and(|since| self.now > since.plus(limit) || self.now < since);
-        if over && phase.is_outage() {
-            let why = format!("the outage took longer than {limit}");
+        let is_set_back = self.kept().since.is_some_and(|since| self.now < since);
+        if let Some(by) = self.it.decide_by()
+            && (self.now > by || is_set_back)
+        {
+            let limit = self.kept().outage_limit();
+            let is_over = is_set_back || self.kept().since.is_some_and(|since| self.now > since.plus(limit));
+            let why = match limit {
+                limit if is_over => format!("the outage took longer than {limit}"),
+                limit => format!("the outage would have taken longer than {limit}, until the target had come up"),
+            };
             return self.roll_back(why);
         }
         self.pursue();

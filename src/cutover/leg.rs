@@ -149,6 +149,11 @@ impl Millis {
     pub fn plus(self, length: Millis) -> Millis {
         Millis(self.0.saturating_add(length.0))
     }
+
+    /// This much earlier, or shorter.
+    pub fn minus(self, length: Millis) -> Millis {
+        Millis(self.0.saturating_sub(length.0))
+    }
 }
 
 impl fmt::Display for Millis {

@@ -53,6 +53,7 @@ pub mod message;
 mod operator;
 pub mod phase;
 pub mod predict;
+mod progress;
 pub mod proof;
 pub mod record;
 pub mod rules;

@@ -17,6 +17,8 @@ pub struct Pass {
     pub sending: Millis,
     /// All of it that does not depend on the bytes, with what a rehearsal measured of the steps that a pass does not have.
     pub fixed: Millis,
+    /// Of that, what comes after the decision: the target comes up.
+    pub coming_up: Millis,
     /// Written on the source since the pass' snapshot: still to send.
     pub left: u64,
 }
@@ -85,6 +87,11 @@ impl Meter {
         Some(Prediction { fixed, sending: Millis(u64::try_from(sending).unwrap_or(u64::MAX)), left })
     }
 
+    /// What the target will need to come up once it is promoted, by the newest pass; nothing before the first.
+    pub fn coming_up(&self) -> Millis {
+        self.passes.last().map_or(Millis(0), |pass| pass.coming_up)
+    }
+
     /// Whether the source may be quiesced for an outage of at most `max_downtime`.
     pub fn verdict(&self, max_downtime: Millis) -> Verdict {
         match self.predict() {
@@ -114,7 +121,7 @@ mod tests {
     use super::*;
 
     fn pass(bytes: u64, ms: u64, fixed: u64, left: u64) -> Pass {
-        Pass { bytes, sending: Millis(ms), fixed: Millis(fixed), left }
+        Pass { bytes, sending: Millis(ms), fixed: Millis(fixed), coming_up: Millis(fixed / 4), left }
     }
 
     fn meter(passes: &[Pass]) -> Meter {

@@ -243,7 +243,7 @@ impl Led {
     }
 
     fn pass(&mut self, left: u64) {
-        let pass = Pass { bytes: 1000, sending: Millis(1000), fixed: Millis(700), left };
+        let pass = Pass { bytes: 1000, sending: Millis(1000), fixed: Millis(700), coming_up: Millis(200), left };
         self.event(Event::Worked(self.it.progress().terms.leg, Done::Passed(pass)));
     }
 
@@ -349,15 +349,17 @@ fn what_a_cutover_that_is_rolled_back_says_of_itself() {
 #[test]
 fn an_outage_that_lasts_too_long_is_rolled_back() {
     let mut led = Led::new(Terms { hold: false, ..terms() });
-    led.pass(0);
-    led.pass(0);
-    led.answer(Reply::Armed);
-    led.answer(Reply::Armed);
-    let (it, effects) = led.it.clone().step(Event::Tick, Millis(61_000));
-    assert_eq!(effects.len(), 1, "at the limit it asks again: {effects:?}");
-    let (it, effects) = it.step(Event::Tick, Millis(61_001));
-    assert!(matches!(&effects[1], Effect::Ask(Node::Here, r) if r.ask == Ask::Withdraw), "{effects:?}");
-    assert_eq!(it.progress().why.as_deref(), Some("the outage took longer than 60 s"));
+    (0..2).for_each(|_| led.pass(0));
+    (0..2).for_each(|_| led.answer(Reply::Armed));
+    // The target needs 200 ms of the 60 s to come up; who leads it anew has measured nothing.
+    assert_eq!(led.it.decide_by(), Some(Millis(60_800)));
+    assert_eq!(Coordinator::read_back(&led.journal).unwrap().decide_by(), Some(Millis(61_000)));
+    assert_eq!(led.it.clone().step(Event::Tick, Millis(60_800)).1.len(), 1, "until then it asks again");
+    for (at, why) in [(60_801, "would have taken longer than 60 s"), (61_001, "the outage took longer than 60 s")] {
+        let (it, effects) = led.it.clone().step(Event::Tick, Millis(at));
+        let withdraws = matches!(&effects[1], Effect::Ask(Node::Here, r) if r.ask == Ask::Withdraw);
+        assert!(withdraws && it.progress().why.as_deref().unwrap().contains(why), "{effects:?}");
+    }
 }
 
 #[test]

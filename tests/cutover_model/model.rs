@@ -617,7 +617,7 @@ impl Cutover {
             _ if !open => Done::Failed("x".into()),
             Work::Pass => {
                 target.data = source.data;
-                Done::Passed(Pass { bytes: 1, sending: Millis(1), fixed: Millis(1), left: 0 })
+                Done::Passed(Pass { bytes: 1, sending: Millis(1), fixed: Millis(1), coming_up: Millis(0), left: 0 })
             }
             Work::Sync => {
                 match ends {

@@ -336,7 +336,7 @@ impl Story {
         let mut meter = Meter::default();
         for pass in &self.passes {
             let (sending, fixed) = (Millis(pass.sending_ms), Millis(pass.fixed_ms));
-            meter.add(Pass { bytes: pass.bytes, sending, fixed, left: pass.left_bytes });
+            meter.add(Pass { bytes: pass.bytes, sending, fixed, coming_up: Millis(0), left: pass.left_bytes });
         }
         meter.predict().map(|p| p.downtime())
     }

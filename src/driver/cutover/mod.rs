@@ -282,8 +282,7 @@ impl Lead {
 
     /// Until the limit ends the outage, if there is one that it ends: ticks come too seldom for that.
     fn left_of_outage(&self) -> Option<Duration> {
-        let kept = self.it.progress();
-        let until = kept.since.filter(|_| kept.phase.is_outage())?.plus(kept.outage_limit());
+        let until = self.it.decide_by()?;
         Some(Duration::from_millis(until.plus(Millis(1)).0.saturating_sub(self.now().0)))
     }
 

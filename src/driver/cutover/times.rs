@@ -73,19 +73,30 @@ impl Known {
     }
 }
 
+/// What an outage would cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Costs {
+    /// What depends on the bytes.
+    pub sending: Duration,
+    /// All else.
+    pub fixed: Duration,
+    /// Of that, from the decision until the target serves.
+    pub coming_up: Duration,
+}
+
 impl Times {
-    /// What depends on the bytes, and what an outage costs beside that.
-    pub fn costs(&self, known: &mut Known) -> (Duration, Duration) {
+    pub fn costs(&self, known: &mut Known) -> Costs {
         known.learn(self);
         let least = known.least.unwrap_or(self.changes * TRANSFER_CHANGES).min(self.transfers);
         let sending = self.transfers - least;
         let at_target = if self.datasets == 1 { TARGET_CHANGES.0 } else { TARGET_CHANGES.1 };
+        let coming_up = self.changes.max(least / TRANSFER_CHANGES) * at_target + self.round_trip * (QUESTIONS - 1);
         let fixed = self.took.saturating_sub(sending).saturating_sub(self.preparing)
             + self.changes * SOURCE_CHANGES
-            + self.changes.max(least / TRANSFER_CHANGES) * at_target
-            + self.round_trip * QUESTIONS;
+            + self.round_trip
+            + coming_up;
         let saved = if self.is_prepared && self.bytes > 0 { DIALS } else { 0 };
-        (sending, fixed.saturating_sub(self.round_trip * saved))
+        Costs { sending, fixed: fixed.saturating_sub(self.round_trip * saved), coming_up }
     }
 }
 
@@ -114,15 +125,15 @@ mod tests {
     fn no_large_pass_is_a_fixed_cost() {
         let mut known = Known::default();
         for bytes in [20 << 30, 5 << 30, 5 << 30] {
-            let (sending, fixed) = pass(bytes, 50_000).costs(&mut known);
+            let Costs { sending, fixed, .. } = pass(bytes, 50_000).costs(&mut known);
             assert!(sending > MS * 49_900 && fixed < MS * 200, "{sending:?} {fixed:?}");
         }
         // A small one shows what a transfer costs; what is beyond that depends on the bytes.
-        assert_eq!(pass(1000, 60).costs(&mut known).0, Duration::ZERO);
+        assert_eq!(pass(1000, 60).costs(&mut known).sending, Duration::ZERO);
         assert_eq!(known.least, Some(MS * 60));
-        assert_eq!(pass(4 << 20, 90).costs(&mut known).0, MS * 30);
+        assert_eq!(pass(4 << 20, 90).costs(&mut known).sending, MS * 30);
         // One that brought five snapshots along does not.
-        assert_eq!(Times { steps: 5, ..pass(1000, 30) }.costs(&mut known).0, Duration::ZERO);
+        assert_eq!(Times { steps: 5, ..pass(1000, 30) }.costs(&mut known).sending, Duration::ZERO);
         assert_eq!(known.least, Some(MS * 60));
     }
 
@@ -131,25 +142,26 @@ mod tests {
     fn what_the_rate_does_not_explain_is_a_fixed_cost() {
         let mut known = Known::default();
         pass(100 << 30, 1_000_000).costs(&mut known);
-        let (sending, fixed) = pass(1 << 20, 900).costs(&mut known);
+        let Costs { sending, fixed, .. } = pass(1 << 20, 900).costs(&mut known);
         assert!(sending < MS * 20 && fixed > MS * 900, "{sending:?} {fixed:?}");
         // Where that is how fast the link is, it is the bytes.
         let mut known = Known::default();
         pass(2 << 20, 1800).costs(&mut known);
-        assert!(pass(1 << 20, 900).costs(&mut known).0 > MS * 800);
+        assert!(pass(1 << 20, 900).costs(&mut known).sending > MS * 800);
     }
 
     #[test]
     fn an_outage_has_what_a_pass_has_and_more() {
         let mut known = Known::default();
-        let one = pass(1000, 60).costs(&mut known).1;
+        let one = pass(1000, 60).costs(&mut known).fixed;
         // Of 80 ms 5 are done before; a change of 12 ms at the source, and one of 20 ms, a third of a transfer, at the target.
         assert_eq!(one, MS * (75 + 12 + 20));
-        let tree = Times { datasets: 50, ..pass(1000, 60) }.costs(&mut known).1;
+        let tree = Times { datasets: 50, ..pass(1000, 60) }.costs(&mut known).fixed;
         assert_eq!(tree, one + MS * 40);
         // Over a link of 100 ms its dials are saved, as it finds its channels connected.
         let far = Times { round_trip: MS * 100, took: MS * 1000, ..pass(1000, 60) };
-        let (prepared, not) = (far.costs(&mut known).1, Times { is_prepared: false, ..far }.costs(&mut known).1);
+        let (prepared, not) =
+            (far.costs(&mut known).fixed, Times { is_prepared: false, ..far }.costs(&mut known).fixed);
         assert_eq!(not - prepared, MS * 100 * DIALS);
     }
 }

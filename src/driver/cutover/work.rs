@@ -207,6 +207,7 @@ impl Worker {
             }
             is_prepared = open.client.has(features::PREPARE);
         }
+        let coming_up;
         let report = {
             let mut measured = self.measured();
             let times = Times {
@@ -220,8 +221,9 @@ impl Worker {
                 round_trip,
                 is_prepared,
             };
-            let (sending, fixed) = times.costs(&mut measured.known);
-            tracing::debug!(number, ?times, ?sending, ?fixed, "measured in a pass");
+            let costs = times.costs(&mut measured.known);
+            tracing::debug!(number, ?times, ?costs, "measured in a pass");
+            coming_up = costs.coming_up;
             // What was written since shows late, when it reaches the disk; so the rate of the last interval counts as well.
             let interval = previous.map(|p| began.duration_since(p)).filter(|i| !i.is_zero());
             let rate = interval.map_or(0.0, |i| moved.bytes as f64 / i.as_secs_f64());
@@ -231,8 +233,8 @@ impl Worker {
                 bytes: moved.bytes,
                 wire_bytes: moved.wire_bytes,
                 seconds: took.as_secs_f64(),
-                sending_ms: millis(sending),
-                fixed_ms: millis(fixed),
+                sending_ms: millis(costs.sending),
+                fixed_ms: millis(costs.fixed),
                 left_bytes: source.written.max(expected),
             }
         };
@@ -240,6 +242,7 @@ impl Worker {
             bytes: report.bytes,
             sending: Millis(report.sending_ms),
             fixed: Millis(report.fixed_ms),
+            coming_up: Millis(millis(coming_up)),
             left: report.left_bytes,
         };
         let mut measured = self.measured();
