@@ -1,5 +1,7 @@
 //! `zmigrate verify --content` on OpenZFS: snapshots are mounted where they are, volumes are read through a clone's device.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use crate::{
     Case,
     guest::Guest,
@@ -12,6 +14,12 @@ fn verify(w: &World, pair: &Pair) -> Run {
     w.zmigrate(w.one, &format!("verify --content {} {}:{}", pair.source, w.two.name(), pair.target))
 }
 
+/// One trial at a time looks at content, for what each makes for it is to be gone afterwards.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOOKS: Mutex<()> = Mutex::new(());
+    LOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Nothing that was made to look is left.
 #[track_caller]
 fn nothing_left(guest: Guest) {
@@ -21,6 +29,7 @@ fn nothing_left(guest: Guest) {
 }
 
 fn verify_content(w: &World) {
+    let _alone = alone();
     // An attribute that does not compress: one that does is left out of `zfs send -e` by OpenZFS 2.3, and so refused.
     let pair = w.pair("verify", 4);
     let (source, target) = (&pair.source, &pair.target);
@@ -59,6 +68,7 @@ fn verify_content(w: &World) {
 }
 
 fn verify_volume(w: &World) {
+    let _alone = alone();
     let pair = Pair { source: "tank/src/vvol".into(), target: "tank/dst/vvol".into() };
     let source = &pair.source;
     w.one.sh(&format!(
