@@ -96,7 +96,8 @@ impl Kept {
             R::Barred { leg } => self.bar(*leg),
             R::UnknownFence { leg } => {
                 self.part = Part::UnknownFence(*leg);
-                self.fence = Some(*leg);
+                // What an older fence changed says nothing of this one.
+                (self.fence, self.former) = (Some(*leg), None);
             }
             R::Quiescing { until } => self.stage(Stage::Quiescing { until: *until }),
             R::Fencing { former } => {
@@ -115,8 +116,10 @@ impl Kept {
                 self.stage(Stage::Unfencing);
             }
             R::Unfenced => {
+                // Of a fence that was unknown nothing is set back, so it is not mounted, and its writers must not start.
+                let stage = if self.unfences_unknown() { Stage::Closed } else { Stage::Starting };
                 (self.fence, self.former) = (None, None);
-                self.stage(Stage::Starting);
+                self.stage(stage);
             }
             R::Serving => {
                 self.owed = None;
@@ -144,6 +147,11 @@ impl Kept {
             R::Aborted => self.register(Register::Aborted),
             R::Settled => self.register(Register::Settled),
         }
+    }
+
+    /// A person breaks a fence that the journal did not know: its mark goes, and what it changed stays as it is.
+    pub fn unfences_unknown(&self) -> bool {
+        self.former.is_none() && matches!(self.part, Part::Source(_, Stage::Unfencing))
     }
 
     fn begin(&mut self, epoch: Epoch) {
@@ -178,5 +186,32 @@ impl Kept {
         if let Some(leg) = self.part.leg() {
             self.part = Part::Target(leg, register);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cutover::proof::Means;
+
+    #[test]
+    fn of_an_unknown_fence_nothing_is_set_back_and_nothing_started() {
+        let leg = |epoch| Leg { id: CutoverId(epoch), epoch: Epoch(epoch) };
+        let datasets: Arc<[DatasetName]> = Arc::from(["p/d".parse().unwrap()]);
+        let admitted = HostRecord::Admitted { leg: leg(1), side: Side::Source, datasets, verify: Means::Guid };
+        let known = [admitted, HostRecord::Fencing { former: Arc::from([]) }, HostRecord::Fenced];
+        let broken = [HostRecord::Unfencing { broken: true }, HostRecord::Unfenced];
+        let after = |records: &[HostRecord]| {
+            let mut kept = Kept::default();
+            records.iter().for_each(|record| kept.apply(record));
+            (kept.unfences_unknown(), kept.part)
+        };
+        let part = |epoch, stage| Part::Source(leg(epoch), stage);
+        assert_eq!(after(&[&known[..], &broken[..1]].concat()), (false, part(1, Stage::Unfencing)));
+        assert_eq!(after(&[&known[..], &broken].concat()), (false, part(1, Stage::Starting)));
+        // The ledger is older than what ZFS shows.
+        let unknown = [&known[..], &[HostRecord::UnknownFence { leg: leg(3) }]].concat();
+        assert_eq!(after(&[&unknown[..], &broken[..1]].concat()), (true, part(3, Stage::Unfencing)));
+        assert_eq!(after(&[&unknown[..], &broken].concat()), (false, part(3, Stage::Closed)));
     }
 }

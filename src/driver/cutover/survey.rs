@@ -82,6 +82,7 @@ pub async fn break_here(engine: &Engine, ids: &[CutoverId]) -> Result<Option<(Br
         let id = leg.id;
         let broken = match part {
             Part::UnknownFence(_) => BrokenHere::MarkGone,
+            Part::Source(..) if host.kept().unfences_unknown() => BrokenHere::MarkGone,
             Part::Source(
                 _,
                 Stage::Quiescing { .. }

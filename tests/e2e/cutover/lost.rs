@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use super::bench::{Bench, is_writable, json, settings};
+use super::{
+    bench::{Bench, is_writable, json, settings},
+    points::chosen,
+};
 use crate::{
     Case, cases,
     common::run,
@@ -12,8 +15,20 @@ use crate::{
 };
 
 pub fn cases() -> Vec<Case> {
-    cases![a_pool_without_its_ledgers_tells_who_serves]
+    cases![a_pool_without_its_ledgers_tells_who_serves, crashes_while_an_unknown_fence_is_broken]
 }
+
+/// Of breaking a fence that no ledger knows.
+const BREAKS_UNKNOWN: &[&str] = &[
+    "host:after:unfencing",
+    "act:after:unfence",
+    "host:before:unknown_fence",
+    "host:after:unknown_fence",
+    "host:before:unfencing",
+    "act:before:unfence",
+    "host:before:unfenced",
+    "host:after:unfenced",
+];
 
 /// The item of that kind which `state list` of a host shows of a dataset.
 #[track_caller]
@@ -89,4 +104,42 @@ fn a_pool_without_its_ledgers_tells_who_serves() {
     zfs(&["set", "canmount=on", &east]);
     zfs(&["mount", &east]);
     assert!(is_writable(&east));
+}
+
+/// The ledger here is older than the fence, and names a hook that starts writers: they must not start in what is read-only and not mounted.
+fn crashes_while_an_unknown_fence_is_broken() {
+    let mut bench = Bench::new();
+    bench.write();
+    let id = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    json(&bench.cutover(&["back", &id]).must(0));
+    bench.wait_for_records(3);
+    let (east, ledgers) = (bench.east(), bench.site.dir.join("east.state/cutover"));
+    let kept = bench.site.dir.join("kept");
+    assert!(run("cp", &["-a", &ledgers.display().to_string(), &kept.display().to_string()]).is_ok());
+    let newer = json(&bench.start(&[]).wait(120).must(0))["id"].as_str().unwrap().to_owned();
+    bench.stop_writing();
+    bench.site.bury_daemon();
+    wait_for("the target to go", 20, || run("zfs", &["unmount", &bench.west()]).is_ok());
+    let (fence, fenced) = (get(&east, "zmigrate:fence").0, settings(&east));
+    for point in chosen("breaking an unknown fence", BREAKS_UNKNOWN, 4) {
+        fs::remove_dir_all(&ledgers).unwrap();
+        assert!(run("cp", &["-a", &kept.display().to_string(), &ledgers.display().to_string()]).is_ok());
+        zfs(&["set", &format!("zmigrate:fence={fence}"), &east]);
+        assert_eq!(settings(&east), fenced, "{point}: it was fenced again");
+        let word = ["cutover", "break", &newer, "--here", "--i-have-destroyed-the-target", "--output", "json"];
+        let done = bench.site.start_with(&word, &[("ZMIGRATE_CRASH_AT", point)]).wait(60);
+        assert_eq!(done.code, None, "{point} was not passed:\n{}{}", done.stdout, done.stderr);
+        let again = bench.site.start(&word).wait(60);
+        if point == "host:after:unfenced" {
+            again.must(3).says(&["it has no fence that could be broken"]);
+        } else {
+            assert_eq!(json(&again.must(0))["serves"], false, "{point}");
+        }
+        assert_eq!(
+            (get(&east, "zmigrate:fence").0.as_str(), get(&east, "readonly").0.as_str()),
+            ("-", "on"),
+            "{point}"
+        );
+        assert!(!is_writable(&east) && !bench.site.dir.join("writer.pid").exists(), "{point}: nobody writes");
+    }
 }
