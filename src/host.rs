@@ -41,7 +41,7 @@ use crate::{
     runner::files::{JobFiles, JobNeeds},
     session::{
         client::ClientOptions,
-        cutover::{Hosts, Tools},
+        cutover::{Hosts, Looked, Tools},
         engine::Engine,
     },
     types::{Endpoint, Failure, FailureClass, PeerAddress, PeerName, transfer::Streams},
@@ -99,6 +99,7 @@ pub fn engine(config: &Config) -> Arc<Engine> {
         hooks: Mutex::new(hooks(config)),
         busy: busy(),
         cannot_mount: cannot_mount(),
+        looked: Looked::default(),
     });
     let locks = Arc::new(FileLocks::new(&config.state_dir));
     let engine =

@@ -37,7 +37,7 @@ use zmigrate::{
         zfs::{Depth, Zfs, ZfsErrorKind as K},
     },
     session::{
-        cutover::{Hosts, Tools},
+        cutover::{Hosts, Looked, Tools},
         engine::Engine,
     },
     types::{Access, DatasetName, transfer::Streams},
@@ -331,6 +331,7 @@ impl Sides {
             hooks: Mutex::new(Arc::new(WriterHooks(Arc::clone(&self.writer)))),
             busy: Arc::new(self.elsewhere.clone()),
             cannot_mount: None,
+            looked: Looked::default(),
         });
         let (locks, journal) = (Arc::new(host.locks.clone()), Arc::new(host.journal.clone()));
         let engine = Engine::new(Arc::new(host.zfs.clone()), locks, journal, 1000).with_cutovers(hosts);

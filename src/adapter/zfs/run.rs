@@ -11,6 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
+    task::spawn_blocking,
 };
 
 use super::classify::{Exit, classify, without_usage};
@@ -148,7 +149,14 @@ impl Runner {
     ) -> ZfsResult<Output> {
         let mut command = self.command(tool, args);
         tracing::debug!(operation, command = ?command.as_std(), "run");
-        let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        // `posix_spawn` returns when the program has begun, which takes milliseconds on a busy machine: several commands of one task would
+        // begin one after the other.
+        let started = spawn_blocking(move || {
+            let spawned = command.spawn();
+            (spawned, command)
+        });
+        let (spawned, command) = started.await.map_err(|e| error(operation, ZfsErrorKind::Other, e))?;
         let mut child = spawned.map_err(|e| no_tool(operation, &command, &e))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let both = async { tokio::join!(read_all(stdout), read_ends(stderr)) };

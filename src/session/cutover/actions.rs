@@ -39,8 +39,6 @@ use crate::{
 
 /// How long a stop that was broken off may take when it is made up for: longer than most need, as what is started before it has ended ends with it.
 const STOP_AGAIN_WITHIN: Duration = Duration::from_secs(15);
-/// How long a fence goes by what was seen when it was noted what it changes: it looks again when it is set.
-const SEEN_FOR: Duration = Duration::from_secs(1);
 /// Lines of hooks that are kept for people.
 const MAX_NOTES: usize = 20;
 
@@ -50,9 +48,6 @@ fn word(side: Side) -> &'static str {
         Side::Target => "target",
     }
 }
-
-/// When the unit was looked at, and what was seen.
-pub(super) type JustSeen = (Instant, Vec<DatasetInfo>);
 
 /// What an action needs to know beside itself.
 pub(super) struct Doer {
@@ -67,8 +62,8 @@ pub(super) struct Doer {
     pub notes: Arc<Mutex<VecDeque<String>>>,
     /// What the fence that is set here, or being set, changed.
     pub former: Option<Former>,
-    /// Where one action leaves what it saw for the next.
-    pub seen: Arc<Mutex<Option<JustSeen>>>,
+    /// What the unit's roots inherit, as it was when this side was armed.
+    pub above: Arc<Mutex<Option<activate::Above>>>,
     /// This process broke off stopping the writers, or stopping them failed: another stop has little time.
     pub broke_off: bool,
     /// What was broken off was made up for: the writers were seen to be stopped since.
@@ -131,7 +126,14 @@ impl Doer {
                 if let Some(will) = wanted.iter().find(|s| s.property == MOUNTED && s.local.as_deref() == Some("yes")) {
                     self.must_be_able_to_mount(&will.dataset)?;
                 }
-                activate::prepare(&*self.tools.zfs, &self.unit, &wanted, &self.setup).await
+                let zfs = &*self.tools.zfs;
+                let (prepared, above) = tokio::join!(
+                    activate::prepare(zfs, &self.unit, &wanted, &self.setup),
+                    activate::above(zfs, &self.unit)
+                );
+                prepared?;
+                *lock(&self.above) = Some(above?);
+                Ok(())
             }
         }
     }
@@ -152,7 +154,7 @@ impl Doer {
         }
         let wanted = owed.map(|owed| self.wanted(Some(owed))).unwrap_or_default();
         let former = former(&all, &wanted).into();
-        *lock(&self.seen) = Some((since, all));
+        self.tools.looked.keep(&self.unit, since, all);
         Ok(former)
     }
 
@@ -264,7 +266,7 @@ impl Doer {
 
     async fn fence(&self, leg: Leg) -> Result<(), Failure> {
         let former: &[Saved] = self.former.as_deref().unwrap_or_default();
-        let seen = lock(&self.seen).take().filter(|(since, _)| since.elapsed() < SEEN_FOR).map(|(_, all)| all);
+        let seen = self.tools.looked.take(&self.unit);
         fence::fence(&self.tools, &self.unit, leg, former, seen, self.setup.kill_busy).await
     }
 
@@ -301,7 +303,8 @@ impl Doer {
     async fn activate(&self, former: Option<&Former>, anew: bool) -> Result<(), Failure> {
         self.stop_again(anew).await;
         let wanted = self.wanted(former);
-        activate::activate(&*self.tools.zfs, &self.unit, self.leg, &wanted, &self.setup).await?;
+        let seen = (self.tools.looked.take(&self.unit), lock(&self.above).take());
+        activate::activate(&*self.tools.zfs, &self.unit, self.leg, &wanted, &self.setup, seen).await?;
         self.start().await
     }
 

@@ -128,7 +128,11 @@ fn can_be_made(path: &Path, dataset: &DatasetName) -> Result<(), Failure> {
     })
 }
 
-/// Makes the unit the writable side: the properties as wanted, the marks, the mounts. May be repeated.
+/// What the roots of a unit inherit, as (parent, property) to value.
+pub(super) type Above = BTreeMap<(DatasetName, String), String>;
+
+/// Makes the unit the writable side: the properties as wanted, the marks, the mounts. May be repeated. `seen` is what is known of it and of
+/// what it inherits, if anything is: both are looked at before it is mounted.
 ///
 /// # Errors
 /// When ZFS fails.
@@ -138,8 +142,21 @@ pub(super) async fn activate(
     leg: Leg,
     wanted: &[Saved],
     setup: &Setup,
+    seen: (Option<Vec<DatasetInfo>>, Option<Above>),
 ) -> Result<(), Failure> {
-    let (all, above) = tokio::try_join!(datasets(zfs, unit), above(zfs, unit))?;
+    let all = async {
+        match seen.0 {
+            Some(all) => Ok(all),
+            None => datasets(zfs, unit).await,
+        }
+    };
+    let above = async {
+        match seen.1 {
+            Some(above) => Ok(above),
+            None => above(zfs, unit).await,
+        }
+    };
+    let (all, above) = tokio::try_join!(all, above)?;
     let own = |s: &&Saved| {
         // What this ZFS does not know cannot be set: an older one has no `volmode`. Nor can what is not there any more.
         let is_known = all.iter().any(|d| d.name == s.dataset && d.property(&s.property).is_some());
@@ -196,8 +213,11 @@ fn as_value(saved: &Saved) -> Saved {
     Saved { local: Some(saved.value.clone()), received: false, ..saved.clone() }
 }
 
-/// What the roots of the unit inherit, as (parent, property) to value.
-async fn above(zfs: &dyn Zfs, unit: &Unit) -> Result<BTreeMap<(DatasetName, String), String>, Failure> {
+/// What the roots of the unit inherit.
+///
+/// # Errors
+/// When ZFS fails.
+pub(super) async fn above(zfs: &dyn Zfs, unit: &Unit) -> Result<Above, Failure> {
     let parents: Vec<DatasetName> = unit.roots().iter().filter_map(DatasetName::parent).collect();
     let properties = inherited();
     let asked = try_join_all(parents.iter().map(|parent| zfs.get(parent.as_str(), &properties))).await?;
@@ -206,7 +226,7 @@ async fn above(zfs: &dyn Zfs, unit: &Unit) -> Result<BTreeMap<(DatasetName, Stri
 }
 
 /// What the source inherited, the target inherits from other parents: where that makes a difference, the value is set instead.
-fn as_it_counts(wanted: &[Saved], above: &BTreeMap<(DatasetName, String), String>) -> Vec<Saved> {
+fn as_it_counts(wanted: &[Saved], above: &Above) -> Vec<Saved> {
     // Parents come before their children, and are what these then inherit.
     let mut counts = above.clone();
     let mut sorted: Vec<&Saved> = wanted.iter().collect();

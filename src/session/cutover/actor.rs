@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Tools, actions,
+    activate::Above,
     lines::{Entry, Line, ReadBack, Said, read},
     look::leg_in,
     unit::Unit,
@@ -91,8 +92,8 @@ struct Actor {
     notes: Arc<Mutex<VecDeque<String>>>,
     /// What stands beside the ledger.
     said: Said,
-    /// What was seen when it was noted what a fence changes.
-    seen: Arc<Mutex<Option<actions::JustSeen>>>,
+    /// What the unit's roots inherit, as it was when this side was armed.
+    above: Arc<Mutex<Option<Above>>>,
 }
 
 /// Starts an actor; with `stays` it looks after the unit even if nobody ever asks.
@@ -188,7 +189,7 @@ impl Actor {
             clock: Steady::from_now(),
             notes: Arc::default(),
             said,
-            seen: Arc::default(),
+            above: Arc::default(),
         };
         let fence = actor.in_zfs(FENCE).await?;
         if !fresh || fence.is_some() {
@@ -397,7 +398,7 @@ impl Actor {
             leg,
             side,
             notes: Arc::clone(&self.notes),
-            seen: Arc::clone(&self.seen),
+            above: Arc::clone(&self.above),
             former: kept.former.clone(),
             broke_off: self.stop_failed,
             made_up: Arc::clone(&self.made_up),

@@ -1,6 +1,8 @@
 //! What a host tells about a unit without its machine: what stands there, what it is like, and tidying up after passes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, slice::from_ref, sync::Mutex, time::Duration};
+
+use tokio::time::Instant;
 
 use super::unit::Unit;
 use crate::{
@@ -10,6 +12,7 @@ use crate::{
         record::Saved,
     },
     port::zfs::{Depth, Since, Zfs, ZfsError, ZfsErrorKind},
+    session::engine::lock,
     types::{
         DatasetName, Failure, FailureClass, SnapshotName, SnapshotTag,
         listing::{DatasetInfo, DatasetKind, FENCE, HELD, JOB, Property, PropertySource},
@@ -90,11 +93,32 @@ pub(super) async fn at_tag(
     Ok(all.into_iter().map(|d| (told.get(&d.name).copied().flatten(), d)).map(|(since, d)| (d, since)).collect())
 }
 
+/// How long what was seen counts for what follows: it is looked at again when that is done.
+const SEEN_FOR: Duration = Duration::from_secs(1);
+
+/// What was just seen of a unit, for what follows at once.
+#[derive(Default)]
+pub struct Looked(Mutex<Option<(Unit, Instant, Vec<DatasetInfo>)>>);
+
+impl Looked {
+    /// Keeps what was seen since then.
+    pub(super) fn keep(&self, unit: &Unit, since: Instant, all: Vec<DatasetInfo>) {
+        *lock(&self.0) = Some((unit.clone(), since, all));
+    }
+
+    /// What was just seen of this unit, once.
+    pub(super) fn take(&self, unit: &Unit) -> Option<Vec<DatasetInfo>> {
+        let seen = lock(&self.0).take_if(|(of, ..)| of == unit);
+        seen.filter(|(_, since, _)| since.elapsed() < SEEN_FOR).map(|(.., all)| all)
+    }
+}
+
 /// What stands there by the snapshots of this tag.
 ///
 /// # Errors
 /// When ZFS fails.
-pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
+pub(super) async fn look(zfs: &dyn Zfs, looked: &Looked, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
+    let began = Instant::now();
     let (all, since): (Vec<DatasetInfo>, Vec<Option<Since>>) = at_tag(zfs, unit, tag).await?.into_iter().unzip();
     // Since that very snapshot: one that something else took meanwhile would hide what was written before it. What has no such snapshot is
     // different anyway.
@@ -104,7 +128,9 @@ pub(super) async fn look(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Resul
     let fence = fences.first().copied().flatten().filter(|first| fences.iter().all(|f| *f == Some(*first)));
     let place = |d: &DatasetInfo| unit.place(&d.name).unwrap_or_default();
     let volumes = all.iter().filter(|d| d.kind == DatasetKind::Volume).map(place).collect();
-    Ok(Seen { fence, written, guids: all.iter().map(place).zip(guids).collect(), volumes })
+    let seen = Seen { fence, written, guids: all.iter().map(place).zip(guids).collect(), volumes };
+    looked.keep(unit, began, all);
+    Ok(seen)
 }
 
 /// What a fence would change, as it is now; or as it is wanted, where it has not become so yet.
@@ -176,7 +202,7 @@ pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &
                 let mut destroyed = zfs.destroy_snapshot(&name).await;
                 for tag in job.iter().chain(&own) {
                     if destroyed.as_ref().is_err_and(is_used) {
-                        zfs.release(tag, std::slice::from_ref(&name)).await?;
+                        zfs.release(tag, from_ref(&name)).await?;
                         destroyed = zfs.destroy_snapshot(&name).await;
                     }
                 }
@@ -188,7 +214,11 @@ pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &
                 }
             }
             // The other half of what was left to do.
-            if job.is_some() && info.local(HELD).is_some_and(|held| gone.contains(&held)) {
+            if let Some(job) = job.filter(|_| info.local(HELD).is_some_and(|held| gone.contains(&held))) {
+                if zfs.capabilities(info.name.pool()).await?.holds {
+                    let name = info.snapshot_name(kept).map_err(|e| Failure::new(FailureClass::Usage, e))?;
+                    zfs.hold(&job, from_ref(&name)).await?;
+                }
                 zfs.set(&info.name, &[(HELD.to_owned(), keep.to_string())]).await?;
             }
         }

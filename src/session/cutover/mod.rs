@@ -32,6 +32,7 @@ use tokio::{
 use self::{actor::Message, later::Later};
 pub use self::{
     lines::{ReadBack, Said, units},
+    look::Looked,
     unit::Unit,
 };
 use crate::{
@@ -75,6 +76,8 @@ pub struct Tools {
     pub busy: Arc<dyn Busy>,
     /// Why this process cannot mount for the whole host, if it cannot.
     pub cannot_mount: Option<String>,
+    /// What was just seen of a unit.
+    pub looked: Looked,
 }
 
 impl Tools {
@@ -131,7 +134,7 @@ impl Hosts {
         };
         match call {
             Call::Ask { request, setup } => self.ask(unit, request, setup, who).await,
-            Call::Look { tag } => look::look(&*self.tools.zfs, &unit, &tag).await.map(Told::Seen),
+            Call::Look { tag } => look::look(&*self.tools.zfs, &self.tools.looked, &unit, &tag).await.map(Told::Seen),
             Call::Describe => look::describe(&*self.tools.zfs, &unit).await.map(|saved| Told::Described { saved }),
             Call::Tidy { mut legs, keep, earlier } => {
                 self.later.is_done(unit.roots()).await;
