@@ -50,7 +50,16 @@ impl EngineSession {
         let read = async {
             // The semaphore is never closed.
             let _one_of_few = places.acquire().await;
-            let (listing, capabilities) = tokio::try_join!(zfs.list(root, depth), zfs.capabilities(root.pool()))?;
+            let is_source = role == RoleOfDataset::Source && depth == Depth::Tree;
+            let just_listed =
+                self.engine.cutovers.as_ref().filter(|_| is_source).and_then(|hosts| hosts.just_listed(root));
+            let listing = async {
+                match just_listed {
+                    Some(listing) => Ok(listing),
+                    None => zfs.list(root, depth).await,
+                }
+            };
+            let (listing, capabilities) = tokio::try_join!(listing, zfs.capabilities(root.pool()))?;
             let ancestors = match role {
                 RoleOfDataset::Target => zfs.datasets(&root.ancestors()).await?,
                 RoleOfDataset::Source => Vec::new(),

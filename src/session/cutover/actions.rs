@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Tools, activate,
     fence::{self, is_fenced},
-    look::{MOUNTED, at_tag, datasets, former, is_mounted, leg_in, may_be_set, names_of, value},
+    look::{MOUNTED, datasets, former, is_mounted, leg_in, may_be_set, names_of, value},
     unit::Unit,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     port::{
         hook::{HookCall, HookName, HookVerb},
         journal::{Entry, Phase},
-        zfs::{Depth, Since, SnapshotRequest, ZfsErrorKind},
+        zfs::{Depth, SnapshotRequest, ZfsErrorKind},
     },
     session::engine::lock,
     types::{
@@ -288,16 +288,25 @@ impl Doer {
                 Err(e) => return Err(e.into()),
             }
         }
-        let (all, since): (Vec<_>, Vec<_>) = at_tag(zfs, &self.unit, &tag).await?.into_iter().unzip();
-        if !is_fenced(&all, leg) {
+        let (mut all, mut is_whole): (Vec<DatasetInfo>, bool) = (Vec::new(), true);
+        for root in self.unit.roots() {
+            let since = Instant::now();
+            let listing = zfs.list(root, Depth::Tree).await?;
+            is_whole &= !listing.datasets.is_empty();
+            all.extend(listing.datasets.iter().cloned());
+            // What is sent is planned by it.
+            self.tools.looked.keep_tree(root, since, listing);
+        }
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        if !is_whole || !is_fenced(&all, leg) {
             let text = format!("{} is not fenced any more: somebody changed it by hand", self.unit);
             return Err(Failure::new(FailureClass::Zfs, text));
         }
-        let guid = |(info, since): (&DatasetInfo, Option<Since>)| match since {
-            Some(since) => Ok(since.guid),
+        let guid = |info: &DatasetInfo| match info.snapshots.iter().find(|s| s.tag == tag) {
+            Some(snapshot) => Ok(snapshot.guid),
             None => Err(Failure::new(FailureClass::Zfs, format!("{}@{tag} was not made", info.name))),
         };
-        all.iter().zip(since).map(guid).collect()
+        all.iter().map(guid).collect()
     }
 
     async fn activate(&self, former: Option<&Former>, anew: bool) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use crate::{
     session::engine::lock,
     types::{
         DatasetName, Failure, FailureClass, SnapshotName, SnapshotTag,
-        listing::{DatasetInfo, DatasetKind, FENCE, HELD, JOB, Property, PropertySource},
+        listing::{DatasetInfo, DatasetKind, FENCE, HELD, JOB, Listing, Property, PropertySource},
     },
 };
 
@@ -96,20 +96,36 @@ pub(super) async fn at_tag(
 /// How long what was seen counts for what follows: it is looked at again when that is done.
 const SEEN_FOR: Duration = Duration::from_secs(1);
 
-/// What was just seen of a unit, for what follows at once.
+/// What was just seen, for what follows at once.
 #[derive(Default)]
-pub struct Looked(Mutex<Option<(Unit, Instant, Vec<DatasetInfo>)>>);
+pub struct Looked {
+    unit: Mutex<Option<(Unit, Instant, Vec<DatasetInfo>)>>,
+    trees: Mutex<HashMap<DatasetName, (Instant, Listing)>>,
+}
 
 impl Looked {
-    /// Keeps what was seen since then.
+    /// Keeps what was seen of a unit since then.
     pub(super) fn keep(&self, unit: &Unit, since: Instant, all: Vec<DatasetInfo>) {
-        *lock(&self.0) = Some((unit.clone(), since, all));
+        *lock(&self.unit) = Some((unit.clone(), since, all));
     }
 
     /// What was just seen of this unit, once.
     pub(super) fn take(&self, unit: &Unit) -> Option<Vec<DatasetInfo>> {
-        let seen = lock(&self.0).take_if(|(of, ..)| of == unit);
+        let seen = lock(&self.unit).take_if(|(of, ..)| of == unit);
         seen.filter(|(_, since, _)| since.elapsed() < SEEN_FOR).map(|(.., all)| all)
+    }
+
+    /// Keeps a listing of all that is at or below this root, made since then.
+    pub(super) fn keep_tree(&self, root: &DatasetName, since: Instant, listing: Listing) {
+        let mut trees = lock(&self.trees);
+        trees.retain(|_, (since, _)| since.elapsed() < SEEN_FOR);
+        trees.insert(root.clone(), (since, listing));
+    }
+
+    /// The listing that was just made of this root and all below it, once.
+    pub(super) fn take_tree(&self, root: &DatasetName) -> Option<Listing> {
+        let listed = lock(&self.trees).remove(root);
+        listed.filter(|(since, _)| since.elapsed() < SEEN_FOR).map(|(_, listing)| listing)
     }
 }
 
@@ -119,7 +135,10 @@ impl Looked {
 /// When ZFS fails.
 pub(super) async fn look(zfs: &dyn Zfs, looked: &Looked, unit: &Unit, tag: &SnapshotTag) -> Result<Seen, Failure> {
     let began = Instant::now();
-    let (all, since): (Vec<DatasetInfo>, Vec<Option<Since>>) = at_tag(zfs, unit, tag).await?.into_iter().unzip();
+    let mut seen = at_tag(zfs, unit, tag).await?;
+    // As those of the final snapshots are.
+    seen.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+    let (all, since): (Vec<DatasetInfo>, Vec<Option<Since>>) = seen.into_iter().unzip();
     // Since that very snapshot: one that something else took meanwhile would hide what was written before it. What has no such snapshot is
     // different anyway.
     let written = since.iter().flatten().map(|s| s.written).sum();

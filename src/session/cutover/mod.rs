@@ -55,7 +55,7 @@ use crate::{
     session::patience::in_time,
     types::{
         DatasetName, Failure, FailureClass,
-        listing::{FENCE, PropertySource, SERVING},
+        listing::{FENCE, Listing, PropertySource, SERVING},
     },
 };
 
@@ -154,6 +154,11 @@ impl Hosts {
                 Ok(Told::Done)
             }
         }
+    }
+
+    /// The listing of this root and all below it that was just made for a cutover's final sync, once.
+    pub(super) fn just_listed(&self, root: &DatasetName) -> Option<Listing> {
+        self.tools.looked.take_tree(root)
     }
 
     /// The legs of the unit that are over here, where the one that it takes part in now is one of these. Unless that has moved the unit,
