@@ -71,10 +71,12 @@ impl Coordinator {
     /// as far as passes measured what that takes. `None` outside of an outage.
     pub fn decide_by(&self) -> Option<Millis> {
         let kept = &self.kept;
-        let limit = kept.outage_limit();
-        // Whatever was measured, half of the limit is for what comes before.
-        let coming_up = self.meter.coming_up().min(Millis(limit.0 / 2));
-        Some(kept.since.filter(|_| kept.phase.is_outage())?.plus(limit.minus(coming_up)))
+        Some(kept.since.filter(|_| kept.phase.is_outage())?.plus(kept.outage_limit().minus(self.coming_up())))
+    }
+
+    /// What of the limit is left for the target to come up; whatever was measured, half of it is for what comes before.
+    fn coming_up(&self) -> Millis {
+        self.meter.coming_up().min(Millis(self.kept.outage_limit().0 / 2))
     }
 
     /// The outage if it began now, as far as passes measured it.
@@ -235,7 +237,10 @@ impl Turn<'_> {
             let is_over = is_set_back || self.kept().since.is_some_and(|since| self.now > since.plus(limit));
             let why = match limit {
                 limit if is_over => format!("the outage took longer than {limit}"),
-                limit => format!("the outage would have taken longer than {limit}, until the target had come up"),
+                limit => {
+                    let coming_up = self.it.coming_up();
+                    format!("the outage would have taken longer than {limit}, as the target needs {coming_up} to come up")
+                }
             };
             return self.roll_back(why);
         }

@@ -337,7 +337,7 @@ fn an_outage_that_lasts_too_long_is_rolled_back() {
     bench.write();
     let stop = fs::read_to_string(bench.site.dir.join("stop.sh")).unwrap();
     fs::write(bench.site.dir.join("stop.sh"), stop.replace("#!/bin/bash\n", "#!/bin/bash\nsleep 4\n")).unwrap();
-    rolled_back(&bench, &["--outage-limit", "2s"], "the outage took longer than");
+    rolled_back(&bench, &["--outage-limit", "2s"], "the outage would have taken longer than 2.0 s");
     fs::write(bench.site.dir.join("stop.sh"), stop).unwrap();
     wait_for("the writer to run again", 20, || bench.writer_runs());
     bench.stop_writing();
