@@ -239,7 +239,9 @@ impl Turn<'_> {
                 limit if is_over => format!("the outage took longer than {limit}"),
                 limit => {
                     let coming_up = self.it.coming_up();
-                    format!("the outage would have taken longer than {limit}, as the target needs {coming_up} to come up")
+                    format!(
+                        "the outage would have taken longer than {limit}, as the target needs {coming_up} to come up"
+                    )
                 }
             };
             return self.roll_back(why);
