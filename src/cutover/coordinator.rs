@@ -240,7 +240,7 @@ impl Turn<'_> {
                 limit => {
                     let coming_up = self.it.coming_up();
                     format!(
-                        "the outage would have taken longer than {limit}, as the target needs {coming_up} to come up"
+                        "the outage would have taken longer than {limit}: {coming_up} of that is for the target to come up"
                     )
                 }
             };

@@ -96,8 +96,8 @@ impl Kept {
             R::Barred { leg } => self.bar(*leg),
             R::UnknownFence { leg } => {
                 self.part = Part::UnknownFence(*leg);
-                // What an older fence changed says nothing of this one.
-                (self.fence, self.former) = (Some(*leg), None);
+                // What an older fence changed says nothing of this one, nor does what was to come up before it was set.
+                (self.fence, self.former, self.owed) = (Some(*leg), None, None);
             }
             R::Quiescing { until } => self.stage(Stage::Quiescing { until: *until }),
             R::Fencing { former } => {
@@ -115,11 +115,11 @@ impl Kept {
                 }
                 self.stage(Stage::Unfencing);
             }
+            // Nothing is set back, so it is not mounted, its writers must not start, and nobody may take it for what serves.
+            R::Unfenced if self.unfences_unknown() => (self.fence, self.part) = (None, Part::None),
             R::Unfenced => {
-                // Of a fence that was unknown nothing is set back, so it is not mounted, and its writers must not start.
-                let stage = if self.unfences_unknown() { Stage::Closed } else { Stage::Starting };
                 (self.fence, self.former) = (None, None);
-                self.stage(stage);
+                self.stage(Stage::Starting);
             }
             R::Serving => {
                 self.owed = None;
@@ -212,6 +212,6 @@ mod tests {
         // The ledger is older than what ZFS shows.
         let unknown = [&known[..], &[HostRecord::UnknownFence { leg: leg(3) }]].concat();
         assert_eq!(after(&[&unknown[..], &broken[..1]].concat()), (true, part(3, Stage::Unfencing)));
-        assert_eq!(after(&[&unknown[..], &broken].concat()), (false, part(3, Stage::Closed)));
+        assert_eq!(after(&[&unknown[..], &broken].concat()), (false, Part::None));
     }
 }

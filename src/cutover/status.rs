@@ -179,7 +179,9 @@ fn nothing(coordinator: &Coordinator) -> String {
             "it goes on, and moves the unit when the predicted downtime is short enough".to_owned()
         }
         Phase::Armed { go: false } => "passes go on; the source serves".to_owned(),
-        phase if phase.is_outage() => format!("it goes on; if the outage reaches {limit} first, it is rolled back"),
+        phase if phase.is_outage() => {
+            format!("it goes on; if the outage would last longer than {limit}, it is rolled back")
+        }
         Phase::Retract { served: false } => {
             "it asks again until the target answers; if the target is lost for ever, only `cutover break` helps"
                 .to_owned()

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use super::{
-    cutover::Hosts,
+    cutover::{Hosts, later::Turn},
     listings::{Places, Shown},
     prepared::Prepared,
     probe,
@@ -133,9 +133,9 @@ pub struct EngineSession {
     /// What of a target was shown to whoever leads.
     pub(super) shown: Mutex<Shown>,
     /// What goes to its end, whoever waits for it or not.
-    pub(super) acts: TaskTracker,
+    acts: TaskTracker,
     /// Set when what goes on by itself has to come to its end, too.
-    pub(super) closing: CancellationToken,
+    closing: CancellationToken,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -342,6 +342,22 @@ impl EngineSession {
     ) -> Result<T, Failure> {
         let done = self.acts.spawn(work.in_current_span()).await;
         done.unwrap_or_else(|e| Err(Failure::new(FailureClass::Internal, e)))
+    }
+
+    /// Does `work` when its turn comes, or the session closes. Nobody waits for it but [`EngineSession::shut_down`], and who touches
+    /// that dataset next.
+    pub(super) fn by_itself(&self, turn: Turn, work: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.closing.clone();
+        let work = async move {
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => {}
+                () = turn.comes() => {}
+            }
+            work.await;
+            drop(turn);
+        };
+        self.acts.spawn(work.in_current_span());
     }
 
     /// Has done what a receive into this dataset left to do.

@@ -78,6 +78,13 @@ impl EngineSession {
         Ok(Reply::Listed(Box::new(listed)))
     }
 
+    /// Something is changed on this side: what was just listed for a cutover does not count any more.
+    pub(super) fn forget_what_was_seen(&self) {
+        if let Some(hosts) = &self.engine.cutovers {
+            hosts.forget_what_was_seen();
+        }
+    }
+
     /// True for a snapshot that was in this session's last listing of a target.
     pub(super) fn was_shown(&self, guid: Guid) -> bool {
         lock(&self.shown).0.binary_search(&guid).is_ok()

@@ -3,11 +3,9 @@
 //! Invariants: the newest snapshot that was acknowledged stays held; what is let go of is older than it, and held for this job alone;
 //! `zmigrate:held` is set last, so that a target which names its newest snapshot there has nothing left to be finished.
 
-use std::{slice::from_ref, sync::Arc};
+use std::sync::Arc;
 
-use tracing::Instrument;
-
-use super::{bases::hold_tag, cutover::later::Turn, engine::EngineSession};
+use super::bases::hold_tag;
 use crate::{
     port::zfs::{Depth, Zfs, ZfsErrorKind, ZfsResult},
     types::{DatasetName, Failure, SnapshotName, listing::HELD},
@@ -17,76 +15,40 @@ use crate::{
 /// Snapshots whose holds are taken off unseen, newest first, where holds cannot be listed: one argument each.
 const MAX_UNSEEN: usize = 200;
 
-/// What was just received, and becomes the base of what comes next.
-pub(super) struct NewBase {
-    pub step: ReceiveStep,
-    /// This ZFS has holds.
-    pub holds: bool,
-    /// The snapshot that the target named as held before.
-    pub recorded: Option<String>,
-}
-
-impl NewBase {
-    /// The new one is held: lets go of older ones, and records that.
-    ///
-    /// # Errors
-    /// When ZFS fails; what is not recorded is tried again by the next step.
-    pub async fn let_older_go(&self, zfs: &dyn Zfs) -> Result<(), Failure> {
-        let NewBase { step, holds, recorded } = self;
-        let (dataset, newest) = (step.snapshot.dataset(), step.snapshot.tag().to_string());
-        // What this step started from, and what an earlier one recorded but did not come to release.
-        let before = recorded.as_ref().and_then(|tag| dataset.snapshot(&tag.parse().ok()?).ok());
-        let mut older: Vec<SnapshotName> = step.from.iter().cloned().chain(before.clone()).collect();
-        older.retain(|name| name.dataset() == dataset && *name != step.snapshot);
-        older.dedup();
-        let from = step.from.as_ref().filter(|from| from.dataset() == dataset);
-        // Steps that broke off after their holds, so that none recorded anything, left some in between as well.
-        let in_order = match &before {
-            Some(before) => Some(before) == from || *before == step.snapshot,
-            None => step.creates,
-        };
-        if *holds && !in_order {
-            older.extend(held_before(zfs, &dataset, step, &older).await?);
-        }
-        if *holds && !older.is_empty() {
-            zfs.release(&hold_tag(&step.job), &older).await?;
-        }
-        // Last: a target that names its newest snapshot here is protected and held.
-        if recorded.as_ref().is_none_or(|tag| *tag != newest) {
-            zfs.set(&dataset, &[(HELD.to_owned(), newest)]).await?;
-        }
-        Ok(())
+/// The newest snapshot of the target is held: lets go of older ones, and records that. `recorded` is what was recorded before.
+///
+/// # Errors
+/// When ZFS fails; what is not recorded is tried again by the next step.
+pub(super) async fn let_older_go(
+    zfs: Arc<dyn Zfs>,
+    dataset: DatasetName,
+    step: ReceiveStep,
+    holds: bool,
+    recorded: Option<String>,
+) -> Result<(), Failure> {
+    let newest = step.snapshot.tag().to_string();
+    // What this step started from, and what an earlier one recorded but did not come to release.
+    let before = recorded.as_ref().and_then(|tag| dataset.snapshot(&tag.parse().ok()?).ok());
+    let mut older: Vec<SnapshotName> = step.from.iter().cloned().chain(before.clone()).collect();
+    older.retain(|name| name.dataset() == dataset && *name != step.snapshot);
+    older.dedup();
+    let from = step.from.as_ref().filter(|from| from.dataset() == dataset);
+    // Steps that broke off after their holds, so that none recorded anything, left some in between as well.
+    let in_order = match &before {
+        Some(before) => Some(before) == from || *before == step.snapshot,
+        None => step.creates,
+    };
+    if holds && !in_order {
+        older.extend(held_before(&*zfs, &dataset, &step, &older).await?);
     }
-
-    /// Holds the new one at once and lets go of older ones when the turn of its dataset comes, or the session closes. Nobody waits for it but
-    /// [`EngineSession::shut_down`], and who touches that dataset next.
-    pub fn keep_later(self, session: &EngineSession, turn: Turn) {
-        let (zfs, closing) = (Arc::clone(&session.engine.zfs), session.closing.clone());
-        let work = async move {
-            let snapshot = &self.step.snapshot;
-            let held = match self.holds {
-                true => zfs.hold(&hold_tag(&self.step.job), from_ref(snapshot)).await,
-                false => Ok(()),
-            };
-            if let Err(e) = held {
-                // What was recorded as held before stays so, and the next step of the dataset makes up for it.
-                return tracing::warn!("{snapshot} is not held: {e}");
-            }
-            tokio::select! {
-                biased;
-                () = closing.cancelled() => {}
-                () = turn.comes() => {}
-            }
-            if let Err(failure) = self.let_older_go(&*zfs).await {
-                let dataset = snapshot.dataset();
-                tracing::warn!(
-                    "{dataset} keeps an older snapshot held, until the next pass or the cutover's end: {failure}"
-                );
-            }
-            drop(turn);
-        };
-        session.acts.spawn(work.in_current_span());
+    if holds && !older.is_empty() {
+        zfs.release(&hold_tag(&step.job), &older).await?;
     }
+    // Last: a target that names its newest snapshot here is protected and held.
+    if recorded.is_none_or(|tag| tag != newest) {
+        zfs.set(&dataset, &[(HELD.to_owned(), newest)]).await?;
+    }
+    Ok(())
 }
 
 /// The snapshots that are older than the new one and held for its job, but for those that are known; where holds cannot be listed, all
@@ -167,7 +129,7 @@ mod tests {
             job: JOB.parse().unwrap(),
         };
         let recorded = recorded.map(str::to_owned);
-        NewBase { step, holds: true, recorded }.let_older_go(zfs).await.unwrap();
+        let_older_go(Arc::new(zfs.clone()), dataset.clone(), step, true, recorded).await.unwrap();
         let properties = zfs.local_properties(&dataset);
         assert!(properties.iter().any(|(name, value)| name == HELD && value.starts_with(tag)), "{properties:?}");
         held(zfs).await

@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::{
     bases::hold_tag,
     engine::EngineSession,
-    older::NewBase,
+    older::let_older_go,
     properties::is_set_before_data,
     told::{Told, told},
 };
@@ -171,7 +171,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
     match there {
         Some(guid) if guid == step.to_guid => {
             // An earlier run's word was lost after the receive had committed. Finish what it had to do.
-            hold_now(session, &step, &capabilities).await?;
+            hold(session, &step.job, from_ref(&step.snapshot), &capabilities).await?;
             let found = read_back(session, dataset.as_str(), &step, &capabilities).await?;
             return after_receive(session, &dataset, &step, &capabilities, found).await.map(Opened::IsThere);
         }
@@ -229,7 +229,7 @@ pub(super) async fn open_receive(session: &EngineSession, channel: u32, step: Re
             // Whether or not the initiator still lives: what has been received must be protected.
             // Asked for the same, so that one command can tell it of both, and of others. What is held stays what it is meanwhile.
             let (held, made, found) = tokio::join!(
-                hold_now(&worker, &step, &capabilities),
+                hold(&worker, &step.job, from_ref(&step.snapshot), &capabilities),
                 read_back(&worker, step.snapshot.as_str(), &step, &capabilities),
                 read_back(&worker, dataset.as_str(), &step, &capabilities)
             );
@@ -297,20 +297,6 @@ async fn hold(
     }
 }
 
-/// Keeps what was received, unless it is a cutover's: its outage does not wait for that, and until then the base is held, which was what both
-/// sides had before.
-async fn hold_now(session: &EngineSession, step: &ReceiveStep, capabilities: &Capabilities) -> ZfsResult<()> {
-    match is_later(session, step) {
-        true => Ok(()),
-        false => hold(session, &step.job, from_ref(&step.snapshot), capabilities).await,
-    }
-}
-
-/// Whether what is not needed to go on is done beside what follows.
-fn is_later(session: &EngineSession, step: &ReceiveStep) -> bool {
-    session.engine.cutovers.is_some() && is_of_a_cutover(step.snapshot.tag().as_str())
-}
-
 /// Sets what is missing in `found` ([`read_back`]) of what safety rule 2 wants, when the newest common snapshot is held. What is left
 /// then, a cutover's outage does not wait for.
 async fn after_receive(
@@ -344,10 +330,20 @@ async fn after_receive(
         warnings.push(format!("{dataset} was not protected as it should be; set again: {}", mended.join(" ")));
     }
     let recorded = found.into_iter().find(|p| p.name == HELD && p.source == PropertySource::Local);
-    let base = NewBase { step: step.clone(), holds: capabilities.holds, recorded: recorded.map(|p| p.value) };
+    let zfs = Arc::clone(&session.engine.zfs);
+    let left = let_older_go(zfs, dataset.clone(), step.clone(), capabilities.holds, recorded.map(|p| p.value));
     match &session.engine.cutovers {
-        Some(hosts) if is_later(session, step) => base.keep_later(session, hosts.later.turn(dataset).await),
-        _ => base.let_older_go(session.zfs()).await?,
+        Some(hosts) if is_of_a_cutover(step.snapshot.tag().as_str()) => {
+            let (turn, dataset) = (hosts.later.turn(dataset).await, dataset.clone());
+            session.by_itself(turn, async move {
+                if let Err(failure) = left.await {
+                    tracing::warn!(
+                        "{dataset} keeps an older snapshot held, until the next pass or the cutover's end: {failure}"
+                    );
+                }
+            });
+        }
+        _ => left.await?,
     }
     Ok(warnings)
 }

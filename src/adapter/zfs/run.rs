@@ -13,6 +13,7 @@ use tokio::{
     process::Command,
     task::spawn_blocking,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::classify::{Exit, classify, without_usage};
 use crate::{
@@ -152,10 +153,10 @@ impl Runner {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // `posix_spawn` returns when the program has begun, which takes milliseconds on a busy machine: several commands of one task would
         // begin one after the other.
-        let started = spawn_blocking(move || {
+        let started = AbortOnDropHandle::new(spawn_blocking(move || {
             let spawned = command.spawn();
             (spawned, command)
-        });
+        }));
         let (spawned, command) = started.await.map_err(|e| error(operation, ZfsErrorKind::Other, e))?;
         let mut child = spawned.map_err(|e| no_tool(operation, &command, &e))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

@@ -112,7 +112,8 @@ async fn serves_again(hosts: Option<&Hosts>, unit: &Unit, id: CutoverId) -> Resu
     for _ in 0..BREAK_LOOKS {
         let units = hosts.map(Hosts::units).transpose()?.unwrap_or_default();
         let part = units.iter().find(|(other, _)| other == unit).map(|(_, host)| &host.kept().part);
-        if matches!(part, Some(Part::Source(_, Stage::Closed))) {
+        // Of a fence that was unknown no part is left.
+        if matches!(part, Some(Part::Source(_, Stage::Closed) | Part::None)) {
             return Ok(());
         }
         sleep(BREAK_LOOK_EVERY).await;

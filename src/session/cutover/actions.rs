@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Tools, activate,
     fence::{self, is_fenced},
-    look::{MOUNTED, datasets, former, is_mounted, leg_in, may_be_set, names_of, value},
+    look::{MOUNTED, datasets, former, is_gone, is_mounted, leg_in, may_be_set, names_of, value},
     unit::Unit,
 };
 use crate::{
@@ -90,8 +90,12 @@ impl Doer {
                 Ok(guids) => Outcome::Final(guids.into()),
                 Err(failure) => Outcome::Failed(failure.in_one()),
             },
-            Action::Unfence(former) => done(fence::unfence(zfs, &self.unit, former).await),
+            Action::Unfence(former) => {
+                self.tools.looked.forget();
+                done(fence::unfence(zfs, &self.unit, former).await)
+            }
             Action::Unquiesce { anew } => {
+                self.tools.looked.forget();
                 self.stop_again(*anew).await;
                 done(self.start().await)
             }
@@ -288,25 +292,24 @@ impl Doer {
                 Err(e) => return Err(e.into()),
             }
         }
-        let (mut all, mut is_whole): (Vec<DatasetInfo>, bool) = (Vec::new(), true);
+        let mut made = Vec::new();
         for root in self.unit.roots() {
-            let since = Instant::now();
             let listing = zfs.list(root, Depth::Tree).await?;
-            is_whole &= !listing.datasets.is_empty();
-            all.extend(listing.datasets.iter().cloned());
+            if listing.datasets.is_empty() {
+                return Err(is_gone(root));
+            }
+            if !is_fenced(&listing.datasets, leg) {
+                let text = format!("{} is not fenced any more: somebody changed it by hand", self.unit);
+                return Err(Failure::new(FailureClass::Zfs, text));
+            }
+            let of_tag = |info: &DatasetInfo| info.snapshots.iter().find(|s| s.tag == tag).map(|s| s.guid);
+            made.extend(listing.datasets.iter().map(|info| (info.name.clone(), of_tag(info))));
             // What is sent is planned by it.
-            self.tools.looked.keep_tree(root, since, listing);
+            self.tools.looked.keep_tree(root, listing);
         }
-        all.sort_by(|one, other| one.name.cmp(&other.name));
-        if !is_whole || !is_fenced(&all, leg) {
-            let text = format!("{} is not fenced any more: somebody changed it by hand", self.unit);
-            return Err(Failure::new(FailureClass::Zfs, text));
-        }
-        let guid = |info: &DatasetInfo| match info.snapshots.iter().find(|s| s.tag == tag) {
-            Some(snapshot) => Ok(snapshot.guid),
-            None => Err(Failure::new(FailureClass::Zfs, format!("{}@{tag} was not made", info.name))),
-        };
-        all.iter().map(guid).collect()
+        made.sort();
+        let not_made = |name| Failure::new(FailureClass::Zfs, format!("{name}@{tag} was not made"));
+        made.into_iter().map(|(name, guid)| guid.ok_or_else(|| not_made(name))).collect()
     }
 
     async fn activate(&self, former: Option<&Former>, anew: bool) -> Result<(), Failure> {

@@ -47,7 +47,8 @@ pub(super) async fn fence(
 ) -> Result<(), Failure> {
     let zfs = &*tools.zfs;
     let mut failed = None;
-    let seen = seen.filter(|all| !is_fenced(all, leg));
+    let is_noted = |d: &DatasetInfo| former.iter().any(|s| s.dataset == d.name);
+    let seen = seen.filter(|all| !is_fenced(all, leg) && all.iter().all(is_noted));
     if let Some(seen) = &seen {
         failed = set(tools, seen, leg, kill_busy).await.err();
     }

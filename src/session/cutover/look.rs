@@ -40,6 +40,11 @@ pub(super) fn inherited() -> Vec<&'static str> {
     all
 }
 
+pub(super) fn is_gone(root: &DatasetName) -> Failure {
+    Failure::new(FailureClass::Refused, format!("{root} does not exist"))
+        .hint("was it renamed or destroyed, or is its pool not imported?")
+}
+
 /// All datasets of a unit, in order.
 ///
 /// # Errors
@@ -49,8 +54,7 @@ pub(super) async fn datasets(zfs: &dyn Zfs, unit: &Unit) -> Result<Vec<DatasetIn
     for root in unit.roots() {
         let tree = zfs.tree(root).await?;
         if tree.is_empty() {
-            return Err(Failure::new(FailureClass::Refused, format!("{root} does not exist"))
-                .hint("was it renamed or destroyed, or is its pool not imported?"));
+            return Err(is_gone(root));
         }
         all.extend(tree);
     }
@@ -95,6 +99,9 @@ pub(super) async fn at_tag(
 
 /// How long what was seen counts for what follows: it is looked at again when that is done.
 const SEEN_FOR: Duration = Duration::from_secs(1);
+/// The same of a listing, which is no older than the final snapshot that it shows: roots are sent one after the other. What changes here
+/// ends it before.
+const LISTED_FOR: Duration = Duration::from_secs(30);
 
 /// What was just seen, for what follows at once.
 #[derive(Default)]
@@ -115,17 +122,23 @@ impl Looked {
         seen.filter(|(_, since, _)| since.elapsed() < SEEN_FOR).map(|(.., all)| all)
     }
 
-    /// Keeps a listing of all that is at or below this root, made since then.
-    pub(super) fn keep_tree(&self, root: &DatasetName, since: Instant, listing: Listing) {
+    /// Keeps a listing of all that is at or below this root, which was just made.
+    pub(super) fn keep_tree(&self, root: &DatasetName, listing: Listing) {
         let mut trees = lock(&self.trees);
-        trees.retain(|_, (since, _)| since.elapsed() < SEEN_FOR);
-        trees.insert(root.clone(), (since, listing));
+        trees.retain(|_, (since, _)| since.elapsed() < LISTED_FOR);
+        trees.insert(root.clone(), (Instant::now(), listing));
     }
 
     /// The listing that was just made of this root and all below it, once.
     pub(super) fn take_tree(&self, root: &DatasetName) -> Option<Listing> {
         let listed = lock(&self.trees).remove(root);
-        listed.filter(|(since, _)| since.elapsed() < SEEN_FOR).map(|(_, listing)| listing)
+        listed.filter(|(since, _)| since.elapsed() < LISTED_FOR).map(|(_, listing)| listing)
+    }
+
+    /// Something is changed here: nothing counts that was seen before.
+    pub(super) fn forget(&self) {
+        *lock(&self.unit) = None;
+        lock(&self.trees).clear();
     }
 }
 
@@ -233,11 +246,7 @@ pub(super) async fn tidy(zfs: &dyn Zfs, unit: &Unit, legs: &[CutoverId], keep: &
                 }
             }
             // The other half of what was left to do.
-            if let Some(job) = job.filter(|_| info.local(HELD).is_some_and(|held| gone.contains(&held))) {
-                if zfs.capabilities(info.name.pool()).await?.holds {
-                    let name = info.snapshot_name(kept).map_err(|e| Failure::new(FailureClass::Usage, e))?;
-                    zfs.hold(&job, from_ref(&name)).await?;
-                }
+            if job.is_some() && info.local(HELD).is_some_and(|held| gone.contains(&held)) {
                 zfs.set(&info.name, &[(HELD.to_owned(), keep.to_string())]).await?;
             }
         }

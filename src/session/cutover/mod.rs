@@ -141,6 +141,7 @@ impl Hosts {
                 if earlier {
                     legs.extend(self.over(&unit, &legs)?);
                 }
+                self.tools.looked.forget();
                 look::tidy(&*self.tools.zfs, &unit, &legs, &keep).await?;
                 Ok(Told::Done)
             }
@@ -159,6 +160,11 @@ impl Hosts {
     /// The listing of this root and all below it that was just made for a cutover's final sync, once.
     pub(super) fn just_listed(&self, root: &DatasetName) -> Option<Listing> {
         self.tools.looked.take_tree(root)
+    }
+
+    /// Something is changed here: what was just seen or listed does not count any more.
+    pub(super) fn forget_what_was_seen(&self) {
+        self.tools.looked.forget();
     }
 
     /// The legs of the unit that are over here, where the one that it takes part in now is one of these. Unless that has moved the unit,
