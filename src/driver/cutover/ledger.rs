@@ -14,7 +14,6 @@ use crate::{
         status::{Status, status},
         terms::Terms,
     },
-    port::ledger::{LedgerError, Ledgers},
     types::{Failure, FailureClass, transfer::Streams},
     wire::message::Compression,
 };
@@ -318,7 +317,7 @@ impl Story {
     }
 
     /// Takes the newest pass into account, where it is not in the ledger but noted beside it.
-    fn hear_note(&mut self, note: &str) {
+    pub(super) fn hear_note(&mut self, note: &str) {
         let Ok(line) = serde_json::from_str::<Line>(note) else { return };
         let counts = match (&line.entry, self.passes.last()) {
             (Entry::Passed { pass }, Some(last)) => pass.number > last.number,
@@ -404,32 +403,6 @@ pub fn read(lines: &[String], place: &str) -> Result<(Story, Coordinator), Failu
 pub fn terms_of(lines: &[String]) -> Option<Arc<Terms>> {
     let mut entries = lines.iter().filter_map(|line| Some(serde_json::from_str::<Line>(line).ok()?.entry));
     entries.find_map(|e| if let Entry::Record { of: Record::Begun { terms, .. } } = e { Some(terms) } else { None })
-}
-
-/// All cutovers that were led from this host: their ledgers' names, and what those tell, each for itself: one that cannot be read
-/// keeps no other from being looked after.
-///
-/// # Errors
-/// When the directory cannot be read.
-#[allow(clippy::type_complexity, reason = "a pair for each")]
-pub fn leads(ledgers: &dyn Ledgers) -> Result<Vec<(String, Result<(Story, Coordinator), Failure>)>, Failure> {
-    let usage = |e: LedgerError| Failure::new(FailureClass::Usage, e);
-    let mut all = Vec::new();
-    for name in ledgers.names("lead-").map_err(usage)? {
-        match ledgers.read(&name).map_err(usage) {
-            // It never began.
-            Ok(lines) if lines.len() < 2 => {}
-            Ok(lines) => {
-                let mut told = read(&lines, &ledgers.place(&name));
-                if let (Ok((story, _)), Some(note)) = (&mut told, ledgers.noted(&name)) {
-                    story.hear_note(&note);
-                }
-                all.push((name, told));
-            }
-            Err(failure) => all.push((name, Err(failure))),
-        }
-    }
-    Ok(all)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 
 mod content;
 mod home;
+mod leads;
 mod ledger;
 mod notice;
 mod owed;
@@ -34,8 +35,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::ledger::{Begun, Entry, Line, PassReport, Story, leads, name_of, read, returned, terms_of};
 pub use self::{
+    leads::leads,
+    ledger::{Begun, Entry, Line, PassReport, Story, name_of, read, returned, terms_of},
     notice::Notice,
     standing::{Standing, Waiting, standing, stuck},
     survey::{BrokenHere, Survey, abort_here, break_here, survey},
