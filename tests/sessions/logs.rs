@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use serde_json::Value;
@@ -32,6 +32,9 @@ impl Write for Lines {
 
 /// Everything that was logged, as `--log-json` writes it.
 fn logged(test: impl Future<Output = ()>) -> Vec<Value> {
+    // A line that another test comes to first, on a thread where nobody listens, would never be told to anybody else: so there somebody does.
+    static LISTENS: Once = Once::new();
+    LISTENS.call_once(|| drop(tracing::subscriber::set_global_default(tracing_subscriber::registry())));
     let lines = Lines::default();
     let writer = lines.clone();
     let json = tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO);
