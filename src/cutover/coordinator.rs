@@ -235,14 +235,13 @@ impl Turn<'_> {
         {
             let limit = self.kept().outage_limit();
             let is_over = is_set_back || self.kept().since.is_some_and(|since| self.now > since.plus(limit));
-            let why = match limit {
-                limit if is_over => format!("the outage took longer than {limit}"),
-                limit => {
-                    let coming_up = self.it.coming_up();
-                    format!(
-                        "the outage would have taken longer than {limit}: {coming_up} of that is for the target to come up"
-                    )
-                }
+            let why = if is_over {
+                format!("the outage took longer than {limit}")
+            } else {
+                let coming_up = self.it.coming_up();
+                format!(
+                    "the outage would have taken longer than {limit}: {coming_up} of that is for the target to come up"
+                )
             };
             return self.roll_back(why);
         }

@@ -40,7 +40,7 @@ impl EngineSession {
         superseded: &[Base],
     ) -> Result<Reply, Failure> {
         self.must_go_on()?;
-        self.forget_what_was_seen();
+        self.engine.forget_what_was_seen();
         let zfs = self.zfs();
         let capabilities = zfs.capabilities(snapshot.dataset().pool()).await?;
         let tag = hold_tag(job);

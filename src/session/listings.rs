@@ -11,7 +11,7 @@ use std::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    engine::{EngineSession, ending, lock, refused},
+    engine::{Engine, EngineSession, ending, lock, refused},
     patience::in_time,
 };
 use crate::{
@@ -41,6 +41,15 @@ impl Shown {
         let mut all: Vec<Guid> = listing.datasets.iter().flat_map(|d| &d.snapshots).map(|s| s.guid).collect();
         all.sort_unstable();
         Shown(all.into())
+    }
+}
+
+impl Engine {
+    /// Something is changed on this host: what was just seen or listed for a cutover does not count any more.
+    pub(super) fn forget_what_was_seen(&self) {
+        if let Some(hosts) = &self.cutovers {
+            hosts.forget_what_was_seen();
+        }
     }
 }
 
@@ -76,13 +85,6 @@ impl EngineSession {
             *lock(&self.shown) = Shown::of(&listed.listing);
         }
         Ok(Reply::Listed(Box::new(listed)))
-    }
-
-    /// Something is changed on this side: what was just listed for a cutover does not count any more.
-    pub(super) fn forget_what_was_seen(&self) {
-        if let Some(hosts) = &self.engine.cutovers {
-            hosts.forget_what_was_seen();
-        }
     }
 
     /// True for a snapshot that was in this session's last listing of a target.

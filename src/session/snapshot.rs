@@ -21,9 +21,7 @@ impl Engine {
     /// `Refused` when the root is a target or fenced; what ZFS says.
     pub async fn snapshot_source(&self, mut request: SnapshotRequest) -> Result<Vec<String>, Failure> {
         let mut notes = Vec::new();
-        if let Some(hosts) = &self.cutovers {
-            hosts.forget_what_was_seen();
-        }
+        self.forget_what_was_seen();
         if is_of_a_cutover(request.tag.as_str()) {
             let root = self.zfs.datasets(std::slice::from_ref(&request.root)).await?;
             // It moves on from where it serves: what is fenced was moved away, by this cutover or by another one.

@@ -80,11 +80,7 @@ pub(super) fn leg_in(info: &DatasetInfo, property: &str) -> Option<Leg> {
 ///
 /// # Errors
 /// When ZFS fails.
-pub(super) async fn at_tag(
-    zfs: &dyn Zfs,
-    unit: &Unit,
-    tag: &SnapshotTag,
-) -> Result<Vec<(DatasetInfo, Option<Since>)>, Failure> {
+async fn at_tag(zfs: &dyn Zfs, unit: &Unit, tag: &SnapshotTag) -> Result<Vec<(DatasetInfo, Option<Since>)>, Failure> {
     let since = async |datasets: &[DatasetName]| {
         let snapshots: Result<Vec<SnapshotName>, _> = datasets.iter().map(|name| name.snapshot(tag)).collect();
         let snapshots = snapshots.map_err(|e| Failure::new(FailureClass::Usage, e))?;
